@@ -1,0 +1,101 @@
+"""Clean text -> ids, with the notebook's features."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from tqdm import tqdm
+
+from stages.common.cleaning import clean
+from stages.common.errors import UserError, one_line
+from stages.common.files import read_json, write_json
+from stages.common.params import CleanParams, load_params
+from stages.common.paths import BASE_MODEL, FILTERED, TOKEN_METRICS, TOKENIZED
+from stages.common.records import INT32_LIST, read_table, schema, write_table
+from stages.common.tokenizer import Tokenizer, load_tokenizer
+
+SCHEMA = schema(
+    {
+        "input_ids": INT32_LIST,
+        "attention_mask": INT32_LIST,
+        "token_type_ids": INT32_LIST,
+        "labels": pa.int64(),
+        "Index": pa.string(),
+        "text": pa.string(),  # cleaned
+    }
+)
+ROWS_A_BATCH = 10_000
+
+
+class TokenCounts:
+    """What metrics/tokens.json says, added up over batches."""
+
+    def __init__(self) -> None:
+        self.lengths: list[np.ndarray] = []
+        self.dropped_empty = self.truncated = self.unknown = 0
+
+    def summary(self) -> dict[str, object]:
+        """Lengths in tokens, special tokens included; rates as shares of texts (truncated) and of tokens ([UNK])."""
+        lengths = np.concatenate(self.lengths)
+        return {
+            "rows": len(lengths),
+            "dropped_empty": self.dropped_empty,
+            "length": {
+                "mean": round(float(lengths.mean()), 2),
+                "median": float(np.median(lengths)),
+                "p95": float(np.percentile(lengths, 95)),
+                "max": int(lengths.max()),
+            },
+            "truncated_share": round(self.truncated / len(lengths), 4),
+            "unk_rate": round(self.unknown / int(lengths.sum()), 4),
+        }
+
+
+def clean_and_tokenize(
+    batch: pa.RecordBatch, params: CleanParams, tokenizer: Tokenizer, max_length: int, counts: TokenCounts
+) -> pa.RecordBatch:
+    """Tokenized rows of a batch of filtered rows, those without any text left apart; `counts` is added to."""
+    texts = clean(batch["RawText"], params)
+    present = pc.not_equal(texts, "")
+    texts, kept = texts.filter(present), batch.filter(present)
+    rows, truncated = tokenizer.encode(texts.to_pylist(), max_length)
+    lengths = np.fromiter(map(len, rows), dtype=np.int32, count=len(rows))
+    ids = np.fromiter((token for row in rows for token in row), dtype=np.int32, count=int(lengths.sum()))
+    counts.lengths.append(lengths)
+    counts.dropped_empty += batch.num_rows - len(rows)
+    counts.truncated += truncated
+    counts.unknown += int((ids == tokenizer.unk_id).sum())
+    offsets = pa.array(np.concatenate(([0], np.cumsum(lengths))), pa.int32())
+
+    def rows_of(values: np.ndarray) -> pa.ListArray:
+        return pa.ListArray.from_arrays(offsets, pa.array(values, pa.int32()))
+
+    columns = [rows_of(ids), rows_of(np.ones_like(ids)), rows_of(np.zeros_like(ids)), kept["labels"], kept["Index"]]
+    return pa.RecordBatch.from_arrays([*columns, texts], schema=SCHEMA)
+
+
+@one_line
+def main() -> None:
+    params = load_params()
+    rows, tokenizer, counts = read_table(FILTERED), load_tokenizer(BASE_MODEL), TokenCounts()
+    positions = read_json(BASE_MODEL / "config.json").get("max_position_embeddings", params.tokenize.max_length)
+    if params.tokenize.max_length > positions:
+        raise UserError(
+            f"tokenize.max_length is {params.tokenize.max_length}, but the base model has {positions} positions"
+        )
+
+    def tokenized() -> Iterator[pa.RecordBatch]:
+        with tqdm(total=rows.num_rows, desc="clean_and_tokenize", unit="row", disable=None) as progress:
+            for batch in rows.combine_chunks().to_batches(ROWS_A_BATCH):
+                yield clean_and_tokenize(batch, params.clean, tokenizer, params.tokenize.max_length, counts)
+                progress.update(batch.num_rows)
+        if counts.dropped_empty == rows.num_rows:
+            raise UserError(f"{FILTERED}: no text is left after cleaning; see section `clean` of params.yaml")
+
+    write_table(TOKENIZED, tokenized(), SCHEMA)
+    write_json(TOKEN_METRICS, counts.summary())
+
+
+if __name__ == "__main__":
+    main()

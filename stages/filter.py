@@ -1,0 +1,70 @@
+"""Rows with a valid polarity, and the count of what was dropped and why."""
+
+from collections.abc import Iterator
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from stages.common.errors import UserError, one_line
+from stages.common.files import write_json
+from stages.common.params import load_params
+from stages.common.paths import FILTER_METRICS, FILTERED, INGESTED
+from stages.common.records import read_table, schema, write_table
+
+SCHEMA = schema(
+    {
+        "Index": pa.string(),
+        "RawText": pa.string(),
+        "GeneralPolarity": pa.string(),
+        "MainCategory": pa.string(),
+        "file": pa.string(),
+        "labels": pa.int64(),  # polarity + 1
+    }
+)
+POLARITY = r"^(-1|-?0|1)(\.0*)?$"
+
+
+def filter_batch(batch: pa.RecordBatch) -> tuple[pa.RecordBatch, dict[str, int]]:
+    """The valid rows of a batch of ingested rows, and how many were dropped for each reason."""
+    has_key, polarity = batch["HasPolarity"], batch["GeneralPolarity"]
+    text = pc.fill_null(polarity, "")
+    empty = pc.equal(pc.utf8_trim_whitespace(text), "")
+    valid = pc.match_substring_regex(text, POLARITY)
+    is_null = pc.is_null(polarity)
+    dropped = {
+        "no_key": pc.invert(has_key),
+        "null": pc.and_(has_key, is_null),
+        "empty": pc.and_(pc.invert(is_null), empty),
+        "out_of_range": pc.invert(pc.or_(empty, valid)),
+    }
+    kept = batch.filter(valid)
+    labels = pc.add(pc.cast(pc.cast(kept["GeneralPolarity"], pa.float64()), pa.int64()), 1)
+    kept = kept.drop_columns(["HasPolarity"]).append_column("labels", labels)
+    return kept, {reason: pc.sum(rows).as_py() or 0 for reason, rows in dropped.items()}
+
+
+@one_line
+def main() -> None:
+    load_params()
+    rows = read_table(INGESTED)
+    dropped = dict.fromkeys(("no_key", "null", "empty", "out_of_range"), 0)
+
+    def kept() -> Iterator[pa.RecordBatch]:
+        for batch in rows.to_batches():
+            valid, counts = filter_batch(batch)
+            for reason, count in counts.items():
+                dropped[reason] += count
+            yield valid
+        if sum(dropped.values()) == rows.num_rows:
+            raise UserError(
+                f"data.source: none of {rows.num_rows} rows has a valid GeneralPolarity (-1, 0 or 1): "
+                + ", ".join(f"{reason} {count}" for reason, count in dropped.items())
+            )
+
+    write_table(FILTERED, kept(), SCHEMA)
+    rows_kept = rows.num_rows - sum(dropped.values())
+    write_json(FILTER_METRICS, {"rows_read": rows.num_rows, "rows_kept": rows_kept, "dropped": dropped})
+
+
+if __name__ == "__main__":
+    main()
