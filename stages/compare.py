@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from stages.common.batches import Rows, read_rows
+from stages.common.batches import Collator, Rows, read_rows
 from stages.common.errors import one_line, warn
 from stages.common.files import read_json, write_json
 from stages.common.metrics import macro_scores
@@ -21,10 +21,10 @@ from stages.common.records import LABELS
 from stages.common.training import device, predict_logits
 
 
-def measure(checkpoint: Path, rows: Rows, batch_size: int) -> tuple[dict[str, float], list[int]]:
+def measure(checkpoint: Path, rows: Rows, batch_size: int, packing: bool) -> tuple[dict[str, float], list[int]]:
     """The figures of one checkpoint on `rows`, and the class it predicts for each."""
     model = load_checkpoint(checkpoint, BASE_MODEL).to(device())
-    predictions = predict_logits(model, rows, batch_size).argmax(1).tolist()
+    predictions = predict_logits(model, Collator(model, packing), rows, batch_size).argmax(1).tolist()
     scores = macro_scores(predictions, rows.labels.tolist())
     facts = read_json(checkpoint / "training.json")
     figures = {
@@ -45,7 +45,7 @@ def main() -> None:
     rows = read_rows(TEST)
     figures = {}
     for method, checkpoint, confusion in (("full", FULL, FULL_CONFUSION), ("lora", LORA, LORA_CONFUSION)):
-        figures[method], predictions = measure(checkpoint, rows, params.compare.batch_size)
+        figures[method], predictions = measure(checkpoint, rows, params.compare.batch_size, params.train.packing)
         pairs = zip(rows.labels.tolist(), predictions, strict=True)
         write_json(confusion, [{"actual": LABELS[label], "predicted": LABELS[guess]} for label, guess in pairs])
         print(f"{method}: " + ", ".join(f"{name} {value}" for name, value in figures[method].items()))

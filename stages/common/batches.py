@@ -1,14 +1,25 @@
-"""Rows of an Arrow split as batches of tensors."""
+"""Rows of an Arrow split as batches of tensors, padded or, better, packed.
+
+A packed batch is one long row that holds the real tokens of all its reviews and no padding. Every layer computes on
+that row; attention alone takes the reviews apart again, so that no review sees another. The outputs are those of the
+padded batch: `Collator` tries it on the model at hand before it packs.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
 import pyarrow as pa
 import torch
+from torch import nn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 
-from stages.common.errors import UserError
+from stages.common.errors import UserError, warn
 
 
 @dataclass(frozen=True)
@@ -47,10 +58,123 @@ def by_length(rows: Rows, batch_size: int) -> list[np.ndarray]:
     return [order[start : start + batch_size] for start in range(0, len(rows), batch_size)]
 
 
-def pad(rows: Rows, batch: np.ndarray, pad_id: int) -> dict[str, torch.Tensor]:
-    """`input_ids` and `attention_mask` (reviews, longest review) and `labels` (reviews,) of some rows."""
-    ids = [torch.from_numpy(rows.input_ids[index].astype(np.int64)) for index in batch]
-    input_ids = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=pad_id)
-    lengths = torch.tensor([len(row) for row in ids])
-    attention_mask = (torch.arange(input_ids.shape[1]) < lengths[:, None]).long()
-    return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": torch.from_numpy(rows.labels[batch])}
+@dataclass(frozen=True)
+class Layout:
+    """Where the tokens of a packed row stand in the padded square that attention needs."""
+
+    slots: torch.Tensor  # (tokens,) position in the flattened square
+    mask: torch.Tensor  # (reviews, 1, 1, longest) True where a token stands
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What the model is called with, and where to read its answer."""
+
+    inputs: dict[str, Any]
+    first: torch.Tensor  # (reviews,) position of each review's token 0 in the flattened logits
+    labels: torch.Tensor  # (reviews,)
+
+
+def packed_attention(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    layout: Layout | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention within each review of a packed row; a padded batch, which has no `layout`, gets transformers' own.
+
+    `query`, `key` and `value` are (1, heads, tokens, size), the result is (1, tokens, heads, size).
+    """
+    if layout is None:
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, is_causal=False
+        )
+    reviews, _, _, longest = layout.mask.shape
+
+    def spread(packed: torch.Tensor) -> torch.Tensor:
+        tokens = packed[0].transpose(0, 1)
+        square = tokens.new_zeros(reviews * longest, *tokens.shape[1:]).index_copy(0, layout.slots, tokens)
+        return square.view(reviews, longest, *tokens.shape[1:]).transpose(1, 2)
+
+    out = scaled_dot_product_attention(
+        spread(query), spread(key), spread(value), attn_mask=layout.mask, dropout_p=dropout, scale=scaling
+    )
+    return out.transpose(1, 2).flatten(0, 1).index_select(0, layout.slots)[None], None
+
+
+AttentionInterface.register("packed", packed_attention)
+AttentionMaskInterface.register("packed", sdpa_mask)
+
+
+class Collator:
+    """Turns rows into batches for one model, packed if `packing` is wanted and the model allows it."""
+
+    def __init__(self, model: nn.Module, packing: bool) -> None:
+        self._pad_id = model.config.pad_token_id
+        # RoBERTa and its kin count positions from pad_token_id + 1.
+        counts_from_pad = any(hasattr(module, "create_position_ids_from_input_ids") for module in model.modules())
+        self._first_position = self._pad_id + 1 if counts_from_pad else 0
+        self._device = next(model.parameters()).device
+        self._packing = packing and self._packs_exactly(model)
+
+    def __call__(self, rows: Rows, numbers: np.ndarray) -> Batch:
+        """The rows numbered in `numbers`, on the model's device."""
+        reviews = [torch.from_numpy(rows.input_ids[number].astype(np.int64)) for number in numbers]
+        labels = torch.from_numpy(rows.labels[numbers]).to(self._device)
+        return self._pack(reviews, labels) if self._packing else self._pad(reviews, labels)
+
+    def _pad(self, reviews: list[torch.Tensor], labels: torch.Tensor) -> Batch:
+        input_ids = nn.utils.rnn.pad_sequence(reviews, batch_first=True, padding_value=self._pad_id)
+        inputs = {"input_ids": input_ids, "attention_mask": _mask(reviews).long()}
+        first = torch.arange(len(reviews)) * input_ids.shape[1]
+        return Batch({name: tensor.to(self._device) for name, tensor in inputs.items()}, first.to(self._device), labels)
+
+    def _pack(self, reviews: list[torch.Tensor], labels: torch.Tensor) -> Batch:
+        mask = _mask(reviews)
+        positions = torch.cat([torch.arange(len(ids)) for ids in reviews]) + self._first_position
+        first = torch.tensor([0, *map(len, reviews[:-1])]).cumsum(0)
+        slots = mask.flatten().nonzero().flatten()
+        inputs = {
+            "input_ids": torch.cat(reviews)[None].to(self._device),
+            "position_ids": positions[None].to(self._device),
+            "layout": Layout(slots.to(self._device), mask[:, None, None, :].to(self._device)),
+        }
+        return Batch(inputs, first.to(self._device), labels)
+
+    @torch.inference_mode()
+    def _packs_exactly(self, model: nn.Module) -> bool:
+        """Whether packed reviews get the logits of padded ones; if so, the model is left with packed attention."""
+        was_training, before = model.training, model.config._attn_implementation
+        reviews = [torch.arange(length) % (self._pad_id + 3) for length in (3, 9, 5)]
+        labels = torch.zeros(3, dtype=torch.long)
+        model.eval()
+        padded = first_logits(model, self._pad(reviews, labels))
+        try:
+            _set_attention(model, "packed")
+            exact = torch.allclose(first_logits(model, self._pack(reviews, labels)), padded, atol=1e-3, rtol=1e-3)
+        except (TypeError, ValueError, RuntimeError):
+            exact = False
+        if not exact:
+            _set_attention(model, before)
+            warn("train.packing: this base model does not allow it; batches are padded")
+        model.train(was_training)
+        return exact
+
+
+def first_logits(model: nn.Module, batch: Batch) -> torch.Tensor:
+    """Logits (reviews, 3) of the token classifier at token 0, [CLS]."""
+    return model(**batch.inputs).logits.flatten(0, 1).index_select(0, batch.first)
+
+
+def _set_attention(model: nn.Module, name: str) -> None:
+    (model.get_base_model() if hasattr(model, "get_base_model") else model).set_attn_implementation(name)
+
+
+def _mask(reviews: list[torch.Tensor]) -> torch.Tensor:
+    lengths = torch.tensor(list(map(len, reviews)))
+    return torch.arange(int(lengths.max())) < lengths[:, None]

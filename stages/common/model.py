@@ -4,6 +4,7 @@ It is the stock token classifier of transformers, read at token 0: the encoder w
 layer. So its checkpoints need no code of ours.
 """
 
+import warnings
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from stages.common.records import LABELS
 
 transformers.utils.logging.set_verbosity_error()  # it would tell that the head is new; a missing base weight is refused
 transformers.utils.logging.disable_progress_bar()
+warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")  # peft asks for it; nobody can mend it
 
 
 def build_classifier(folder: Path, dropout: float, seed: int) -> transformers.PreTrainedModel:

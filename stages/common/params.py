@@ -74,6 +74,7 @@ class TrainParams(Section):
     weight_decay: Annotated[Float, Field(ge=0)]
     warmup_ratio: Share  # share of all steps
     schedule: Literal["constant", "linear", "cosine"]
+    packing: bool  # compute on real tokens only; same batches, same losses
 
 
 class FullParams(Section):

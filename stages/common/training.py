@@ -4,14 +4,13 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 from transformers import get_scheduler
 
-from stages.common.batches import Rows, by_length, pad, read_rows, shuffled
+from stages.common.batches import Collator, Rows, by_length, first_logits, read_rows, shuffled
 from stages.common.errors import UserError
 from stages.common.files import read_json, replacing, write_json
 from stages.common.metrics import macro_scores
@@ -36,19 +35,13 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def class_logits(model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Logits (reviews, 3) of the token classifier at token 0, [CLS]."""
-    return model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, 0]
-
-
 @torch.inference_mode()
-def predict_logits(model: nn.Module, rows: Rows, batch_size: int) -> torch.Tensor:
+def predict_logits(model: nn.Module, collate: Collator, rows: Rows, batch_size: int) -> torch.Tensor:
     """Logits (rows, 3), float32 on the CPU, in the order of `rows`."""
     model.eval()
     logits = torch.empty(len(rows), model.config.num_labels)
     for numbers in by_length(rows, batch_size):
-        batch = _batch(model, rows, numbers)
-        logits[torch.from_numpy(numbers)] = class_logits(model, batch).float().cpu()
+        logits[torch.from_numpy(numbers)] = first_logits(model, collate(rows, numbers)).float().cpu()
     return logits
 
 
@@ -62,7 +55,7 @@ def train(model: nn.Module, train_rows: Rows, validation_rows: Rows, params: Tra
     """
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.manual_seed(params.seed)
-    model.to(device())
+    collate = Collator(model.to(device()), params.packing)
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
     optimizer = torch.optim.AdamW(trainable.values(), lr=rate, weight_decay=params.weight_decay, fused=True)
     steps = math.ceil(len(train_rows) / params.batch_size) * params.epochs
@@ -70,8 +63,8 @@ def train(model: nn.Module, train_rows: Rows, validation_rows: Rows, params: Tra
     history: list[dict[str, float]] = []
     best_epoch, best_f1, best = 0, -1.0, {}
     for epoch in range(1, params.epochs + 1):
-        train_loss = _train_epoch(model, train_rows, params, epoch, optimizer, scheduler)
-        logits = predict_logits(model, validation_rows, 4 * params.batch_size)
+        train_loss = _train_epoch(model, collate, train_rows, params, epoch, optimizer, scheduler)
+        logits = predict_logits(model, collate, validation_rows, 4 * params.batch_size)
         labels = torch.from_numpy(validation_rows.labels)
         history.append(
             {
@@ -108,12 +101,9 @@ def fit(model: nn.Module, params: TrainParams, rate: float, out: Path, history: 
     write_json(history, outcome.history)
 
 
-def _batch(model: nn.Module, rows: Rows, numbers: np.ndarray) -> dict[str, torch.Tensor]:
-    return {name: tensor.to(device()) for name, tensor in pad(rows, numbers, model.config.pad_token_id).items()}
-
-
 def _train_epoch(
     model: nn.Module,
+    collate: Collator,
     rows: Rows,
     params: TrainParams,
     epoch: int,
@@ -126,8 +116,8 @@ def _train_epoch(
     losses: list[torch.Tensor] = []
     progress = tqdm(batches, desc=f"epoch {epoch}/{params.epochs}", unit="batch", leave=False, disable=None)
     for number, rows_of_batch in enumerate(progress, start=1):
-        batch = _batch(model, rows, rows_of_batch)
-        loss = cross_entropy(class_logits(model, batch), batch["labels"])
+        batch = collate(rows, rows_of_batch)
+        loss = cross_entropy(first_logits(model, batch), batch.labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -135,7 +125,7 @@ def _train_epoch(
         losses.append(loss.detach())
         if number % CHECK_EVERY == 0 or number == len(batches):
             _check_finite(losses, epoch)
-            progress.set_postfix(loss=f"{float(loss):.3f}")
+            progress.set_postfix(loss=f"{float(losses[-1]):.3f}")
     sizes = torch.tensor([len(numbers) for numbers in batches], dtype=torch.float32)
     return float(torch.stack(losses).cpu() @ sizes / sizes.sum())
 

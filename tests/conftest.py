@@ -1,0 +1,125 @@
+"""A tiny BERT in KoBERT's layout and a few dozen reviews, made in a temporary folder."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+WORDS = {
+    "-1": ["실망", "최악이에요", "별로", "환불하고 싶다", "돈 아까워요", "고장났어요"],
+    "0": ["그냥 그래요", "보통이에요", "쓸만은 한데", "아직 모르겠다", "무난해요", "그럭저럭"],
+    "1": ["최고", "만족해요", "강추", "정말 좋아요", "또 살게요", "완전 추천"],
+}
+THINGS = ["배터리", "화면", "음질", "카메라", "키보드", "충전", "무게", "가격", "디자인", "배송"]
+
+
+def record(index: int, text: str, polarity: Any = "1", **others: Any) -> dict[str, Any]:
+    """An AI Hub record."""
+    return {"Index": str(index), "RawText": text, "MainCategory": "이어폰", "GeneralPolarity": polarity, **others}
+
+
+def records() -> list[dict[str, Any]]:
+    """180 distinct reviews, 60 of each polarity, with a word that gives the polarity away."""
+    return [
+        record(3 * (10 * w + t) + p, f"{thing} {word}! ㅋㅋ", polarity)
+        for p, (polarity, words) in enumerate(WORDS.items())
+        for w, word in enumerate(words)
+        for t, thing in enumerate(THINGS)
+    ]
+
+
+def write_corpus(folder: Path, rows: list[dict[str, Any]]) -> Path:
+    """Write `rows` as AI Hub files of 50 records below a folder with a Korean name and spaces."""
+    target = folder / "SNS" / "04. IT기기"
+    target.mkdir(parents=True)
+    for number, start in enumerate(range(0, len(rows), 50), start=1):
+        text = json.dumps(rows[start : start + 50], ensure_ascii=False, indent=2)
+        (target / f"4-1.IT기기({number}).json").write_text(text, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_base_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A 2-layer BERT of width 8 with random weights and a SentencePiece vocabulary, in KoBERT's layout."""
+    import sentencepiece
+    import torch
+    from transformers import BertConfig, BertModel
+
+    folder = tmp_path_factory.mktemp("tiny")
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter([row["RawText"] for row in records()]),
+        model_prefix=str(folder / "tokenizer"),
+        vocab_size=120,
+        hard_vocab_limit=False,
+        unk_piece="<unk>",
+        bos_id=-1,
+        eos_id=-1,
+        minloglevel=2,
+    )
+    (folder / "tokenizer.vocab").unlink()
+    model = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
+    # As in KoBERT, the order of vocab.txt is not that of SentencePiece's ids.
+    pieces = sorted(model.id_to_piece(index) for index in range(1, model.vocab_size()))
+    vocab = ["[UNK]", "[PAD]", "[CLS]", "[SEP]", "[MASK]", *pieces]
+    (folder / "vocab.txt").write_text("\r\n".join(vocab) + "\r\n", encoding="utf-8", newline="")
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(vocab),
+        hidden_size=8,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=16,
+        max_position_embeddings=64,
+        pad_token_id=1,
+    )
+    BertModel(config).save_pretrained(folder)
+    return folder
+
+
+def copy_project(target: Path) -> Path:
+    """A git repository with the files of this checkout: what a clone has, uncommitted changes included."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+    )
+    for name in filter(None, listed.stdout.decode().split("\0")):
+        if (ROOT / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, target / name)
+    return target
+
+
+def run(*command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run a command of the virtual environment that runs the tests."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": "", "HF_HUB_OFFLINE": "1"}
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
+
+
+@pytest.fixture
+def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Run a stage's `main` in an empty folder that holds this project's params.yaml, some keys changed."""
+    import importlib
+
+    import yaml
+
+    monkeypatch.chdir(tmp_path)
+    params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+
+    def run_stage(name: str, **changed: Any) -> None:
+        for key, value in changed.items():
+            section, _, leaf = key.partition("__")
+            params[section][leaf] = value
+        Path("params.yaml").write_text(yaml.safe_dump(params, allow_unicode=True), encoding="utf-8")
+        importlib.import_module(f"stages.{name}").main()
+
+    return run_stage

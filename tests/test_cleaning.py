@@ -1,0 +1,62 @@
+"""The Arrow kernels against the notebook's own regular expressions."""
+
+import re
+import time
+
+import pyarrow as pa
+import pytest
+
+from stages.common.cleaning import WHITE_SPACE, clean
+from stages.common.errors import UserError
+from stages.common.params import CleanParams
+
+NOTEBOOK = CleanParams(strip_tags=True, keep="0-9가-힣A-Za-z.,?!", keep_jamo=False, collapse_spaces=True)
+TEXTS = [
+    "<b>배터리</b>가 <br/>좋아요!! ㅋㅋㅋ 😊 #추천",
+    "a < b > c <> << d >> <\n>",
+    "  화면은 좋은데…　배터리가\u2028별로\x1c입니다\xa0\x85",
+    "5,000원 99.9% (정가) café 한글 ㅠㅠ",
+    "",
+    " \t\r\n ",
+    "<<<<",
+    "𝒜𝓑 ＡＢ １２",
+    "\x00널\x00",
+]
+
+
+def notebook(text: str) -> str:
+    text = re.sub(r"<[^>]+>", " ", text)
+    text = re.sub(r"[^0-9가-힣A-Za-z\.\,\?\!]+", " ", text)
+    return re.sub(r"\s+", " ", text).strip()
+
+
+def cleaned(texts: list[str], params: CleanParams) -> list[str]:
+    return clean(pa.array(texts), params).to_pylist()
+
+
+def test_equals_the_notebook_text_by_text():
+    assert cleaned(TEXTS, NOTEBOOK) == [notebook(text) for text in TEXTS]
+
+
+def test_each_rule_has_its_switch():
+    def changed(**values: object) -> CleanParams:
+        return NOTEBOOK.model_copy(update=values)
+
+    assert cleaned(["<b>좋다</b> ㅋㅋ"], changed(strip_tags=False)) == ["b 좋다 b"]
+    assert cleaned(["<b>좋다</b> ㅋㅋ ㅠㅠ 😊"], changed(keep_jamo=True)) == ["좋다 ㅋㅋ ㅠㅠ"]
+    assert cleaned(["좋다  ㅋㅋ\n😊 "], changed(keep="")) == ["좋다 ㅋㅋ 😊"]
+    assert cleaned(["좋다  ㅋㅋ\n😊 "], changed(keep="", collapse_spaces=False)) == ["좋다  ㅋㅋ\n😊"]
+    with pytest.raises(UserError, match=r"clean\.keep"):
+        cleaned(["좋다"], changed(keep="z-a"))
+
+
+def test_white_space_is_what_python_takes_for_it():
+    every = "".join(map(chr, range(0x110000 - 1)))
+    assert sorted(WHITE_SPACE) == sorted(re.findall(r"\s", every))
+
+
+@pytest.mark.parametrize("character", ["<", " ", "ㅋ", "가"])
+def test_time_is_linear_in_the_text(character):
+    started = time.monotonic()
+    cleaned([character * (10_000_000 // len(character.encode()))], NOTEBOOK)
+    assert time.monotonic() - started < 2

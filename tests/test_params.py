@@ -1,0 +1,77 @@
+"""params.yaml: numbers as DVC writes them, and every fault in one message."""
+
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from stages.common.errors import UserError
+from stages.common.params import load_params
+
+SHIPPED = (ROOT / "params.yaml").read_text(encoding="utf-8")
+
+
+def changed(tmp_path: Path, *replacements: tuple[str, str]) -> Path:
+    text = SHIPPED
+    for old, new in replacements:
+        assert old in text
+        text = text.replace(old, new)
+    path = tmp_path / "params.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_the_shipped_file_holds_the_notebooks_recipe():
+    params = load_params(ROOT / "params.yaml")
+    assert (params.train.batch_size, params.train.epochs, params.tokenize.max_length) == (16, 25, 256)
+    assert (params.full.learning_rate, params.lora.learning_rate) == (5e-5, 5e-4)
+    assert (params.lora.r, params.lora.alpha, params.lora.dropout) == (8, 16, 0.1)
+    assert params.lora.target_modules == ["query", "value"]
+    assert params.split.test_size == 0.2
+
+
+@pytest.mark.parametrize("written", ["3e-05", "3e-5", "0.00003", "3.0e-05"])
+def test_a_rate_is_a_number_however_it_is_written(tmp_path, written):
+    path = changed(tmp_path, ("learning_rate: 5.0e-5", f"learning_rate: {written}"))
+    assert load_params(path).full.learning_rate == 3e-5
+
+
+def test_every_fault_is_told_at_once(tmp_path):
+    path = changed(
+        tmp_path,
+        ("  r: 8\n", "  r: '8'\n  rank: 8\n"),
+        ("epochs: 25", "epochs: 0"),
+        ("patience: 5", "patience: true"),
+        ("  alpha: 16\n", ""),
+        ("schedule: constant", "schedule: step"),
+        ("test_size: 0.2", "test_size: .nan"),
+        ("keep: 0-9가-힣A-Za-z.,?!", "keep: z-a"),
+        ("compare:", "compere:"),
+    )
+    with pytest.raises(UserError) as raised:
+        load_params(path)
+    text = str(raised.value)
+    assert "\n" not in text
+    for key in (
+        "lora.r is '8'",
+        "lora.rank is not a known key",
+        "train.epochs",
+        "train.patience",
+        "lora.alpha is missing",
+        "train.schedule",
+        "split.test_size",
+        "clean.keep",
+        "compere is not a known key",
+        "compare is missing",
+    ):
+        assert key in text
+
+
+@pytest.mark.parametrize("text", ["", "- 1", "a: [", "\x00", "seed: 1"])
+def test_a_file_that_is_no_params_file_is_told_in_one_line(tmp_path, text):
+    path = tmp_path / "params.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=r"params\.yaml"):
+        load_params(path)
+    with pytest.raises(UserError, match="cannot be read"):
+        load_params(tmp_path / "none.yaml")

@@ -1,0 +1,74 @@
+"""KoBERT's tokenizer by its rules; and, where the real files are at hand, by its reference ids."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, records
+
+from stages.common.errors import UserError
+from stages.common.tokenizer import load_tokenizer
+
+TEXTS = [row["RawText"] for row in records()]
+
+
+def test_special_tokens_and_truncation(tiny_base_model):
+    tokenizer = load_tokenizer(tiny_base_model)
+    whole, cut = tokenizer.encode(TEXTS[:20], 64)
+    assert cut == 0
+    assert all(row[0] == 2 and row[-1] == 3 and 0 not in row for row in whole)
+    short, cut = tokenizer.encode(TEXTS[:20], 4)
+    assert cut == 20
+    assert all(row == [*full[:3], 3] for row, full in zip(short, whole, strict=True))
+
+
+def test_normalization_changes_no_id(tiny_base_model):
+    """Decomposed Hangul, wide spaces and accents are what the reference class folds before SentencePiece."""
+    tokenizer = load_tokenizer(tiny_base_model)
+    import unicodedata
+
+    decomposed = [unicodedata.normalize("NFD", f"\u3000{text}\u0301  ") for text in TEXTS]
+    assert tokenizer.encode(decomposed, 64) == tokenizer.encode(TEXTS, 64)
+
+
+def test_literal_special_tokens_are_read_as_the_reference_class_does(tiny_base_model):
+    rows, _ = load_tokenizer(tiny_base_model).encode(["[CLS]최고[SEP]"], 64)
+    plain, _ = load_tokenizer(tiny_base_model).encode(["최고"], 64)
+    assert rows == [[2, 2, *plain[0][1:-1], 3, 3]]
+
+
+def test_the_embedded_model_knows_korean():
+    tokenizer = load_tokenizer(ROOT / "data/kobert-mini")
+    rows, _ = tokenizer.encode(["배터리가 하루도 안 가요 ㅠㅠ"], 64)
+    assert tokenizer.vocab_size == 8002
+    assert len(rows[0]) > 5
+    assert tokenizer.unk_id not in rows[0]
+
+
+def test_a_folder_without_tokenizer_is_refused(tmp_path):
+    with pytest.raises(UserError, match="no tokenizer"):
+        load_tokenizer(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(UserError, match=r"tokenizer\.json"):
+        load_tokenizer(tmp_path)
+
+
+def test_damaged_files_are_refused(tiny_base_model, tmp_path):
+    (tmp_path / "vocab.txt").write_text("[UNK]\n[PAD]\n", encoding="utf-8")
+    (tmp_path / "tokenizer.model").write_bytes((tiny_base_model / "tokenizer.model").read_bytes())
+    with pytest.raises(UserError, match=r"lacks \[CLS\], \[SEP\], \[MASK\]"):
+        load_tokenizer(tmp_path)
+    (tmp_path / "tokenizer.model").write_bytes(b"not a model")
+    with pytest.raises(UserError, match="not a SentencePiece model"):
+        load_tokenizer(tmp_path)
+
+
+def test_ids_equal_the_reference():
+    folder = os.environ.get("KOBERT_GOLDEN")
+    if not folder:
+        pytest.skip("set KOBERT_GOLDEN to a folder with golden.jsonl and monologg-kobert/ to compare with KoBERT's ids")
+    lines = (Path(folder) / "golden.jsonl").read_text(encoding="utf-8").splitlines()
+    golden = [json.loads(line) for line in lines]
+    rows, _ = load_tokenizer(Path(folder) / "monologg-kobert").encode([line["text"] for line in golden], 256)
+    assert rows == [line["input_ids"] for line in golden]
