@@ -28,7 +28,7 @@ def schema(fields: dict[str, pa.DataType]) -> pa.Schema:
     """An Arrow schema that carries the features of `datasets`; a field called `labels` is a ClassLabel of `LABELS`."""
     plain = pa.schema(list(fields.items()))
     features = {"info": {"features": {field.name: _feature(field) for field in plain}}}
-    return plain.with_metadata({"huggingface": json.dumps(features, ensure_ascii=False)})
+    return plain.with_metadata({"huggingface": json.dumps(features)})
 
 
 def write_table(path: Path, batches: Iterable[pa.RecordBatch | pa.Table], schema: pa.Schema) -> None:

@@ -1,0 +1,114 @@
+"""dvc.yaml against the real imports, params.yaml and the files of the project."""
+
+import ast
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import ROOT
+
+DAG = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
+PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+STAGES = sorted(DAG["stages"])
+LEAVES = {f"{section}.{key}" for section, keys in PARAMS.items() for key in keys}
+
+
+def imported(path: Path, seen: set[str] | None = None) -> set[str]:
+    """Every module of ours that a script imports, at any depth and anywhere in its code, and the script itself."""
+    seen = set() if seen is None else seen
+    seen.add(path.relative_to(ROOT).as_posix())
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = []
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative imports hide from this test"
+            names = [node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        for name in names:
+            module = ROOT / (name.replace(".", "/") + ".py")
+            if name.startswith("stages") and module.is_file() and module.relative_to(ROOT).as_posix() not in seen:
+                imported(module, seen)
+    return seen
+
+
+def accessed(path: Path) -> set[str]:
+    """Parameters that a stage reads: `params.section.key`, and whole sections that it hands on or binds."""
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    inner = {id(node.value) for node in nodes if isinstance(node, ast.Attribute)}
+    found = set()
+    for node in nodes:
+        parts: list[str] = []
+        if id(node) in inner:
+            continue  # the beginning of a longer path
+        while isinstance(node, ast.Attribute):
+            parts.insert(0, node.attr)
+            node = node.value
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "load_params":
+            parts.insert(0, "params")
+        elif isinstance(node, ast.Name):
+            parts.insert(0, node.id)
+        if len(parts) > 1 and parts[0] == "params" and parts[1] in PARAMS:
+            found.add(".".join(parts[1:3]))
+    return found
+
+
+def paths(entries: list) -> list[str]:
+    return [next(iter(entry)) if isinstance(entry, dict) else entry for entry in entries]
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_stage_lists_exactly_the_modules_that_it_imports(name):
+    listed = {path for path in DAG["stages"][name]["deps"] if path.endswith(".py")}
+    assert listed == imported(ROOT / f"stages/{name}.py")
+    assert DAG["stages"][name]["cmd"] == f"python -m stages.{name}"
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_stage_lists_the_parameters_that_it_reads(name):
+    listed = set(DAG["stages"][name].get("params", []))
+    assert listed <= LEAVES
+    read = accessed(ROOT / f"stages/{name}.py")
+    expanded = {leaf for leaf in LEAVES if leaf in read or leaf.partition(".")[0] in read}
+    assert listed == expanded
+
+
+def test_every_parameter_is_read_by_a_stage():
+    assert {key for stage in DAG["stages"].values() for key in stage.get("params", [])} == LEAVES
+
+
+def test_every_script_is_a_stage_and_every_artifact_is_made_by_one():
+    assert {path.stem for path in (ROOT / "stages").glob("*.py")} == set(STAGES)
+    stages = DAG["stages"].values()
+    made = {path for stage in stages for path in paths(stage.get("outs", []) + stage.get("metrics", []))}
+    used = {path for stage in stages for path in stage["deps"] if not path.endswith(".py") and "$" not in path}
+    assert used <= made
+    assert {artifact["path"] for artifact in DAG["artifacts"].values()} <= made
+    for plot in DAG["plots"]:
+        ((path, properties),) = plot.items()
+        assert set(properties["y"] if isinstance(properties["y"], dict) else [path]) <= made
+        assert (ROOT / ".dvc/plots" / f"{properties['template']}.json").is_file()
+
+
+def test_training_has_cached_outs_alone():
+    """One out without a cache would turn the run cache off."""
+    for name in ("train_full", "train_lora"):
+        assert all(isinstance(out, str) for out in DAG["stages"][name]["outs"])
+        assert "metrics" not in DAG["stages"][name]
+
+
+def test_lora_parameters_touch_lora_alone():
+    readers = {name for name in STAGES if any(key.startswith("lora.") for key in DAG["stages"][name].get("params", []))}
+    assert readers == {"train_lora"}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / ".dvc/plots").glob("*.json")), ids=lambda path: path.name)
+def test_plot_templates_are_json_with_a_place_for_the_data(path):
+    assert json.loads(path.read_text(encoding="utf-8"))["data"] == {"values": "<DVC_METRIC_DATA>"}
+
+
+def test_dvc_needs_no_network():
+    config = (ROOT / ".dvc/config").read_text(encoding="utf-8")
+    assert "analytics = false" in config
+    assert "check_update = false" in config
+    assert "remote" not in config

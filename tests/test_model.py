@@ -1,0 +1,120 @@
+"""What is trained, what is counted, what is saved."""
+
+import json
+
+import pytest
+import torch
+from conftest import ROOT
+
+from stages.common.errors import UserError
+from stages.common.files import write_json
+from stages.common.model import add_lora, build_classifier, count_parameters, load_checkpoint, save_checkpoint
+from stages.common.params import LoraParams, load_params
+
+LORA = load_params(ROOT / "params.yaml").lora
+INPUTS = {"input_ids": torch.tensor([[2, 7, 8, 9, 3]]), "attention_mask": torch.ones(1, 5, dtype=torch.long)}
+
+
+def lora(**changed: object) -> LoraParams:
+    return LORA.model_copy(update=changed)
+
+
+def expected_base_parameters(vocab: int, width: int = 8, inner: int = 16, layers: int = 2, positions: int = 64) -> int:
+    embeddings = (vocab + positions + 2) * width + 2 * width
+    attention = 4 * (width * width + width) + 2 * width
+    feed_forward = 2 * width * inner + inner + width + 2 * width
+    return embeddings + layers * (attention + feed_forward)
+
+
+def test_counts_are_exact(tiny_base_model):
+    vocab = json.loads((tiny_base_model / "config.json").read_text(encoding="utf-8"))["vocab_size"]
+    base, head = expected_base_parameters(vocab), 8 * 3 + 3
+    full = build_classifier(tiny_base_model, 0.1, 42)
+    assert count_parameters(full) == {"trainable_parameters": base + head, "total_parameters": base + head}
+    adapters = 2 * 2 * (8 * 8 + 8 * 8)  # layers x (query, value) x (A: r x width, B: width x r)
+    counts = count_parameters(add_lora(full, lora(), 42))
+    assert counts == {"trainable_parameters": adapters + head, "total_parameters": base + adapters + head}
+
+
+def test_counts_at_the_size_of_kobert():
+    from transformers import BertConfig, BertForTokenClassification
+
+    with torch.device("meta"):
+        model = BertForTokenClassification(BertConfig(vocab_size=8002, pad_token_id=1, num_labels=3))
+        assert count_parameters(model)["total_parameters"] == 91_598_595
+        counts = count_parameters(add_lora(model, lora(), 42))
+    assert counts == {"trainable_parameters": 297_219, "total_parameters": 91_893_507}
+
+
+def test_lora_starts_from_the_base_and_shares_its_head(tiny_base_model):
+    base = build_classifier(tiny_base_model, 0.1, 42).eval()
+    with_adapters = add_lora(build_classifier(tiny_base_model, 0.1, 42), lora(), 42).eval()
+    assert torch.equal(with_adapters(**INPUTS).logits, base(**INPUTS).logits)
+
+
+def test_gradients_reach_adapters_and_head_alone(tiny_base_model):
+    model = add_lora(build_classifier(tiny_base_model, 0.1, 42), lora(target_modules=["query", "dense"]), 42)
+    model(**INPUTS).logits.sum().backward()
+    reached = {name for name, p in model.named_parameters() if p.grad is not None}
+    trainable = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert reached == trainable
+    assert all("lora_" in name or "classifier.modules_to_save" in name for name in trainable)
+
+
+def test_unknown_targets_are_told_with_those_there_are(tiny_base_model):
+    with pytest.raises(UserError, match=r"no linear layer q_proj; it has dense, key, query, value$"):
+        add_lora(build_classifier(tiny_base_model, 0.1, 42), lora(target_modules=["query", "q_proj"]), 42)
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_a_checkpoint_reloads_exactly(tiny_base_model, tmp_path, method):
+    model = build_classifier(tiny_base_model, 0.1, 42)
+    if method == "lora":
+        model = add_lora(model, lora(), 42)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    save_checkpoint(model, tmp_path / "model", {"best_epoch": 1})
+    again = load_checkpoint(tmp_path / "model", tiny_base_model)
+    assert torch.equal(again.eval()(**INPUTS).logits, model.eval()(**INPUTS).logits)
+    assert not list((tmp_path / "model").glob("*.bin"))
+    if method == "lora":
+        from safetensors import safe_open
+
+        with safe_open(tmp_path / "model/adapter_model.safetensors", "numpy") as weights:
+            assert all("lora_" in name or "classifier" in name for name in weights.keys())  # noqa: SIM118
+            sizes = [weights.get_tensor(name).size for name in weights.keys()]  # noqa: SIM118
+        assert sum(sizes) == count_parameters(model)["trainable_parameters"]
+
+
+def test_peft_and_transformers_load_checkpoints_without_our_code(tiny_base_model, tmp_path):
+    from peft import AutoPeftModelForTokenClassification
+    from transformers import AutoModelForTokenClassification
+
+    full = build_classifier(tiny_base_model, 0.1, 42)
+    save_checkpoint(full, tmp_path / "full", {})
+    stock = AutoModelForTokenClassification.from_pretrained(tmp_path / "full")
+    assert torch.equal(stock.eval()(**INPUTS).logits, full.eval()(**INPUTS).logits)
+    assert stock.config.id2label == {0: "부정", 1: "중립", 2: "긍정"}
+    model = add_lora(full, lora(), 42)
+    save_checkpoint(model, tmp_path / "lora", {})
+    stock = AutoPeftModelForTokenClassification.from_pretrained(tmp_path / "lora", num_labels=3)
+    assert torch.equal(stock.eval()(**INPUTS).logits, model.eval()(**INPUTS).logits)
+
+
+def test_weights_that_do_not_fit_the_config_are_refused(tiny_base_model, tmp_path):
+    import shutil
+
+    folder = shutil.copytree(tiny_base_model, tmp_path / "base")
+    values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    write_json(folder / "config.json", values | {"num_hidden_layers": 3})
+    with pytest.raises(UserError, match="lacks 16 weights"):
+        build_classifier(folder, 0.1, 42)
+    write_json(folder / "config.json", values | {"hidden_size": 16})
+    with pytest.raises(UserError, match="cannot be loaded"):
+        build_classifier(folder, 0.1, 42)
+    write_json(folder / "config.json", values | {"model_type": "unheard-of"})
+    with pytest.raises(UserError, match="cannot be loaded"):
+        build_classifier(folder, 0.1, 42)

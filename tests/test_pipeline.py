@@ -1,0 +1,116 @@
+"""Real DVC in a clone: what reruns, what is restored, what a mistake costs."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import copy_project, records, run, write_corpus
+
+DVC = ("python", "-m", "dvc")
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory, tiny_base_model) -> Path:
+    """A clone with tiny data and a tiny base model of its own, committed."""
+    import shutil
+
+    root = copy_project(tmp_path_factory.mktemp("a clone"))
+    write_corpus(root / "data/tiny", records())
+    shutil.copytree(tiny_base_model, root / "data/tiny-model")
+    params = yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8"))
+    params["data"]["source"], params["base_model"]["name"] = "data/tiny", "data/tiny-model"
+    params["tokenize"]["max_length"], params["train"]["epochs"] = 32, 1
+    (root / "params.yaml").write_text(yaml.safe_dump(params, allow_unicode=True), encoding="utf-8")
+    for command in (
+        ["git", "init", "-q"],
+        ["git", "config", "user.email", "test@example.org"],
+        ["git", "config", "user.name", "test"],
+        ["git", "add", "-A"],
+        ["git", "commit", "-qm", "tiny"],
+    ):
+        assert run(*command, cwd=root).returncode == 0
+    result = run(*DVC, "repro", cwd=root)
+    assert result.returncode == 0, result.stderr
+    return root
+
+
+def ran(text: str) -> list[str]:
+    return [line.split("'")[1] for line in text.splitlines() if line.startswith("Running stage")]
+
+
+def test_everything_is_made_and_a_second_run_does_nothing(clone):
+    figures = json.loads((clone / "metrics/compare.json").read_text(encoding="utf-8"))
+    assert set(figures) == {"full", "lora"}
+    assert set(figures["full"]) == {
+        *("macro_precision", "macro_recall", "macro_f1", "best_epoch"),
+        *("trainable_parameters", "total_parameters", "checkpoint_bytes"),
+    }
+    assert figures["full"]["trainable_parameters"] == figures["full"]["total_parameters"]
+    assert figures["lora"]["trainable_parameters"] == 2 * 2 * 2 * 8 * 8 + 27
+    assert json.loads((clone / "metrics/filter.json").read_text(encoding="utf-8"))["rows_kept"] == 180
+    result = run(*DVC, "repro", cwd=clone)
+    assert result.returncode == 0
+    assert ran(result.stdout) == []
+    changed = run("git", "status", "--porcelain", cwd=clone).stdout
+    assert "dvc.yaml" not in changed
+    assert "??" not in changed, "an artifact that git does not ignore"
+
+
+def test_a_rank_reruns_lora_alone_and_the_way_back_trains_nothing(clone):
+    result = run(*DVC, "exp", "run", "-S", "lora.r=16", cwd=clone)
+    assert result.returncode == 0, result.stderr
+    assert ran(result.stdout) == ["train_lora", "compare"]
+    diff = run(*DVC, "metrics", "diff", "--json", cwd=clone)
+    changed = json.loads(diff.stdout)["metrics/compare.json"]
+    assert changed["lora.trainable_parameters"]["new"] == 2 * 2 * 16 * 2 * 8 + 27
+    result = run(*DVC, "exp", "run", "-S", "lora.r=8", cwd=clone)
+    assert result.returncode == 0, result.stderr
+    assert ran(result.stdout) == ["compare"]
+    assert "Stage 'train_lora' is cached" in result.stdout
+
+
+def test_a_rate_is_written_as_a_number_is_read(clone):
+    result = run(*DVC, "exp", "run", "-S", "full.learning_rate=3e-5", cwd=clone)
+    assert result.returncode == 0, result.stderr
+    assert ran(result.stdout) == ["train_full", "compare"]
+    assert json.loads((clone / "plots/full.json").read_text(encoding="utf-8"))[0]["learning_rate"] == 3e-5
+
+
+def test_a_temporary_experiment_works(clone):
+    result = run(*DVC, "exp", "run", "--temp", "-S", "lora.r=4", "-n", "r4", cwd=clone)
+    assert result.returncode == 0, result.stderr
+    shown = run(*DVC, "metrics", "show", "r4", "--json", cwd=clone)
+    values = json.loads(shown.stdout)["r4"]["data"]["metrics/compare.json"]["data"]
+    assert values["lora"]["trainable_parameters"] == 2 * 2 * 4 * 2 * 8 + 27
+
+
+def test_mistakes_cost_one_line(clone):
+    params = clone / "params.yaml"
+    before, figures = params.read_text(encoding="utf-8"), (clone / "metrics/compare.json").read_bytes()
+    try:
+        params.write_text(before.replace("epochs: 1", "epochs: one\n  epoch: 1"), encoding="utf-8")
+        result = run(*DVC, "repro", cwd=clone)
+        assert result.returncode != 0
+        errors = [line for line in result.stderr.splitlines() if line.startswith("error:")]
+        assert len(errors) == 1
+        assert "train.epochs is 'one'" in errors[0]
+        assert "train.epoch is not a known key" in errors[0]
+        assert "Traceback" not in result.stderr
+    finally:
+        params.write_text(before, encoding="utf-8")
+    assert (clone / "metrics/compare.json").read_bytes() == figures
+
+
+def test_plots_hold_both_methods_on_one_axis(clone):
+    run(*DVC, "repro", cwd=clone)
+    shown = run(*DVC, "plots", "show", "--json", cwd=clone)
+    assert shown.returncode == 0, shown.stderr
+    plots = json.loads(shown.stdout)["data"]
+    for title in ("Training loss", "Validation loss", "Validation macro-F1"):
+        content = plots[title][0]["content"]
+        assert len({row["filename"] for row in content["data"]["values"]}) == 2
+        assert content["encoding"]["color"]["field"] == "method"
+    for method in ("full", "lora"):
+        content = plots[f"plots/confusion_{method}.json"][0]["content"]
+        assert len(content["data"]["values"]) == 36

@@ -1,0 +1,215 @@
+"""The loop: it learns, it touches what it should, it gives the same bytes twice."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, records
+
+from stages.common.batches import Collator, Rows, first_logits
+from stages.common.errors import UserError
+from stages.common.metrics import macro_scores
+from stages.common.model import add_lora, build_classifier, load_checkpoint
+from stages.common.params import TrainParams, load_params
+from stages.common.tokenizer import load_tokenizer
+from stages.common.training import predict_logits, train
+
+SHIPPED = load_params(ROOT / "params.yaml")
+
+
+def params(**changed: object) -> TrainParams:
+    return SHIPPED.train.model_copy(update={"epochs": 2, "patience": 0, **changed})
+
+
+def build(base_model: Path, method: str):
+    model = build_classifier(base_model, 0.1, 42)
+    return add_lora(model, SHIPPED.lora, 42) if method == "lora" else model
+
+
+@pytest.fixture(scope="module")
+def rows(tiny_base_model) -> Rows:
+    texts = records()
+    ids, _ = load_tokenizer(tiny_base_model).encode([row["RawText"] for row in texts], 64)
+    labels = np.array([int(row["GeneralPolarity"]) + 1 for row in texts])
+    return Rows([np.array(row, dtype=np.int32) for row in ids], labels)
+
+
+def part(rows: Rows, count: int) -> Rows:
+    numbers = np.linspace(0, len(rows) - 1, count).astype(int)
+    return Rows([rows.input_ids[number] for number in numbers], rows.labels[numbers])
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_one_batch_can_be_overfitted(tiny_base_model, rows, method):
+    batch = part(rows, 9)
+    model = build_classifier(tiny_base_model, 0.0, 42)
+    if method == "lora":
+        targets = ["query", "key", "value", "dense"]
+        model = add_lora(model, SHIPPED.lora.model_copy(update={"target_modules": targets, "dropout": 0.0}), 42)
+    outcome = train(model, batch, batch, params(epochs=150), 0.03)
+    assert outcome.history[outcome.best_epoch - 1]["macro_f1"] == 1.0
+    assert min(row["train_loss"] for row in outcome.history) < 0.5 * outcome.history[0]["train_loss"]
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_frozen_weights_stay_and_trainable_ones_move(tiny_base_model, rows, method):
+    model = build(tiny_base_model, method)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    train(model, rows, part(rows, 20), params(epochs=1), 1e-2)
+    for name, parameter in model.named_parameters():
+        # The bias of a key shifts all scores of a query alike: its gradient is rounding.
+        if parameter.requires_grad and "key.bias" not in name:
+            assert not torch.equal(parameter, before[name]), name
+        elif not parameter.requires_grad:
+            assert torch.equal(parameter, before[name]), name
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_two_runs_are_the_same_to_the_bit(tiny_base_model, rows, method):
+    runs = []
+    for _ in range(2):
+        model = build(tiny_base_model, method)
+        outcome = train(model, rows, part(rows, 30), params(), 1e-3)
+        runs.append((outcome, torch.cat([p.detach().flatten() for p in model.parameters()])))
+    assert runs[0][0] == runs[1][0]
+    assert torch.equal(runs[0][1], runs[1][1])
+
+
+def test_the_best_epoch_is_what_is_kept(tiny_base_model, rows):
+    model = build(tiny_base_model, "full")
+    outcome = train(model, rows, rows, params(epochs=6), 0.02)
+    scores = [row["macro_f1"] for row in outcome.history]
+    assert outcome.best_epoch == 1 + scores.index(max(scores))
+    logits = predict_logits(model, Collator(model, True), rows, 7)
+    again = macro_scores(logits.argmax(1).tolist(), rows.labels.tolist())
+    assert {name: outcome.history[outcome.best_epoch - 1][name] for name in again} == again
+    assert [row["epoch"] for row in outcome.history] == [1, 2, 3, 4, 5, 6]
+
+
+def test_patience_ends_training(tiny_base_model, rows):
+    outcome = train(build(tiny_base_model, "full"), rows, rows, params(epochs=9, patience=2), 1e-8)
+    assert len(outcome.history) == outcome.best_epoch + 2 < 9
+
+
+def test_schedule_and_warmup_move_the_rate(tiny_base_model, rows):
+    def rates(**changed: object) -> list[float]:
+        model = build(tiny_base_model, "lora")
+        return [row["learning_rate"] for row in train(model, part(rows, 32), rows, params(**changed), 1e-3).history]
+
+    assert rates() == [1e-3, 1e-3]
+    assert rates(schedule="linear") == pytest.approx([5e-4, 0])
+    assert rates(warmup_ratio=0.5, epochs=4) == pytest.approx([5e-4, 1e-3, 1e-3, 1e-3])
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_packing_changes_no_loss(tiny_base_model, rows, method):
+    """Same batches, same mathematics: the loss curve is the padded model's."""
+    curves = []
+    for packing in (True, False):
+        model = build(tiny_base_model, method)
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        history = train(model, rows, rows, params(packing=packing, epochs=5, batch_size=12), 5e-3).history
+        curves.append([(row["train_loss"], row["validation_loss"]) for row in history])
+    assert np.abs(np.array(curves[0]) - np.array(curves[1])).max() < 1e-5
+    assert curves[0][-1][0] < curves[0][0][0]
+
+
+def test_no_review_sees_another(tiny_base_model, rows):
+    model = build(tiny_base_model, "full").eval()
+    collate = Collator(model, True)
+    together = first_logits(model, collate(rows, np.arange(8)))
+    for number in range(8):
+        alone = first_logits(model, collate(rows, np.array([number])))
+        assert torch.allclose(together[number], alone[0], atol=1e-6)
+    embeddings = model.get_input_embeddings()
+    embeddings.weight.grad = None
+    first_logits(model, collate(rows, np.array([0, 50])))[0].sum().backward()
+    seen = set(embeddings.weight.grad.abs().sum(1).nonzero().flatten().tolist())
+    assert seen == set(rows.input_ids[0].tolist())
+
+
+def encoders():
+    from transformers import ElectraConfig, ElectraForTokenClassification, RobertaConfig, RobertaForTokenClassification
+
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    shared = {"vocab_size": 200, "max_position_embeddings": 66, "num_labels": 3, **sizes}
+    yield RobertaForTokenClassification(RobertaConfig(pad_token_id=1, **shared))
+    yield ElectraForTokenClassification(ElectraConfig(pad_token_id=0, embedding_size=8, **shared))
+
+
+@pytest.mark.parametrize("model", list(encoders()), ids=lambda model: type(model).__name__)
+def test_other_encoders_pack_exactly(model, rows):
+    torch.manual_seed(0)
+    model.eval()
+    numbers = np.arange(0, 180, 12)
+    padded = first_logits(model, Collator(model, False)(rows, numbers))
+    collate = Collator(model, True)
+    assert model.config._attn_implementation == "packed"
+    assert torch.allclose(first_logits(model, collate(rows, numbers)), padded, atol=1e-6)
+
+
+def test_an_encoder_that_cannot_pack_is_padded(capsys):
+    from transformers import DebertaV2Config, DebertaV2ForTokenClassification
+
+    config = DebertaV2Config(
+        vocab_size=50, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, num_labels=3
+    )
+    model = DebertaV2ForTokenClassification(config)
+    rows = Rows([np.array([1, 5, 2], dtype=np.int32), np.array([1, 2], dtype=np.int32)], np.array([0, 1]))
+    batch = Collator(model, True)(rows, np.arange(2))
+    assert batch.inputs["attention_mask"].tolist() == [[1, 1, 1], [1, 1, 0]]
+    assert "batches are padded" in capsys.readouterr().err
+
+
+def test_a_loss_that_is_not_finite_stops_with_epoch_and_batch(tiny_base_model, rows):
+    model = build(tiny_base_model, "full")
+    with torch.no_grad():
+        model.classifier.bias.fill_(float("nan"))
+    with pytest.raises(UserError, match="nan in epoch 1, batch 1:"):
+        train(model, rows, rows, params(), 1e-3)
+
+
+def test_a_stage_reports_what_its_checkpoint_gives(stage, tmp_path, tiny_base_model, capsys):
+    import json
+
+    from conftest import write_corpus
+
+    from stages.common.batches import read_rows
+
+    stage("base_model", base_model__name=str(tiny_base_model))
+    stage("ingest", data__source=str(write_corpus(tmp_path / "raw", records())))
+    for name in ("filter", "clean_and_tokenize", "split"):
+        stage(name, tokenize__max_length=64)
+    stage("train_full", train__epochs=2, full__learning_rate=0.01)
+    stage("train_lora")
+    stage("compare")
+    figures = json.loads(Path("metrics/compare.json").read_text(encoding="utf-8"))
+    rows = read_rows(Path("data/splits/test.arrow"))
+    for method in ("full", "lora"):
+        model = load_checkpoint(Path("data/models") / method, Path("data/base_model"))
+        logits = predict_logits(model, Collator(model, False), rows, 5)
+        scores = macro_scores(logits.argmax(1).tolist(), rows.labels.tolist())
+        assert {name: figures[method][name] for name in scores} == {k: round(v, 4) for k, v in scores.items()}
+        history = json.loads(Path(f"plots/{method}.json").read_text(encoding="utf-8"))
+        assert len(history) == 2
+        assert set(history[0]) == {
+            *("epoch", "train_loss", "validation_loss", "learning_rate"),
+            *("macro_precision", "macro_recall", "macro_f1"),
+        }
+        confusion = json.loads(Path(f"plots/confusion_{method}.json").read_text(encoding="utf-8"))
+        assert len(confusion) == len(rows)
+    assert figures["lora"]["checkpoint_bytes"] < figures["full"]["checkpoint_bytes"]
+    assert capsys.readouterr().out.count("epoch") >= 4
+
+
+def test_metrics_are_those_of_scikit_learn():
+    from sklearn.metrics import f1_score
+
+    generator = np.random.default_rng(0)
+    for _ in range(5):
+        truth, guess = generator.integers(0, 3, (2, 50)).tolist()
+        assert macro_scores(guess, truth)["macro_f1"] == pytest.approx(f1_score(truth, guess, average="macro"))
+    assert macro_scores([0, 0], [0, 0])["macro_f1"] == pytest.approx(1 / 3)
