@@ -8,9 +8,9 @@ The corpus is a Parquet file with a column `review` (Naver sentiment movie corpu
 2. Word embeddings from a truncated SVD of the tokens' PPMI matrix: half an hour of masked tokens in a few seconds.
 3. BERT, masked tokens (15%, of which 80% [MASK], 10% random, 10% kept), batches of reviews of like length.
 
-Half of the texts are cleaned like the pipeline's default, half are raw, so that an ablation of the cleaning
-finds a vocabulary and vectors for ㅋㅋ and ㅠㅠ too. The schedule ends when `--minutes` do, so the result is not the same bit for
-bit on another machine; that is why the weights are committed.
+Half of the batches are cleaned like the pipeline's default, half are raw, so that an ablation of the cleaning finds a
+vocabulary and vectors for ㅋㅋ and ㅠㅠ too. The schedule ends when `--minutes` do, so the result is not the same bit
+for bit on another machine; that is why the weights are committed.
 """
 
 import argparse

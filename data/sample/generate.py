@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import datetime as dt
 import json
-import os
 import random
 import re
 from collections.abc import Callable
@@ -379,7 +378,7 @@ class Writer:
             while True:
                 name = self.rng.choices(names, weights)[0]
                 modal = name.startswith(("seem", "guess"))
-                if modal and not predicate.is_timeless() or name.startswith("더라") and not timeless:
+                if (modal and not predicate.is_timeless()) or (name.startswith("더라") and not timeless):
                     continue
                 if predicate.stem.endswith("겠") and name.startswith(("더라", "거든")):
                     continue
@@ -788,7 +787,7 @@ def write(records: list[dict], folder: Path) -> None:
         with draft.open("w", encoding="utf-8", newline="\n") as handle:
             json.dump(records[start : start + PER_FILE], handle, ensure_ascii=False, indent=2)
             handle.write("\n")
-        os.replace(draft, path)
+        draft.replace(path)
 
 
 def main() -> None:

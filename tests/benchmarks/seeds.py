@@ -1,0 +1,107 @@
+"""What a base model is worth: full fine-tuning and LoRA against random weights and TF-IDF, over several seeds.
+
+    python -m tests.benchmarks.seeds [--corpus DIR] [--base-model DIR] [--seeds 42 43 44 45 46] [--output FILE]
+
+Each seed has its own split, head and order of the rows. Epochs are chosen on the validation rows; the figure is
+macro-F1 on the test rows. Parameters are those of params.yaml.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from transformers import AutoModelForTokenClassification
+
+from stages.common.batches import Collator, Rows
+from stages.common.cleaning import clean
+from stages.common.metrics import macro_scores
+from stages.common.model import add_lora, build_classifier
+from stages.common.params import Params, load_params
+from stages.common.tokenizer import load_tokenizer
+from stages.common.training import predict_logits, train
+from stages.filter import filter_batch
+from stages.ingest import find_files, ingest
+from stages.split import split
+
+METHODS = ("full", "lora", "random full", "random lora", "tfidf")
+
+
+def read_corpus(folder: Path, params: Params) -> tuple[list[str], np.ndarray]:
+    """Cleaned texts and class indices of the rows with a valid polarity."""
+    batches = [filter_batch(batch)[0] for batch in ingest(folder, find_files(folder))]
+    table = pa.Table.from_batches(batches)
+    return clean(table["RawText"], params.clean).to_pylist(), table["labels"].to_numpy()
+
+
+def tfidf(texts: list[str], labels: np.ndarray, rows: dict[str, np.ndarray]) -> list[int]:
+    """Predictions on the test rows by character n-grams and logistic regression, its strength chosen on validation."""
+    x = {name: [texts[number] for number in part] for name, part in rows.items()}
+    scored = []
+    for strength in (1, 3, 10):
+        features = TfidfVectorizer(analyzer="char_wb", ngram_range=(1, 4), sublinear_tf=True, min_df=2)
+        model = make_pipeline(features, LogisticRegression(C=strength, max_iter=1000))
+        model.fit(x["train"], labels[rows["train"]])
+        score = macro_scores(model.predict(x["validation"]).tolist(), labels[rows["validation"]].tolist())["macro_f1"]
+        scored.append((score, model))
+    best = max(scored, key=lambda pair: pair[0])[1]
+    return best.predict(x["test"]).tolist()
+
+
+def build(method: str, base_model: Path, params: Params, seed: int) -> torch.nn.Module:
+    """The classifier, from the base model's weights or from random ones, with adapters or without."""
+    model = build_classifier(base_model, params.train.dropout, seed)
+    if method.startswith("random"):
+        torch.manual_seed(seed)
+        model = AutoModelForTokenClassification.from_config(model.config)
+    return add_lora(model, params.lora, seed) if method.endswith("lora") else model
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("--corpus", type=Path, help="folder of AI Hub JSON files (default: data.source)")
+    arguments.add_argument("--base-model", type=Path, help="folder of a base model (default: base_model.name)")
+    arguments.add_argument("--seeds", type=int, nargs="+", default=[42, 43, 44, 45, 46])
+    arguments.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
+    arguments.add_argument("--output", type=Path, help="JSON file for the figures of every run")
+    options = arguments.parse_args()
+    params = load_params()
+    corpus = options.corpus or Path(params.data.source)
+    base_model = options.base_model or Path(params.base_model.name)
+    texts, labels = read_corpus(corpus, params)
+    encoded, _ = load_tokenizer(base_model).encode(texts, params.tokenize.max_length)
+    ids = [np.array(row, dtype=np.int32) for row in encoded]
+    groups = np.unique(texts, return_inverse=True)[1]
+    scores: dict[str, list[float]] = {method: [] for method in options.methods}
+    for seed in options.seeds:
+        rows = split(labels, groups, params.split.model_copy(update={"seed": seed}))
+        parts = {name: Rows([ids[number] for number in part], labels[part]) for name, part in rows.items()}
+        for method in options.methods:
+            if method == "tfidf":
+                predictions, epochs = tfidf(texts, labels, rows), ""
+            else:
+                model = build(method, base_model, params, seed)
+                rate = params.lora.learning_rate if method.endswith("lora") else params.full.learning_rate
+                settings = params.train.model_copy(update={"seed": seed})
+                outcome = train(model, parts["train"], parts["validation"], settings, rate)
+                logits = predict_logits(
+                    model, Collator(model, settings.packing), parts["test"], params.compare.batch_size
+                )
+                predictions, epochs = logits.argmax(1).tolist(), f", best epoch {outcome.best_epoch}"
+            scores[method].append(macro_scores(predictions, parts["test"].labels.tolist())["macro_f1"])
+            print(f"== seed {seed}, {method}: test macro-F1 {scores[method][-1]:.4f}{epochs}", flush=True)
+    print(f"\n| {corpus.name} | mean | sd | seeds |\n| --- | ---: | ---: | ---: |")
+    for method, values in scores.items():
+        spread = np.std(values, ddof=1) if len(values) > 1 else float("nan")
+        print(f"| {method} | {np.mean(values):.3f} | {spread:.3f} | {len(values)} |")
+    if options.output:
+        options.output.write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
