@@ -22,14 +22,15 @@ def _remove(path: Path) -> None:
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary name beside `path`, for a file or a folder; it takes the place of `path` when the block ends well."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary, before = (path.with_name(f".{path.name}.{os.getpid()}.{kind}") for kind in ("tmp", "old"))
     try:
         yield temporary
-        if path.is_dir():
-            shutil.rmtree(path)  # a folder cannot be renamed over one that is not empty
+        if path.is_dir():  # a folder cannot be renamed over one that is not empty
+            path.rename(before)
         temporary.replace(path)
     finally:
         _remove(temporary)
+        _remove(before)
 
 
 def write_json(path: Path, value: Any) -> None:
