@@ -38,21 +38,17 @@ def _fault(name: str, error: Exception) -> str:
 
 
 def _model_info(name: str, revision: str) -> ModelInfo:
-    try:
-        timeout = constants.HF_HUB_ETAG_TIMEOUT
-        return HfApi().model_info(name, revision=revision, timeout=timeout, files_metadata=True)
-    except Exception as error:  # of huggingface_hub, of the HTTP client below it, or of an answer that is not the hub's
-        raise UserError(f"base_model: {_fault(name, error)}") from error
+    return HfApi().model_info(name, revision=revision, timeout=constants.HF_HUB_ETAG_TIMEOUT, files_metadata=True)
 
 
 def _head(name: str, revision: str) -> str:
-    """The commit that the user may have meant, in words; what the hub says if it names none."""
+    """The commit that the user may have meant, in words; or why the hub names none."""
     try:
         return f"{revision} is now at {_model_info(name, revision).sha}"
-    except UserError as error:
-        if isinstance(error.__cause__, RevisionNotFoundError) and revision != "main":
-            return _head(name, "main")
-        return str(error)
+    except RevisionNotFoundError as error:
+        return _fault(name, error) if revision == "main" else _head(name, "main")
+    except Exception as error:  # of huggingface_hub, of the HTTP client below it, or of an answer that is not the hub's
+        return _fault(name, error)
 
 
 def find_files(name: str, revision: str) -> dict[str, RepoSibling]:
@@ -72,10 +68,10 @@ def find_files(name: str, revision: str) -> dict[str, RepoSibling]:
         )
     try:
         info = _model_info(name, revision)
-    except UserError as error:
-        if isinstance(error.__cause__, RevisionNotFoundError):
-            raise UserError(f"base_model.revision: {name} has no commit {revision}; {_head(name, 'main')}") from error
-        raise
+    except RevisionNotFoundError as error:
+        raise UserError(f"base_model.revision: {name} has no commit {revision}; {_head(name, 'main')}") from error
+    except Exception as error:  # see `_head`
+        raise UserError(f"base_model: {_fault(name, error)}") from error
     return {file.rfilename: file for file in info.siblings or [] if "/" not in file.rfilename}
 
 
@@ -100,7 +96,7 @@ def download(name: str, revision: str, files: Iterable[RepoSibling], folder: Pat
         for afresh in (False, True):  # a damaged file in the cache would be damaged for ever
             try:
                 path = Path(hf_hub_download(name, file.rfilename, revision=revision, force_download=afresh))
-            except Exception as error:  # see `_model_info`
+            except Exception as error:  # see `_head`
                 raise UserError(f"base_model: {file.rfilename}: {_fault(name, error)}") from error
             if (damage := _damage(path, file)) is None:
                 break
