@@ -81,9 +81,9 @@ def test_a_rate_is_written_as_a_number_is_read(clone):
 def test_a_temporary_experiment_works(clone):
     result = run(*DVC, "exp", "run", "--temp", "-S", "lora.r=4", "-n", "r4", cwd=clone)
     assert result.returncode == 0, result.stderr
-    shown = run(*DVC, "metrics", "show", "r4", "--json", cwd=clone)
-    values = json.loads(shown.stdout)["r4"]["data"]["metrics/compare.json"]["data"]
-    assert values["lora"]["trainable_parameters"] == 2 * 2 * 4 * 2 * 8 + 27
+    diff = run(*DVC, "metrics", "diff", "--json", "HEAD", "r4", cwd=clone)
+    changed = json.loads(diff.stdout)["metrics/compare.json"]
+    assert changed["lora.trainable_parameters"]["new"] == 2 * 2 * 4 * 2 * 8 + 27
 
 
 def contents(folder: Path) -> dict[str, bytes]:
