@@ -1,22 +1,78 @@
-"""A local folder -> `data/base_model/`, the one base model that every later stage reads."""
+"""A local folder or a pinned hub revision -> `data/base_model/`, the one base model that every later stage reads."""
 
-import hashlib
 import shutil
+from collections.abc import Collection
+from fnmatch import fnmatch
 from pathlib import Path
 
-from stages.common.errors import UserError, one_line
-from stages.common.files import read_json, replacing, write_json
-from stages.common.params import load_params
+from stages.common.errors import UserError, one_line, warn
+from stages.common.files import read_json, replacing, sha256, write_json
+from stages.common.hub import download, find_files
+from stages.common.params import BaseModelParams, load_params
 from stages.common.paths import BASE_MODEL
 from stages.common.tokenizer import load_tokenizer
 
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
-TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "*.model", "tokenizer_config.json", "special_tokens_map.json")
+CONFIG, WEIGHTS, PICKLED_WEIGHTS = "config.json", "model.safetensors", "pytorch_model.bin"
+TOKENIZER_CONFIG = "tokenizer_config.json"
+TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "*.model", TOKENIZER_CONFIG, "special_tokens_map.json")
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def needed(names: Collection[str], source: str) -> list[str]:
+    """Of the files of a folder or repository those that the pipeline reads: never code, and one set of weights.
+
+    Raises:
+        UserError: the config or the weights are not among them.
+    """
+    weights = next((name for name in (WEIGHTS, PICKLED_WEIGHTS) if name in names), None)
+    if CONFIG not in names:
+        raise UserError(f"base_model.name: {source} has no {CONFIG}")
+    if weights is None:
+        raise UserError(f"base_model.name: {source} has neither {WEIGHTS} nor {PICKLED_WEIGHTS}")
+    tokenizer = [name for name in sorted(names) if any(fnmatch(name, pattern) for pattern in TOKENIZER_FILES)]
+    return [CONFIG, weights, *tokenizer]
+
+
+def fetch(params: BaseModelParams, folder: Path) -> None:
+    """Copy or download the needed files into `folder`."""
+    source = Path(params.name)
+    if source.is_dir():
+        if params.revision:
+            warn(f"base_model.revision is not used: {source} is a folder")
+        for name in needed({path.name for path in source.iterdir() if path.is_file()}, params.name):
+            shutil.copyfile(source / name, folder / name)
+    else:
+        files = find_files(params.name, params.revision)
+        download(params.name, params.revision, [files[name] for name in needed(files, params.name)], folder)
+
+
+def rewrite_pickled_weights(folder: Path) -> None:
+    """Turn pytorch_model.bin into model.safetensors without running what a pickle may ask for.
+
+    Raises:
+        UserError: it holds anything but tensors, or is damaged.
+    """
+    import torch  # takes seconds, and almost every model has safetensors
+    from safetensors.torch import save_file
+
+    path = folder / PICKLED_WEIGHTS
+    try:
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+        if any(not isinstance(tensor, torch.Tensor) for tensor in weights.values()):
+            raise TypeError
+        # Safetensors refuses tensors that share memory, as tied weights do.
+        tensors = {name: tensor.detach().clone().contiguous() for name, tensor in weights.items()}
+        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    except Exception as error:  # PyTorch's own text advises to load it unsafely
+        raise UserError(f"{path}: damaged, or not tensors alone; not loaded, because it could run code") from error
+    path.unlink()
+
+
+def drop_remote_code(folder: Path) -> None:
+    """Take `auto_map` out of the configs: it names code of the repository, which is not here and is never run."""
+    for path in (folder / CONFIG, folder / TOKENIZER_CONFIG):
+        config = read_json(path) if path.is_file() else {}
+        if isinstance(config, dict) and "auto_map" in config:
+            write_json(path, {key: value for key, value in config.items() if key != "auto_map"})
 
 
 def check_base_model(folder: Path) -> None:
@@ -27,9 +83,6 @@ def check_base_model(folder: Path) -> None:
     """
     import safetensors
 
-    for name in (CONFIG, WEIGHTS):
-        if not (folder / name).is_file():
-            raise UserError(f"base_model.name: {folder} has no {name}")
     config = read_json(folder / CONFIG)
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
         raise UserError(f"{folder / CONFIG}: has no model_type")
@@ -43,24 +96,27 @@ def check_base_model(folder: Path) -> None:
         raise UserError(f"{folder}: the tokenizer has {size} tokens, config.json a vocab_size of {vocab_size}")
 
 
-def copy_base_model(source: Path, target: Path) -> None:
-    """Copy what the pipeline reads, and nothing else, with a record of name and sha256 of each file."""
-    found = sorted({path for pattern in TOKENIZER_FILES for path in source.glob(pattern) if path.is_file()})
-    with replacing(target) as temporary:
-        temporary.mkdir()
-        for path in [source / CONFIG, source / WEIGHTS, *found]:
-            shutil.copyfile(path, temporary / path.name)
-        hashes = {path.name: _sha256(path) for path in sorted(temporary.iterdir())}
-        write_json(temporary / "base_model.json", {"name": source.as_posix(), "sha256": hashes})
+def normalize(folder: Path, params: BaseModelParams) -> None:
+    """Give fetched files their final form, check it, and add a record of where they come from and of their hashes."""
+    if (folder / PICKLED_WEIGHTS).is_file():
+        rewrite_pickled_weights(folder)
+    drop_remote_code(folder)
+    check_base_model(folder)
+    source = {"name": params.name, "revision": None if Path(params.name).is_dir() else params.revision}
+    hashes = {path.name: sha256(path) for path in sorted(folder.iterdir())}
+    write_json(folder / "base_model.json", {**source, "sha256": hashes})
 
 
 @one_line
 def main() -> None:
-    source = Path(load_params().base_model.name)
-    if not source.is_dir():
-        raise UserError(f"base_model.name: {source} is not a folder")
-    check_base_model(source)
-    copy_base_model(source, BASE_MODEL)
+    params = load_params().base_model
+    with replacing(BASE_MODEL) as temporary:
+        temporary.mkdir()
+        fetch(params, temporary)
+        try:
+            normalize(temporary, params)
+        except UserError as error:  # names the temporary folder, which nobody knows
+            raise UserError(str(error).replace(str(temporary), params.name)) from error
 
 
 if __name__ == "__main__":

@@ -31,12 +31,18 @@ ROWS_A_BATCH = 10_000
 class TokenCounts:
     """What metrics/tokens.json says, added up over batches."""
 
-    def __init__(self) -> None:
+    def __init__(self, special_tokens: int) -> None:
+        self.special_tokens = special_tokens  # in each row
         self.lengths: list[np.ndarray] = []
         self.dropped_empty = self.truncated = self.unknown = 0
+        self.unknown_text = ""  # the first one with an [UNK]
+
+    def unk_rate(self) -> float:
+        """Share of [UNK] in all tokens but the special ones."""
+        return self.unknown / max(1, sum(int((lengths - self.special_tokens).sum()) for lengths in self.lengths))
 
     def summary(self) -> dict[str, object]:
-        """Lengths in tokens, special tokens included; rates as shares of texts (truncated) and of tokens ([UNK])."""
+        """Lengths in tokens, special tokens included; truncated_share is one of texts."""
         lengths = np.concatenate(self.lengths)
         return {
             "rows": len(lengths),
@@ -48,7 +54,7 @@ class TokenCounts:
                 "max": int(lengths.max()),
             },
             "truncated_share": round(self.truncated / len(lengths), 4),
-            "unk_rate": round(self.unknown / int(lengths.sum()), 4),
+            "unk_rate": round(self.unk_rate(), 4),
         }
 
 
@@ -65,7 +71,10 @@ def clean_and_tokenize(
     counts.lengths.append(lengths)
     counts.dropped_empty += batch.num_rows - len(rows)
     counts.truncated += truncated
-    counts.unknown += int((ids == tokenizer.unk_id).sum())
+    if unknown := int((ids == tokenizer.unk_id).sum()):
+        counts.unknown += unknown
+        with_unknown = (text for text, row in zip(texts, rows, strict=True) if tokenizer.unk_id in row)
+        counts.unknown_text = counts.unknown_text or next(with_unknown).as_py()
     offsets = pa.array(np.concatenate(([0], np.cumsum(lengths))), pa.int32())
 
     def rows_of(values: np.ndarray) -> pa.ListArray:
@@ -78,12 +87,14 @@ def clean_and_tokenize(
 @one_line
 def main() -> None:
     params = load_params()
-    rows, tokenizer, counts = read_table(FILTERED), load_tokenizer(BASE_MODEL), TokenCounts()
+    rows, tokenizer = read_table(FILTERED), load_tokenizer(BASE_MODEL)
     positions = read_json(BASE_MODEL / "config.json").get("max_position_embeddings", params.tokenize.max_length)
     if params.tokenize.max_length > positions:
         raise UserError(
             f"tokenize.max_length is {params.tokenize.max_length}, but the base model has {positions} positions"
         )
+    (empty,), _ = tokenizer.encode([""], params.tokenize.max_length)
+    counts = TokenCounts(special_tokens=len(empty))
 
     def tokenized() -> Iterator[pa.RecordBatch]:
         with tqdm(total=rows.num_rows, desc="clean_and_tokenize", unit="row", disable=None) as progress:
@@ -92,6 +103,12 @@ def main() -> None:
                 progress.update(batch.num_rows)
         if counts.dropped_empty == rows.num_rows:
             raise UserError(f"{FILTERED}: no text is left after cleaning; see section `clean` of params.yaml")
+        if (rate := counts.unk_rate()) > params.tokenize.max_unk_rate:
+            raise UserError(
+                f"the base model's tokenizer does not know this text: {rate:.1%} of the tokens are [UNK], more than "
+                f"tokenize.max_unk_rate ({params.tokenize.max_unk_rate:.1%}) allows, for example in "
+                f"{counts.unknown_text[:60]!r}; choose a base model for this language, or see section `clean`"
+            )
 
     write_table(TOKENIZED, tokenized(), SCHEMA)
     write_json(TOKEN_METRICS, counts.summary())

@@ -98,10 +98,10 @@ def copy_project(target: Path) -> Path:
     return target
 
 
-def run(*command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Run a command of the virtual environment that runs the tests."""
+def run(*command: str, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run a command of the virtual environment that runs the tests, offline unless `variables` say otherwise."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "PYTHONPATH": "", "HF_HUB_OFFLINE": "1"}
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": "", "HF_HUB_OFFLINE": "1", **variables}
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT
+from conftest import ROOT, run
 
 DAG = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
@@ -100,6 +100,28 @@ def test_training_has_cached_outs_alone():
 def test_lora_parameters_touch_lora_alone():
     readers = {name for name in STAGES if any(key.startswith("lora.") for key in DAG["stages"][name].get("params", []))}
     assert readers == {"train_lora"}
+
+
+def test_no_stage_runs_unless_something_changed():
+    assert not any(stage.get("always_changed") for stage in DAG["stages"].values())
+    assert all(stage["deps"] for stage in DAG["stages"].values())
+
+
+def test_one_stage_knows_the_hub_and_none_runs_a_models_code():
+    assert [name for name in STAGES if "stages/common/hub.py" in DAG["stages"][name]["deps"]] == ["base_model"]
+    for path in (ROOT / "stages").rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        assert "trust_remote_code" not in text
+        for call in ast.walk(ast.parse(text)):
+            if isinstance(call, ast.Call) and ast.unparse(call.func).startswith("transformers.Auto"):
+                assert "local_files_only" in {keyword.arg for keyword in call.keywords}
+
+
+def test_the_data_stages_do_without_torch():
+    names = [name for name in STAGES if "stages/common/model.py" not in DAG["stages"][name]["deps"]]
+    assert "base_model" in names
+    code = f"import sys, {', '.join(f'stages.{name}' for name in names)}; sys.exit('torch' in sys.modules)"
+    assert run("python", "-c", code, cwd=ROOT).returncode == 0
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / ".dvc/plots").glob("*.json")), ids=lambda path: path.name)

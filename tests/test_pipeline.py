@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import copy_project, records, run, write_corpus
+from hub import COMMIT, REPOSITORY, serving
 
 DVC = ("python", "-m", "dvc")
 
@@ -80,9 +81,56 @@ def test_a_rate_is_written_as_a_number_is_read(clone):
 def test_a_temporary_experiment_works(clone):
     result = run(*DVC, "exp", "run", "--temp", "-S", "lora.r=4", "-n", "r4", cwd=clone)
     assert result.returncode == 0, result.stderr
-    shown = run(*DVC, "metrics", "show", "r4", "--json", cwd=clone)
-    values = json.loads(shown.stdout)["r4"]["data"]["metrics/compare.json"]["data"]
-    assert values["lora"]["trainable_parameters"] == 2 * 2 * 4 * 2 * 8 + 27
+    diff = run(*DVC, "metrics", "diff", "--json", "HEAD", "r4", cwd=clone)
+    changed = json.loads(diff.stdout)["metrics/compare.json"]
+    assert changed["lora.trainable_parameters"]["new"] == 2 * 2 * 4 * 2 * 8 + 27
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_an_edit_in_the_folder_of_the_base_model_is_noticed(clone):
+    run(*DVC, "repro", cwd=clone)
+    before = contents(clone / "data/base_model")
+    config = clone / "data/tiny-model/config.json"
+    text = config.read_text(encoding="utf-8")
+    for edited in (text + "\n", text):
+        config.write_text(edited, encoding="utf-8")
+        result = run(*DVC, "repro", "base_model", cwd=clone)
+        assert result.returncode == 0, result.stderr
+        assert ran(result.stdout) == ["base_model_source", "base_model"]
+        assert contents(clone / "data/base_model")["config.json"] == edited.encode()
+    assert contents(clone / "data/base_model") == before
+    assert ran(run(*DVC, "repro", cwd=clone).stdout) == []
+
+
+def test_a_model_of_the_hub_and_a_corpus_take_one_command(clone, tmp_path):
+    run(*DVC, "repro", cwd=clone)
+    before = contents(clone / "data/base_model")
+    params = (clone / "params.yaml").read_text(encoding="utf-8")
+    online = {"HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path), "HF_TOKEN": "", "NO_PROXY": "*"}
+    switch = ["exp", "run", "-S", f"base_model.name={REPOSITORY}"]
+    corpus = ["-S", 'data.source="data/tiny/SNS/04. IT기기"']
+    with serving(contents(clone / "data/tiny-model")) as hub:
+        online["HF_ENDPOINT"] = hub.url
+        result = run(*DVC, *switch, "-S", "base_model.revision=main", "base_model", cwd=clone, **online)
+        assert result.returncode != 0
+        assert [line for line in result.stderr.splitlines() if line.startswith("error:") and COMMIT in line]
+        assert contents(clone / "data/base_model") == before
+        revision = ["-S", f"base_model.revision={COMMIT}"]
+        result = run(*DVC, *switch, *revision, *corpus, "base_model", "ingest", cwd=clone, **online)
+        assert result.returncode == 0, result.stderr
+    # The hub is gone, and is not missed.
+    assert json.loads(contents(clone / "data/base_model")["base_model.json"])["revision"] == COMMIT
+    result = run(*DVC, "repro", "base_model", "ingest", cwd=clone)
+    assert result.returncode == 0, result.stderr
+    assert ran(result.stdout) == []
+    (clone / "params.yaml").write_text(params, encoding="utf-8")
+    result = run(*DVC, "repro", cwd=clone)
+    assert result.returncode == 0, result.stderr
+    assert set(ran(result.stdout)) <= {"ingest", "base_model_source", "base_model"}
+    assert contents(clone / "data/base_model") == before
 
 
 def test_mistakes_cost_one_line(clone):

@@ -1,9 +1,11 @@
 """The stages base_model and clean_and_tokenize."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import record, records, write_corpus
 
@@ -83,3 +85,25 @@ def test_what_cannot_be_tokenized_is_one_line(stage, tmp_path, base_model):
     with pytest.raises(SystemExit, match="no text is left after cleaning"):
         stage("clean_and_tokenize", tokenize__max_length=64)
     assert not Path("data/tokenized.arrow").exists()
+
+
+def test_a_vocabulary_that_does_not_know_korean_is_refused(stage, tmp_path, base_model):
+    """SentencePiece still finds pieces; none of them is in vocab.txt, so all Korean would be [UNK]."""
+    tokens = (base_model / "vocab.txt").read_text(encoding="utf-8").split()
+    latin = [token if token.isascii() else f"[unused{number}]" for number, token in enumerate(tokens)]
+    (base_model / "vocab.txt").write_text("\n".join(latin), encoding="utf-8")
+    stage("base_model", base_model__name=str(base_model))
+    stage("ingest", data__source=str(write_corpus(tmp_path / "raw", records())))
+    stage("filter")
+    with pytest.raises(SystemExit) as raised:
+        stage("clean_and_tokenize", tokenize__max_length=32)
+    told = str(raised.value)
+    assert re.search(r"does not know this text: [89]\d\.\d% of the tokens are \[UNK\], more than .*\(10\.0%\)", told)
+    assert "'배터리 실망!'" in told
+    assert "\n" not in told
+    assert not list(Path("data").glob("*tokenized*"))
+    assert not Path("metrics/tokens.json").exists()
+    stage("clean_and_tokenize", tokenize__max_unk_rate=1)
+    metrics = json.loads(Path("metrics/tokens.json").read_text(encoding="utf-8"))
+    ids = np.concatenate(read_table(Path("data/tokenized.arrow"))["input_ids"].to_numpy())
+    assert metrics["unk_rate"] == round((ids == 0).sum() / (len(ids) - 2 * metrics["rows"]), 4) > 0.8

@@ -45,7 +45,8 @@ class DataParams(Section):
 
 
 class BaseModelParams(Section):
-    name: Name  # folder with config.json, model.safetensors and the tokenizer's files
+    name: Name  # folder with config.json, weights and the tokenizer's files, or a model id of the hub
+    revision: str  # of a model of the hub: a full commit hash, checked by the stage, which can name the right one
 
 
 class CleanParams(Section):
@@ -57,6 +58,7 @@ class CleanParams(Section):
 
 class TokenizeParams(Section):
     max_length: Annotated[int, Field(ge=3)]  # tokens, special tokens included
+    max_unk_rate: Annotated[Float, Field(ge=0, le=1)]  # share of [UNK] in all tokens but the special ones; 1: any
 
 
 class SplitParams(Section):

@@ -6,6 +6,7 @@ PARAMS = Path("params.yaml")
 
 INGESTED = Path("data/ingested.arrow")
 FILTERED = Path("data/filtered.arrow")
+BASE_MODEL_SOURCE = Path("data/base_model_source")
 BASE_MODEL = Path("data/base_model")
 TOKENIZED = Path("data/tokenized.arrow")
 TRAIN = Path("data/splits/train.arrow")

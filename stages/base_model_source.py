@@ -1,0 +1,23 @@
+"""`base_model.name` -> `data/base_model_source`, which DVC can watch: a link to the folder, or the id in a file."""
+
+from pathlib import Path
+
+from stages.common.errors import one_line
+from stages.common.files import replacing
+from stages.common.params import load_params
+from stages.common.paths import BASE_MODEL_SOURCE
+
+
+@one_line
+def main() -> None:
+    params = load_params().base_model
+    folder = Path(params.name)
+    with replacing(BASE_MODEL_SOURCE) as temporary:
+        if folder.is_dir():
+            temporary.symlink_to(folder.resolve(), target_is_directory=True)
+        else:
+            temporary.write_text(f"{params.name}@{params.revision}\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
