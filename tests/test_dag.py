@@ -11,7 +11,7 @@ from conftest import ROOT
 DAG = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
 STAGES = sorted(DAG["stages"])
-TOOLS = {"predict"}  # for people, after the DAG: they take arguments and read no params.yaml
+TOOLS = {"predict", "export"}  # for people, after the DAG: they take arguments and read no params.yaml
 LEAVES = {f"{section}.{key}" for section, keys in PARAMS.items() for key in keys}
 
 
