@@ -63,7 +63,7 @@ def usable_positions(config: dict[str, Any]) -> int | None:
     positions = config.get("max_position_embeddings")
     if positions is None or config.get("model_type") not in COUNT_FROM_PAD:
         return positions
-    return positions - config.get("pad_token_id", 1) - 1
+    return positions - 1 - (config.get("pad_token_id", 1) or 0)
 
 
 def clean_and_tokenize(

@@ -123,6 +123,15 @@ def stage_runner() -> Callable[..., None]:
     return run_stage
 
 
+def run_tool(name: str, *arguments: object) -> None:
+    """Run the `main` of a script that takes arguments."""
+    import importlib
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [name, *map(str, arguments)])
+        importlib.import_module(f"stages.{name}").main()
+
+
 @pytest.fixture
 def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Run a stage's `main` in an empty folder; changed parameters stay changed."""
@@ -148,13 +157,6 @@ def trained_project(tiny_base_model: Path, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture
 def tool(trained_project: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Run the `main` of a script that takes arguments, in the folder of `trained_project`."""
-    import importlib
-
+    """`run_tool` in the folder of `trained_project`."""
     monkeypatch.chdir(trained_project)
-
-    def run_tool(name: str, *arguments: object) -> None:
-        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
-        importlib.import_module(f"stages.{name}").main()
-
     return run_tool

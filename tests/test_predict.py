@@ -79,10 +79,7 @@ def test_params_yaml_has_no_say(tool, tmp_path, monkeypatch, capsys):
     shutil.copytree("data/models/lora", tmp_path / "lora")
     base = Path("data/base_model").absolute()
     monkeypatch.chdir(tmp_path)  # no params.yaml here
-    monkeypatch.setattr(sys, "argv", ["predict", "--model", "lora", "--base-model", str(base), *TEXTS])
-    from stages import predict
-
-    predict.main()
+    tool("predict", "--model", "lora", "--base-model", base, *TEXTS)
     assert capsys.readouterr().out == before
 
 
