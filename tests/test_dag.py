@@ -91,7 +91,7 @@ def test_every_script_is_a_stage_and_every_artifact_is_made_by_one():
         assert (ROOT / ".dvc/plots" / f"{properties['template']}.json").is_file()
 
 
-@pytest.mark.parametrize("name", TOOLS)
+@pytest.mark.parametrize("name", sorted(TOOLS))
 def test_a_tool_needs_nothing_but_its_model(name):
     """What was trained is used as it was trained, whatever params.yaml and the splits hold by now."""
     texts = [(ROOT / path).read_text(encoding="utf-8") for path in imported(ROOT / f"stages/{name}.py")]

@@ -1,8 +1,11 @@
 """What was trained, used: on texts and on files of every format, which keep all that they had."""
 
 import csv
+import importlib.util
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -33,8 +36,6 @@ LORA = ("--model", "data/models/lora")
 
 def expected(texts: list[str], model: str = "lora") -> np.ndarray:
     """Probabilities without Classifier: one padded review at a time, cleaned by hand."""
-    import re
-
     tokenizer = load_tokenizer(Path("data/base_model"))
     classifier = load_checkpoint(Path(f"data/models/{model}"), Path("data/base_model"))
     rows = []
@@ -81,6 +82,22 @@ def test_params_yaml_has_no_say(tool, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)  # no params.yaml here
     tool("predict", "--model", "lora", "--base-model", base, *TEXTS)
     assert capsys.readouterr().out == before
+
+
+def test_the_commands_of_the_readme_run(tool, trained_project, tmp_path, monkeypatch, capsys):
+    shutil.copytree(trained_project / "data", tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+    write_csv(Path("reviews.csv"), [["id", "text"], ["1", "최고"]])
+    commands = re.findall(
+        r"^python -m stages\.(\w+) (--model.*)$", (ROOT / "README.md").read_text(encoding="utf-8"), re.M
+    )
+    assert [name for name, _ in commands] == ["predict", "predict", "export", "export"]
+    for name, arguments in commands:
+        if "onnx" not in arguments or importlib.util.find_spec("onnxscript"):
+            tool(name, *shlex.split(arguments))
+    assert len(capsys.readouterr().out.splitlines()) == 2
+    assert pq.read_table("labelled.parquet").column_names == ["id", "text", *ADDED]
+    assert Path("exported/model.safetensors").is_file()
 
 
 def test_adapters_do_not_carry_their_base_model(trained_project):
