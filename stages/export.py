@@ -69,8 +69,15 @@ class ReviewLogits(nn.Module):
 
 
 def with_cleaning(tokenizer: Tokenizer, params: CleanParams) -> Tokenizer:
-    """`tokenizer`, changed so that it cleans a text before anything else."""
-    rules = [normalizers.Replace(Regex(pattern), " ") for pattern in patterns(params)]
+    """`tokenizer`, changed so that it cleans a text before anything else.
+
+    Raises:
+        UserError: `params.keep` means something else to the regular expressions of the tokenizers library.
+    """
+    try:
+        rules = [normalizers.Replace(Regex(pattern), " ") for pattern in patterns(params)]
+    except Exception as error:  # the library raises bare Exception
+        raise UserError(f"clean.keep: {params.keep!r} cannot be put into a tokenizer.json: {error}") from error
     ends = [normalizers.Replace(Regex(rf"\A[{WHITE_SPACE}]+|[{WHITE_SPACE}]+\z"), "")]
     own = [tokenizer.normalizer] if tokenizer.normalizer else []
     tokenizer.normalizer = normalizers.Sequence([*rules, *ends, *own])

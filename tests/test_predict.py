@@ -190,12 +190,38 @@ def test_json_lines_become_tables(tool, tmp_path):
     (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     predict(tool, tmp_path / "in.jsonl", tmp_path / "out.parquet")
     table = pq.read_table(tmp_path / "out.parquet")
-    assert table.select(["본문", "n", "tags"]).to_pylist() == [{"n": None, "tags": None, **row} for row in rows]
+    assert table["n"].to_pylist() == [2**53 + 1, None]
+    assert table["tags"].to_pylist() == [None, '["a"]']
     predict(tool, tmp_path / "in.jsonl", tmp_path / "out.csv")
     assert [row[:3] for row in read_csv(tmp_path / "out.csv")[1:]] == [
         ["최고", str(2**53 + 1), ""],
         ["별로", "", '["a"]'],
     ]
+
+
+def test_a_value_that_its_column_cannot_hold_is_refused(tool, tmp_path, monkeypatch):
+    """Arrow on its own makes 2 of 2.5 and drops what a struct does not know."""
+    monkeypatch.setattr("stages.common.tables.ROWS_A_CHUNK", 1)
+    for first, second, fits in (
+        (1, 2.5, False),
+        (1, 2.0, True),
+        (1.5, 2, True),
+        (1.5, 2**53 + 1, False),
+        (1, "1", False),
+        (1, True, False),
+        (None, 1, False),
+        ("a", None, True),
+        ({"a": 1}, {"b": [2]}, True),
+    ):
+        lines = [json.dumps({"본문": "최고", "v": value}) for value in (first, second)]
+        (tmp_path / "in.jsonl").write_text("\n".join(lines), encoding="utf-8")
+        if fits:
+            predict(tool, tmp_path / "in.jsonl", tmp_path / "out.parquet")
+            values = pq.read_table(tmp_path / "out.parquet")["v"].to_pylist()
+            assert values == [json.dumps(v) if isinstance(v, dict) else v for v in (first, second)]
+        else:
+            with pytest.raises(SystemExit, match="the values of v fit into no column"):
+                predict(tool, tmp_path / "in.jsonl", tmp_path / "out.parquet")
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
@@ -244,7 +270,7 @@ BROKEN = {
     "number.jsonl": ('{"본문": 1}\n', "line 1: the text is of type int"),
     "half.jsonl": ('{"본문": "\\ud800"}\n', "line 1: half of a surrogate pair"),
     "taken.jsonl": ('{"본문": "a", "label": 1}\n', "line 1: has a column label already"),
-    "mixed.jsonl": ('{"본문": "a", "b": 1}\n{"본문": "a", "b": "x"}\n', "fit into no table"),
+    "mixed.jsonl": ('{"본문": "a", "b": 1}\n{"본문": "a", "b": "x"}\n', "the values of b fit into no column"),
     "text.parquet": ("no", "not a Parquet file"),
     "text.tsv": ("본문\n", r"its name must end in \.csv, \.jsonl, \.parquet"),
 }

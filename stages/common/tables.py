@@ -95,11 +95,11 @@ class _Lines:
                     raise UserError(f"{self.path}: line {self.number}: not UTF-8") from error
 
 
-def _check_columns(path: Path, names: Sequence[str], column: str, added: Sequence[str]) -> None:
+def _check_columns(place: Path | str, names: Sequence[str], column: str, added: Sequence[str]) -> None:
     if column not in names:
-        raise UserError(f"{path}: has no column {column}; it has {', '.join(names)}")
+        raise UserError(f"{place}: has no column {column}; it has {', '.join(names)}")
     if taken := sorted({name for name in names if name in added or list(names).count(name) > 1}):
-        raise UserError(f"{path}: has a column {taken[0]} already, or twice: rename it")
+        raise UserError(f"{place}: has a column {taken[0]} already, or twice: rename it")
 
 
 def _open_csv(path: Path, column: str, added: Sequence[str]) -> Source:
@@ -164,7 +164,7 @@ def _json_rows(path: Path, lines: _Lines, column: str, added: Sequence[str]) -> 
             raise UserError(f"{place}: {error}") from error
         if not isinstance(row, dict):
             raise UserError(f"{place}: not an object")
-        _check_columns(Path(place), list(row), column, added)
+        _check_columns(place, list(row), column, added)
         _check_text(place, row[column])
         yield line, row
 
@@ -181,23 +181,34 @@ def _check_text(place: str, text: Any) -> None:
 def _schema_of(path: Path, rows: Sequence[dict[str, Any]], column: str) -> pa.Schema:
     """Columns are the keys of the first chunk, their types its values'."""
     names = dict.fromkeys(name for row in rows for name in row) or [column]
-    try:
-        types = [pa.infer_type([row.get(name) for row in rows]) for name in names]
-    except (pa.ArrowException, OverflowError, ValueError) as error:
-        raise UserError(f"{path}: its values fit into no table ({error}); write .jsonl") from error
-    text = pa.string()
-    return pa.schema(
-        [(name, text if pa.types.is_null(kind) else kind) for name, kind in zip(names, types, strict=True)]
-    )
+    arrays = [_column_of(path, name, rows) for name in names]
+    types = [pa.string() if pa.types.is_null(array.type) else array.type for array in arrays]
+    return pa.schema(list(zip(names, types, strict=True)))
 
 
 def _batch_of(path: Path, rows: Sequence[dict[str, Any]], schema: pa.Schema) -> pa.RecordBatch:
     if new := {name for row in rows for name in row} - set(schema.names):
         raise UserError(f"{path}: key {min(new)} is not in the first {ROWS_A_CHUNK} lines; write .jsonl")
+    columns = [_column_of(path, field.name, rows, field.type) for field in schema]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _column_of(path: Path, name: str, rows: Sequence[dict[str, Any]], kind: pa.DataType | None = None) -> pa.Array:
+    """The values of a key as an array, of type `kind` if that changes none; objects and arrays as JSON text."""
+    values = [row.get(name) for row in rows]
     try:
-        return pa.RecordBatch.from_pylist(list(rows), schema=schema)
+        array = pa.array([json.dumps(v, ensure_ascii=False) if isinstance(v, dict | list) else v for v in values])
+        if kind is None or array.type == kind:
+            return array
+        if pa.types.is_null(array.type) or (_is_number(array.type) and _is_number(kind)):
+            return array.cast(kind)  # raises if a number would change
+        raise ValueError(f"{array.type} where {kind} was")
     except (pa.ArrowException, OverflowError, ValueError) as error:
-        raise UserError(f"{path}: its values fit into no table ({error}); write .jsonl") from error
+        raise UserError(f"{path}: the values of {name} fit into no column ({error}); write .jsonl") from error
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return pa.types.is_integer(kind) or pa.types.is_floating(kind)
 
 
 def _open_parquet(path: Path, column: str, added: Sequence[str]) -> Source:
