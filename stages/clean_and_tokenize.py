@@ -1,6 +1,7 @@
 """Clean text -> ids, with the notebook's features."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -10,9 +11,9 @@ from tqdm import tqdm
 from stages.common.cleaning import clean
 from stages.common.errors import UserError, one_line
 from stages.common.files import read_json, write_json
-from stages.common.params import CleanParams, load_params
+from stages.common.params import CleanParams, Preprocessing, load_params
 from stages.common.paths import BASE_MODEL, FILTERED, TOKEN_METRICS, TOKENIZED
-from stages.common.records import INT32_LIST, read_table, schema, write_table
+from stages.common.records import INT32_LIST, read_table, schema, with_preprocessing, write_table
 from stages.common.tokenizer import Tokenizer, load_tokenizer
 
 SCHEMA = schema(
@@ -26,6 +27,11 @@ SCHEMA = schema(
     }
 )
 ROWS_A_BATCH = 10_000
+# RoBERTa and its kin count positions from pad_token_id + 1, and never use those before.
+COUNT_FROM_PAD = {
+    *("camembert", "data2vec-text", "ibert", "longformer", "luke", "mpnet", "roberta", "roberta-prelayernorm"),
+    *("xlm-roberta", "xlm-roberta-xl", "xmod"),
+}
 
 
 class TokenCounts:
@@ -58,6 +64,14 @@ class TokenCounts:
         }
 
 
+def usable_positions(config: dict[str, Any]) -> int | None:
+    """The longest text, in tokens, that the model of a config.json can take; None where nothing limits it."""
+    positions = config.get("max_position_embeddings")
+    if positions is None or config.get("model_type") not in COUNT_FROM_PAD:
+        return positions
+    return positions - 1 - (config.get("pad_token_id", 1) or 0)
+
+
 def clean_and_tokenize(
     batch: pa.RecordBatch, params: CleanParams, tokenizer: Tokenizer, max_length: int, counts: TokenCounts
 ) -> pa.RecordBatch:
@@ -88,8 +102,8 @@ def clean_and_tokenize(
 def main() -> None:
     params = load_params()
     rows, tokenizer = read_table(FILTERED), load_tokenizer(BASE_MODEL)
-    positions = read_json(BASE_MODEL / "config.json").get("max_position_embeddings", params.tokenize.max_length)
-    if params.tokenize.max_length > positions:
+    positions = usable_positions(read_json(BASE_MODEL / "config.json"))
+    if positions is not None and params.tokenize.max_length > positions:
         raise UserError(
             f"tokenize.max_length is {params.tokenize.max_length}, but the base model has {positions} positions"
         )
@@ -110,7 +124,8 @@ def main() -> None:
                 f"{counts.unknown_text[:60]!r}; choose a base model for this language, or see section `clean`"
             )
 
-    write_table(TOKENIZED, tokenized(), SCHEMA)
+    preprocessing = Preprocessing(clean=params.clean, max_length=params.tokenize.max_length)
+    write_table(TOKENIZED, tokenized(), with_preprocessing(SCHEMA, preprocessing))
     write_json(TOKEN_METRICS, counts.summary())
 
 

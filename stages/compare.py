@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from stages.common.batches import Collator, Rows, read_rows
+from stages.common.batches import Collator, Rows, device, predict_logits, read_rows
 from stages.common.errors import one_line, warn
 from stages.common.files import read_json, write_json
 from stages.common.metrics import macro_scores
@@ -18,7 +18,6 @@ from stages.common.paths import (
     TEST,
 )
 from stages.common.records import LABELS
-from stages.common.training import device, predict_logits
 
 
 def measure(checkpoint: Path, rows: Rows, batch_size: int, packing: bool) -> tuple[dict[str, float], list[int]]:

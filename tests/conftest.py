@@ -105,14 +105,12 @@ def run(*command: str, cwd: Path, **variables: str) -> subprocess.CompletedProce
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
 
 
-@pytest.fixture
-def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Run a stage's `main` in an empty folder that holds this project's params.yaml, some keys changed."""
+def stage_runner() -> Callable[..., None]:
+    """A function that runs a stage's `main` in the current folder with our params.yaml, some keys changed."""
     import importlib
 
     import yaml
 
-    monkeypatch.chdir(tmp_path)
     params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
 
     def run_stage(name: str, **changed: Any) -> None:
@@ -123,3 +121,42 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None
         importlib.import_module(f"stages.{name}").main()
 
     return run_stage
+
+
+def run_tool(name: str, *arguments: object) -> None:
+    """Run the `main` of a script that takes arguments."""
+    import importlib
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [name, *map(str, arguments)])
+        importlib.import_module(f"stages.{name}").main()
+
+
+@pytest.fixture
+def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Run a stage's `main` in an empty folder; changed parameters stay changed."""
+    monkeypatch.chdir(tmp_path)
+    return stage_runner()
+
+
+@pytest.fixture(scope="session")
+def trained_project(tiny_base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder where the tiny model was trained both ways; not to be changed."""
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        stage = stage_runner()
+        stage("base_model", base_model__name=str(tiny_base_model))
+        stage("ingest", data__source=str(write_corpus(folder / "raw", records())))
+        for name in ("filter", "clean_and_tokenize", "split"):
+            stage(name, tokenize__max_length=64)
+        stage("train_full", train__epochs=1, full__learning_rate=0.01)
+        stage("train_lora", lora__learning_rate=0.05)
+    return folder
+
+
+@pytest.fixture
+def tool(trained_project: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """`run_tool` in the folder of `trained_project`."""
+    monkeypatch.chdir(trained_project)
+    return run_tool

@@ -11,6 +11,7 @@ from conftest import ROOT, run
 DAG = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
 STAGES = sorted(DAG["stages"])
+TOOLS = {"predict", "export"}  # for people, after the DAG: they take arguments and read no params.yaml
 LEAVES = {f"{section}.{key}" for section, keys in PARAMS.items() for key in keys}
 
 
@@ -78,7 +79,7 @@ def test_every_parameter_is_read_by_a_stage():
 
 
 def test_every_script_is_a_stage_and_every_artifact_is_made_by_one():
-    assert {path.stem for path in (ROOT / "stages").glob("*.py")} == set(STAGES)
+    assert {path.stem for path in (ROOT / "stages").glob("*.py")} == {*STAGES, *TOOLS}
     stages = DAG["stages"].values()
     made = {path for stage in stages for path in paths(stage.get("outs", []) + stage.get("metrics", []))}
     used = {path for stage in stages for path in stage["deps"] if not path.endswith(".py") and "$" not in path}
@@ -88,6 +89,14 @@ def test_every_script_is_a_stage_and_every_artifact_is_made_by_one():
         ((path, properties),) = plot.items()
         assert set(properties["y"] if isinstance(properties["y"], dict) else [path]) <= made
         assert (ROOT / ".dvc/plots" / f"{properties['template']}.json").is_file()
+
+
+@pytest.mark.parametrize("name", sorted(TOOLS))
+def test_a_tool_needs_nothing_but_its_model(name):
+    """What was trained is used as it was trained, whatever params.yaml and the splits hold by now."""
+    texts = [(ROOT / path).read_text(encoding="utf-8") for path in imported(ROOT / f"stages/{name}.py")]
+    assert accessed(ROOT / f"stages/{name}.py") == set()
+    assert all("load_params(" not in text or "def load_params(" in text for text in texts)
 
 
 def test_training_has_cached_outs_alone():

@@ -1,10 +1,12 @@
 """What is trained, what is counted, what is saved."""
 
 import json
+import shutil
+import sys
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, run
 
 from stages.common.errors import UserError
 from stages.common.files import write_json
@@ -44,6 +46,44 @@ def test_counts_at_the_size_of_kobert():
         assert count_parameters(model)["total_parameters"] == 91_598_595
         counts = count_parameters(add_lora(model, lora(), 42))
     assert counts == {"trainable_parameters": 297_219, "total_parameters": 91_893_507}
+
+
+TWO_STEPS = """
+import json, resource, sys
+from pathlib import Path
+import numpy as np
+from transformers import BertConfig, BertModel
+from stages.common.batches import Rows
+from stages.common.model import add_lora, build_classifier, save_checkpoint, weight_bytes
+from stages.common.params import load_params
+from stages.common.training import train
+
+folder, method, params = Path(sys.argv[1]), sys.argv[2], load_params()
+BertModel(BertConfig(vocab_size=8002, pad_token_id=1), add_pooling_layer=False).save_pretrained(folder / "base")
+model = build_classifier(folder / "base", 0.1, 42)
+if method == "lora":
+    model = add_lora(model, params.lora, 42)
+ids = np.random.default_rng(0).integers(5, 8002, (12, 12), dtype=np.int32)
+ids[:, 0], ids[:, -1] = 2, 3
+rows = Rows(list(ids), np.arange(12) % 3)
+two_steps = params.train.model_copy(update={"epochs": 1, "batch_size": 6})
+history = train(model, rows, rows, two_steps, 5e-5).history
+save_checkpoint(model, folder / "model", {})
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # GiB
+print(json.dumps({"loss": history[0]["train_loss"], "peak": peak, "bytes": weight_bytes(folder / "model")}))
+"""
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_two_steps_at_the_size_of_kobert_fit_into_6_gib(tmp_path, method):
+    """Loading, two steps of AdamW, validation, the best epoch's copy and saving; short reviews, so weights decide."""
+    result = run(sys.executable, "-c", TWO_STEPS, str(tmp_path), method, cwd=ROOT)
+    shutil.rmtree(tmp_path)  # up to 740 MB
+    assert result.returncode == 0, result.stderr
+    figures = json.loads(result.stdout.splitlines()[-1])
+    assert 0 < figures["loss"] < 5
+    assert figures["peak"] < 6
+    assert figures["bytes"] < (1_300_000 if method == "lora" else 370_000_000)
 
 
 def test_lora_starts_from_the_base_and_shares_its_head(tiny_base_model):
@@ -105,8 +145,6 @@ def test_peft_and_transformers_load_checkpoints_without_our_code(tiny_base_model
 
 
 def test_weights_that_do_not_fit_the_config_are_refused(tiny_base_model, tmp_path):
-    import shutil
-
     folder = shutil.copytree(tiny_base_model, tmp_path / "base")
     values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     write_json(folder / "config.json", values | {"num_hidden_layers": 3})

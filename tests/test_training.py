@@ -7,13 +7,13 @@ import pytest
 import torch
 from conftest import ROOT, records
 
-from stages.common.batches import Collator, Rows, first_logits
+from stages.common.batches import Collator, Rows, first_logits, predict_logits
 from stages.common.errors import UserError
 from stages.common.metrics import macro_scores
 from stages.common.model import add_lora, build_classifier, load_checkpoint
 from stages.common.params import TrainParams, load_params
 from stages.common.tokenizer import load_tokenizer
-from stages.common.training import predict_logits, train
+from stages.common.training import train
 
 SHIPPED = load_params(ROOT / "params.yaml")
 

@@ -180,3 +180,18 @@ def _set_attention(model: nn.Module, name: str) -> None:
 def _mask(reviews: list[torch.Tensor]) -> torch.Tensor:
     lengths = torch.tensor(list(map(len, reviews)))
     return torch.arange(int(lengths.max())) < lengths[:, None]
+
+
+def device() -> torch.device:
+    """The GPU, if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@torch.inference_mode()
+def predict_logits(model: nn.Module, collate: Collator, rows: Rows, batch_size: int) -> torch.Tensor:
+    """Logits (rows, 3), float32 on the CPU, in the order of `rows`."""
+    model.eval()
+    logits = torch.empty(len(rows), model.config.num_labels)
+    for numbers in by_length(rows, batch_size):
+        logits[torch.from_numpy(numbers)] = first_logits(model, collate(rows, numbers)).float().cpu()
+    return logits

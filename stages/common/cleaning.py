@@ -18,20 +18,26 @@ WHITE_SPACE = (
 JAMO = "ㄱ-ㅎㅏ-ㅣ"
 
 
+def patterns(params: CleanParams) -> list[str]:
+    """What to replace by a space, in the notebook's order: a regular expression for each rule that is switched on."""
+    kept = params.keep + (JAMO if params.keep_jamo else "")
+    rules = [
+        (params.strip_tags, "<[^>]+>"),
+        (params.keep, f"[^{kept}]+"),
+        (params.collapse_spaces, f"[{WHITE_SPACE}]+"),
+    ]
+    return [pattern for on, pattern in rules if on]
+
+
 def clean(texts: pa.Array | pa.ChunkedArray, params: CleanParams) -> pa.Array | pa.ChunkedArray:
     """Clean each text by the rules that `params` switches on, in the notebook's order; white space at the ends goes.
 
     Raises:
         UserError: `clean.keep` is not the inside of a character class to RE2.
     """
-    if params.strip_tags:
-        texts = pc.replace_substring_regex(texts, pattern="<[^>]+>", replacement=" ")
-    if params.keep:
-        kept = params.keep + (JAMO if params.keep_jamo else "")
-        try:
-            texts = pc.replace_substring_regex(texts, pattern=f"[^{kept}]+", replacement=" ")
-        except pa.ArrowInvalid as error:
-            raise UserError(f"clean.keep: {params.keep!r} is not the inside of a regular expression's [...]") from error
-    if params.collapse_spaces:
-        texts = pc.replace_substring_regex(texts, pattern=f"[{WHITE_SPACE}]+", replacement=" ")
+    try:
+        for pattern in patterns(params):
+            texts = pc.replace_substring_regex(texts, pattern=pattern, replacement=" ")
+    except pa.ArrowInvalid as error:
+        raise UserError(f"clean.keep: {params.keep!r} is not the inside of a regular expression's [...]") from error
     return pc.utf8_trim(texts, characters=WHITE_SPACE)

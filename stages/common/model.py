@@ -4,12 +4,15 @@ It is the stock token classifier of transformers, read at token 0: the encoder w
 layer. So its checkpoints need no code of ours.
 """
 
+import shutil
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 import transformers
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from safetensors import SafetensorError
 from torch import nn
 
 from stages.common.errors import UserError
@@ -48,6 +51,9 @@ def build_classifier(folder: Path, dropout: float, seed: int) -> transformers.Pr
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(f"{folder}: cannot be loaded as a base model: {error}") from error
+    if config.pad_token_id is None:
+        raise UserError(f"{folder / 'config.json'}: has no pad_token_id")
+    model.dropout.p = dropout  # not every encoder's config calls it classifier_dropout
     missing = sorted(name for name in loading["missing_keys"] if not name.startswith("classifier."))
     if missing:
         raise UserError(f"{folder}: model.safetensors lacks {len(missing)} weights, among them {missing[0]}")
@@ -92,9 +98,17 @@ def count_parameters(model: nn.Module) -> dict[str, int]:
     }
 
 
-def save_checkpoint(model: nn.Module, folder: Path, facts: dict[str, object]) -> None:
-    """Write weights (adapters and head alone, if there are adapters), config and `training.json` with `facts`."""
-    model.save_pretrained(folder, **({"save_embedding_layers": False} if isinstance(model, PeftModel) else {}))
+def save_checkpoint(
+    model: nn.Module, folder: Path, facts: dict[str, object], tokenizer_files: Iterable[Path] = ()
+) -> None:
+    """Write weights, config, `training.json` with `facts`, and copies of `tokenizer_files`.
+
+    Of a model with adapters only these and the head are written: the rest, tokenizer included, is its base model's.
+    """
+    has_adapters = isinstance(model, PeftModel)
+    model.save_pretrained(folder, **({"save_embedding_layers": False} if has_adapters else {}))
+    for path in () if has_adapters else tokenizer_files:
+        shutil.copyfile(path, folder / path.name)
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
     adapter_config = folder / "adapter_config.json"
     if adapter_config.is_file():  # PEFT writes a set in the order of its hashes: other bytes in every process
@@ -109,13 +123,17 @@ def load_checkpoint(folder: Path, base_model: Path) -> nn.Module:
     Raises:
         UserError: the folder holds no whole checkpoint, or adapters of another base model.
     """
+    has_adapters = (folder / "adapter_config.json").is_file()
+    weights = folder / ("adapter_model.safetensors" if has_adapters else "model.safetensors")
+    if not weights.is_file():  # PEFT would look for it on the hub
+        raise UserError(f"{weights}: no such file; run `dvc repro` to make it")
     try:
-        if (folder / "adapter_config.json").is_file():
+        if has_adapters:
             return PeftModel.from_pretrained(build_classifier(base_model, dropout=0.0, seed=0), folder)
         return transformers.AutoModelForTokenClassification.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{folder}: cannot be loaded: {error}; run `dvc repro` to make it") from error
 
 

@@ -61,6 +61,13 @@ class TokenizeParams(Section):
     max_unk_rate: Annotated[Float, Field(ge=0, le=1)]  # share of [UNK] in all tokens but the special ones; 1: any
 
 
+class Preprocessing(Section):
+    """What a checkpoint remembers of the way from a raw review to its tokens."""
+
+    clean: CleanParams
+    max_length: Annotated[int, Field(ge=3)]  # tokens, special tokens included
+
+
 class SplitParams(Section):
     test_size: Rate  # share of all rows
     validation_size: Share  # share of the rows outside the test split; 0: validate on the test split

@@ -11,9 +11,11 @@ import pyarrow as pa
 
 from stages.common.errors import UserError
 from stages.common.files import replacing
+from stages.common.params import Preprocessing
 
 LABELS = ("부정", "중립", "긍정")  # class index = polarity + 1
 INT32_LIST = pa.list_(pa.int32())
+PREPROCESSING = b"preprocessing"  # key of a schema's metadata
 
 
 def _feature(field: pa.Field) -> dict[str, object]:
@@ -29,6 +31,23 @@ def schema(fields: dict[str, pa.DataType]) -> pa.Schema:
     plain = pa.schema(list(fields.items()))
     features = {"info": {"features": {field.name: _feature(field) for field in plain}}}
     return plain.with_metadata({"huggingface": json.dumps(features)})
+
+
+def with_preprocessing(schema: pa.Schema, preprocessing: Preprocessing) -> pa.Schema:
+    """`schema` with a note of how its rows were made, which the splits inherit and training saves with the weights."""
+    return schema.with_metadata({**schema.metadata, PREPROCESSING: preprocessing.model_dump_json()})
+
+
+def read_preprocessing(path: Path) -> Preprocessing:
+    """How the rows of a tokenized table were made.
+
+    Raises:
+        UserError: the file is missing or damaged, or has no such note.
+    """
+    note = (read_table(path).schema.metadata or {}).get(PREPROCESSING)
+    if note is None:
+        raise UserError(f"{path}: does not tell how it was cleaned and tokenized; run `dvc repro` to make it")
+    return Preprocessing.model_validate_json(note)
 
 
 def write_table(path: Path, batches: Iterable[pa.RecordBatch | pa.Table], schema: pa.Schema) -> None:

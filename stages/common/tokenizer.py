@@ -14,9 +14,12 @@ import sys
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from stages.common.errors import UserError
+
+if TYPE_CHECKING:
+    import tokenizers
 
 SPECIAL_TOKENS = ("[UNK]", "[PAD]", "[CLS]", "[SEP]", "[MASK]")
 _SPECIAL = re.compile(f"({'|'.join(map(re.escape, SPECIAL_TOKENS))})")
@@ -28,6 +31,10 @@ class Tokenizer(Protocol):
 
     unk_id: int
     vocab_size: int
+
+    def to_fast(self) -> "tokenizers.Tokenizer":
+        """A copy in the form that transformers reads, `tokenizer.json`."""
+        ...
 
     def encode(self, texts: Sequence[str], max_length: int) -> tuple[list[list[int]], int]:
         """Ids of each text, special tokens included, cut to `max_length` of them; and how many texts were cut."""
@@ -95,6 +102,31 @@ class SentencePieceTokenizer:
         cut = sum(len(row) > max_length - 2 for row in rows)
         return [[self.cls_id, *row[: max_length - 2], self.sep_id] for row in rows], cut
 
+    def to_fast(self) -> "tokenizers.Tokenizer":
+        """A copy in the form that transformers reads, `tokenizer.json`.
+
+        One text in some hundreds gets other ids: where two ways to cut it score the same, rounding decides, and
+        SentencePiece adds scores in single precision, the copy in double.
+        """
+        from tokenizers import AddedToken, Regex, Tokenizer, normalizers, pre_tokenizers, processors
+        from tokenizers.models import Unigram
+
+        vocab = [(f"[unused{index}]", 0.0) for index in range(self.vocab_size)]
+        for piece, index in enumerate(self._id_of_piece):
+            if index != self.unk_id:
+                vocab[index] = (self._model.id_to_piece(piece), self._model.get_score(piece))
+        for token, index in self._special_ids.items():
+            vocab[index] = (token, 0.0)
+        fast = Tokenizer(Unigram(vocab, unk_id=self.unk_id))
+        fast.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in SPECIAL_TOKENS])
+        quotes = [normalizers.Replace(quote, '"') for quote in ("``", "''")]
+        steps = [*quotes, normalizers.NFKD(), normalizers.StripAccents(), normalizers.Nmt(), normalizers.NFKC()]
+        fast.normalizer = normalizers.Sequence([*steps, normalizers.Replace(Regex(r"\s+"), " ")])
+        fast.pre_tokenizer = pre_tokenizers.Metaspace()
+        pair = [(token, self._special_ids[token]) for token in ("[CLS]", "[SEP]")]
+        fast.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", "[CLS] $A [SEP] $B:1 [SEP]:1", pair)
+        return fast
+
 
 class FastTokenizer:
     """A `tokenizer.json`; special tokens are added as its post-processor says."""
@@ -113,6 +145,14 @@ class FastTokenizer:
         self.unk_id = self._tokenizer.token_to_id(unk_token) if unk_token else model.get("unk_id")
         if self.unk_id is None:
             self.unk_id = -1  # a byte-level vocabulary knows every text
+
+    def to_fast(self) -> "tokenizers.Tokenizer":
+        """A copy in the form that transformers reads, `tokenizer.json`."""
+        import tokenizers
+
+        copy = tokenizers.Tokenizer.from_str(self._tokenizer.to_str())
+        copy.no_truncation()
+        return copy
 
     def encode(self, texts: Sequence[str], max_length: int) -> tuple[list[list[int]], int]:
         """Ids of each text, special tokens included, cut to `max_length` of them; and how many texts were cut."""

@@ -10,13 +10,14 @@ from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 from transformers import get_scheduler
 
-from stages.common.batches import Collator, Rows, by_length, first_logits, read_rows, shuffled
+from stages.common.batches import Collator, Rows, device, first_logits, predict_logits, read_rows, shuffled
 from stages.common.errors import UserError
 from stages.common.files import read_json, replacing, write_json
 from stages.common.metrics import macro_scores
 from stages.common.model import count_parameters, save_checkpoint
 from stages.common.params import TrainParams
 from stages.common.paths import BASE_MODEL, TRAIN, VALIDATION
+from stages.common.records import read_preprocessing
 
 SCHEDULES = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}
 CHECK_EVERY = 50  # batches between looks at the loss; each look makes a GPU wait
@@ -28,21 +29,6 @@ class Outcome:
 
     history: list[dict[str, float]]  # an object an epoch
     best_epoch: int  # counted from 1
-
-
-def device() -> torch.device:
-    """The GPU, if there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-@torch.inference_mode()
-def predict_logits(model: nn.Module, collate: Collator, rows: Rows, batch_size: int) -> torch.Tensor:
-    """Logits (rows, 3), float32 on the CPU, in the order of `rows`."""
-    model.eval()
-    logits = torch.empty(len(rows), model.config.num_labels)
-    for numbers in by_length(rows, batch_size):
-        logits[torch.from_numpy(numbers)] = first_logits(model, collate(rows, numbers)).float().cpu()
-    return logits
 
 
 def train(model: nn.Module, train_rows: Rows, validation_rows: Rows, params: TrainParams, rate: float) -> Outcome:
@@ -90,14 +76,17 @@ def train(model: nn.Module, train_rows: Rows, validation_rows: Rows, params: Tra
 def fit(model: nn.Module, params: TrainParams, rate: float, out: Path, history: Path) -> None:
     """Train `model` on the splits and write the best checkpoint to `out`, an object an epoch to `history`."""
     outcome = train(model, read_rows(TRAIN), read_rows(VALIDATION), params, rate)
+    base = read_json(BASE_MODEL / "base_model.json")
+    tokenizer = [BASE_MODEL / name for name in base["sha256"] if name not in ("config.json", "model.safetensors")]
     facts = {
-        "base_model": read_json(BASE_MODEL / "base_model.json"),
+        "base_model": base,
+        "preprocessing": read_preprocessing(TRAIN).model_dump(),
         "best_epoch": outcome.best_epoch,
         "validation": outcome.history[outcome.best_epoch - 1],
         **count_parameters(model),
     }
     with replacing(out) as temporary:
-        save_checkpoint(model, temporary, facts)
+        save_checkpoint(model, temporary, facts, tokenizer)
     write_json(history, outcome.history)
 
 

@@ -18,13 +18,13 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from transformers import AutoModelForTokenClassification
 
-from stages.common.batches import Collator, Rows
+from stages.common.batches import Collator, Rows, predict_logits
 from stages.common.cleaning import clean
 from stages.common.metrics import macro_scores
 from stages.common.model import add_lora, build_classifier
 from stages.common.params import Params, load_params
 from stages.common.tokenizer import load_tokenizer
-from stages.common.training import predict_logits, train
+from stages.common.training import train
 from stages.filter import filter_batch
 from stages.ingest import find_files, ingest
 from stages.split import split

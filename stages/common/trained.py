@@ -1,0 +1,86 @@
+"""A checkpoint as one uses it: it cleans and tokenizes as training did, from what was saved with it alone."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from pydantic import ValidationError
+from torch import nn
+
+from stages.common.batches import Collator, Rows, device, predict_logits
+from stages.common.cleaning import clean
+from stages.common.errors import UserError
+from stages.common.files import read_json, sha256
+from stages.common.model import load_checkpoint
+from stages.common.params import Preprocessing
+from stages.common.records import LABELS
+from stages.common.tokenizer import Tokenizer, load_tokenizer
+
+BATCH_SIZE = 64  # reviews
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A whole classifier, from raw text on."""
+
+    model: nn.Module
+    tokenizer: Tokenizer
+    preprocessing: Preprocessing
+
+
+def load_trained(folder: Path, base_model: Path | None = None) -> Trained:
+    """The checkpoint in `folder`; adapters are put on `base_model`, or else on the folder that they name.
+
+    Raises:
+        UserError: a file is missing or damaged, or the base model is not the one that was trained on.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; `dvc repro` makes data/models/full and data/models/lora")
+    facts = read_json(folder / "training.json")
+    try:
+        preprocessing = Preprocessing.model_validate(facts["preprocessing"])
+        hashes = dict(facts["base_model"]["sha256"])
+    except (KeyError, TypeError, ValueError, ValidationError) as error:
+        raise UserError(
+            f"{folder / 'training.json'}: does not tell how the model was trained; train it again"
+        ) from error
+    if (adapters := folder / "adapter_config.json").is_file():
+        base_model = base_model or Path(read_json(adapters)["base_model_name_or_path"])
+        _check_base_model(base_model, hashes, folder)
+    elif base_model:
+        raise UserError(f"{folder} holds a whole model, or no adapter_config.json: leave out --base-model")
+    tokenizer = load_tokenizer(base_model or folder)
+    return Trained(load_checkpoint(folder, base_model or folder), tokenizer, preprocessing)
+
+
+def _check_base_model(folder: Path, hashes: dict[str, str], adapters: Path) -> None:
+    if not folder.is_dir():
+        raise UserError(f"{adapters} needs its base model, but {folder} is not a folder; name it with --base-model")
+    for name, expected in hashes.items():
+        if not (folder / name).is_file():
+            raise UserError(f"{folder} has no {name}, so it is not the base model of {adapters}; see --base-model")
+        if sha256(folder / name) != expected:
+            raise UserError(f"{folder / name} is not that of the base model of {adapters}; see --base-model")
+
+
+class Classifier:
+    """Raw reviews to probabilities, in batches of like length without padding, on the GPU if there is one."""
+
+    def __init__(self, trained: Trained) -> None:
+        self._trained = trained
+        self._collate = Collator(trained.model.to(device()), packing=True)
+
+    def probabilities(self, texts: Sequence[str]) -> np.ndarray:
+        """Of each class for each text, float64 (texts, 3); NaN where cleaning leaves no text."""
+        preprocessing = self._trained.preprocessing
+        cleaned = clean(pa.array(texts, pa.string()), preprocessing.clean).to_pylist()
+        present = np.array([bool(text) for text in cleaned], dtype=bool)
+        result = np.full((len(texts), len(LABELS)), np.nan)
+        if present.any():
+            ids, _ = self._trained.tokenizer.encode([text for text in cleaned if text], preprocessing.max_length)
+            rows = Rows([np.array(row, dtype=np.int32) for row in ids], np.zeros(len(ids), dtype=np.int64))
+            logits = predict_logits(self._trained.model, self._collate, rows, BATCH_SIZE)
+            result[present] = logits.double().softmax(1).numpy()
+        return result

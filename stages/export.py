@@ -1,0 +1,166 @@
+"""A trained model as a folder that stock transformers or onnxruntime loads, without code of ours."""
+
+import argparse
+import logging
+import warnings
+from pathlib import Path
+
+import torch
+import transformers
+from peft import PeftModel
+from tokenizers import Regex, Tokenizer, normalizers
+from torch import nn
+
+from stages.common.cleaning import WHITE_SPACE, patterns
+from stages.common.errors import UserError, one_line
+from stages.common.files import replacing
+from stages.common.params import CleanParams
+from stages.common.records import LABELS
+from stages.common.trained import Trained, load_trained
+
+USE = {
+    "safetensors": """\
+from transformers import AutoModelForTokenClassification, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained(".")  # this folder
+model = AutoModelForTokenClassification.from_pretrained(".").eval()
+inputs = tokenizer(["배터리가 하루도 안 가요", "음질 최고!"], padding=True, truncation=True, return_tensors="pt")
+probabilities = model(**inputs).logits[:, 0].softmax(1)
+for row in probabilities:
+    print(model.config.id2label[int(row.argmax())], row.tolist())
+""",
+    "onnx": """\
+import onnxruntime
+from transformers import AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained(".")  # this folder
+session = onnxruntime.InferenceSession("model.onnx")
+inputs = tokenizer(["배터리가 하루도 안 가요", "음질 최고!"], padding=True, truncation=True, return_tensors="np")
+(logits,) = session.run(["logits"], dict(inputs))
+for row in logits:
+    print(["부정", "중립", "긍정"][row.argmax()], row.tolist())
+""",
+}
+README = """\
+# Sentiment of Korean reviews: {labels}
+
+{what} The tokenizer takes raw reviews: it cleans them as training did, and cuts them to {max_length} tokens.
+
+```python
+{use}```
+
+A review of which cleaning leaves nothing gets an answer too; it means nothing.
+"""
+WHAT = {
+    "safetensors": "A token classifier of transformers. Its logits at token 0 are those of the review.",
+    "onnx": "`model.onnx`: `input_ids`, `attention_mask` (int64, reviews x tokens) to `logits` (float32, reviews x 3).",
+}
+
+
+class ReviewLogits(nn.Module):
+    """`input_ids` and `attention_mask` (reviews, tokens) to logits (reviews, 3)."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        return self.model(input_ids=input_ids, attention_mask=attention_mask).logits[:, 0]
+
+
+def with_cleaning(tokenizer: Tokenizer, params: CleanParams) -> Tokenizer:
+    """`tokenizer`, changed so that it cleans a text before anything else.
+
+    Raises:
+        UserError: `params.keep` means something else to the regular expressions of the tokenizers library.
+    """
+    try:
+        rules = [normalizers.Replace(Regex(pattern), " ") for pattern in patterns(params)]
+    except Exception as error:  # the library raises bare Exception
+        raise UserError(f"clean.keep: {params.keep!r} cannot be put into a tokenizer.json: {error}") from error
+    ends = [normalizers.Replace(Regex(rf"\A[{WHITE_SPACE}]+|[{WHITE_SPACE}]+\z"), "")]
+    own = [tokenizer.normalizer] if tokenizer.normalizer else []
+    tokenizer.normalizer = normalizers.Sequence([*rules, *ends, *own])
+    return tokenizer
+
+
+def save_tokenizer(trained: Trained, folder: Path) -> None:
+    """Write a tokenizer that transformers' AutoTokenizer loads and that takes raw reviews."""
+    fast = with_cleaning(trained.tokenizer.to_fast(), trained.preprocessing.clean)
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=fast,
+        pad_token=fast.id_to_token(trained.model.config.pad_token_id),
+        model_max_length=trained.preprocessing.max_length,
+        model_input_names=["input_ids", "attention_mask"],
+    ).save_pretrained(folder)
+
+
+def save_onnx(model: nn.Module, path: Path) -> None:
+    """Write `model` as one ONNX file, for any number of reviews of any length.
+
+    Raises:
+        UserError: the packages that this takes are not installed.
+    """
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            f"--format onnx needs a package more: {error}; see the README, `Use what was trained`"
+        ) from error
+    model.set_attn_implementation("eager")
+    example = torch.full((2, 7), model.config.pad_token_id + 1)
+    dynamic = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns that torchvision, of no use here, is missing
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of things within torch and transformers
+        torch.onnx.export(
+            ReviewLogits(model).eval(),
+            (example, torch.ones_like(example)),
+            path,
+            input_names=["input_ids", "attention_mask"],
+            output_names=["logits"],
+            dynamic_shapes=(dynamic, dynamic),
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+
+
+def export(trained: Trained, form: str, output: Path) -> None:
+    """Merge adapters, if there are any, and write model, tokenizer and a README to the folder `output`."""
+    model = trained.model.merge_and_unload() if isinstance(trained.model, PeftModel) else trained.model
+    text = README.format(
+        labels=", ".join(LABELS), what=WHAT[form], max_length=trained.preprocessing.max_length, use=USE[form]
+    )
+    with replacing(output) as folder:
+        folder.mkdir()
+        if form == "onnx":
+            save_onnx(model, folder / "model.onnx")
+            model.config.save_pretrained(folder)  # AutoTokenizer asks it
+        else:
+            model.save_pretrained(folder)
+        save_tokenizer(trained, folder)
+        (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m stages.export", description=__doc__)
+    parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="data/models/lora, for instance")
+    parser.add_argument("--base-model", type=Path, metavar="DIR", help="of adapters, where it is not the one they name")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="a folder that is new or empty")
+    parser.add_argument("--format", choices=sorted(USE), default="safetensors")
+    return parser.parse_args()
+
+
+@one_line
+def main() -> None:
+    arguments = parse_arguments()
+    output = arguments.output.absolute()
+    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
+        raise UserError(f"{arguments.output}: is there already, and not an empty folder")
+    export(load_trained(arguments.model, arguments.base_model), arguments.format, output)
+
+
+if __name__ == "__main__":
+    main()
