@@ -79,20 +79,19 @@ def clean_and_tokenize(
     texts = clean(batch["RawText"], params)
     present = pc.not_equal(texts, "")
     texts, kept = texts.filter(present), batch.filter(present)
-    rows, truncated = tokenizer.encode(texts.to_pylist(), max_length)
-    lengths = np.fromiter(map(len, rows), dtype=np.int32, count=len(rows))
-    ids = np.fromiter((token for row in rows for token in row), dtype=np.int32, count=int(lengths.sum()))
+    encoded = tokenizer.encode(texts.to_pylist(), max_length)
+    ids, lengths = encoded.ids, encoded.lengths
     counts.lengths.append(lengths)
-    counts.dropped_empty += batch.num_rows - len(rows)
-    counts.truncated += truncated
-    if unknown := int((ids == tokenizer.unk_id).sum()):
-        counts.unknown += unknown
-        with_unknown = (text for text, row in zip(texts, rows, strict=True) if tokenizer.unk_id in row)
-        counts.unknown_text = counts.unknown_text or next(with_unknown).as_py()
-    offsets = pa.array(np.concatenate(([0], np.cumsum(lengths))), pa.int32())
+    counts.dropped_empty += batch.num_rows - len(lengths)
+    counts.truncated += encoded.cut
+    offsets = np.concatenate(([0], np.cumsum(lengths)))
+    unknown = np.flatnonzero(ids == tokenizer.unk_id)
+    counts.unknown += len(unknown)
+    if len(unknown) and not counts.unknown_text:
+        counts.unknown_text = texts[int(np.searchsorted(offsets, unknown[0], side="right")) - 1].as_py()
 
     def rows_of(values: np.ndarray) -> pa.ListArray:
-        return pa.ListArray.from_arrays(offsets, pa.array(values, pa.int32()))
+        return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(values, pa.int32()))
 
     columns = [rows_of(ids), rows_of(np.ones_like(ids)), rows_of(np.zeros_like(ids)), kept["labels"], kept["Index"]]
     return pa.RecordBatch.from_arrays([*columns, texts], schema=SCHEMA)
@@ -107,8 +106,7 @@ def main() -> None:
         raise UserError(
             f"tokenize.max_length is {params.tokenize.max_length}, but the base model has {positions} positions"
         )
-    (empty,), _ = tokenizer.encode([""], params.tokenize.max_length)
-    counts = TokenCounts(special_tokens=len(empty))
+    counts = TokenCounts(special_tokens=len(tokenizer.encode([""], params.tokenize.max_length).ids))
 
     def tokenized() -> Iterator[pa.RecordBatch]:
         with tqdm(total=rows.num_rows, desc="clean_and_tokenize", unit="row", disable=None) as progress:

@@ -83,6 +83,13 @@ def tiny_base_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def encode(folder: Path, texts: list[str], max_length: int = 64) -> list[list[int]]:
+    """Ids of each text by the tokenizer in `folder`."""
+    from stages.common.tokenizer import load_tokenizer
+
+    return [row.tolist() for row in load_tokenizer(folder).encode(texts, max_length).rows()]
+
+
 def copy_project(target: Path) -> Path:
     """A git repository with the files of this checkout: what a clone has, uncommitted changes included."""
     listed = subprocess.run(

@@ -163,7 +163,7 @@ def test_unknown_words_are_counted(tmp_path):
         folder.mkdir()
         build(folder)
         tokenizer = load_tokenizer(folder)
-        ((ids,), _) = tokenizer.encode(["쀍"], 40)
+        ids = tokenizer.encode(["쀍"], 40).ids
         assert (tokenizer.unk_id in ids) == (unknown is not None)
         assert tokenizer.unk_id == (
             Tokenizer.from_file(f"{folder}/tokenizer.json").token_to_id(unknown) if unknown else -1

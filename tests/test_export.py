@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from conftest import ROOT, records
+from conftest import ROOT, encode, records
 
 from stages.common.cleaning import clean
 from stages.common.model import load_checkpoint
@@ -31,7 +31,7 @@ def checkpoint_logits(method: str) -> np.ndarray:
     """Logits (reviews, 3) of a checkpoint, adapters not merged, with our own cleaning and tokenizer; no padding."""
     model = load_checkpoint(Path(f"data/models/{method}"), Path("data/base_model")).eval()
     texts = clean(pa.array(RAW), load_params(ROOT / "params.yaml").clean).to_pylist()
-    rows, _ = load_tokenizer(Path("data/base_model")).encode(texts, 64)
+    rows = encode(Path("data/base_model"), texts)
     with torch.inference_mode():
         return np.stack([model(input_ids=torch.tensor([row])).logits[0, 0].numpy() for row in rows])
 
@@ -99,14 +99,15 @@ def test_what_is_there_stays(tool, tmp_path):
 
 def test_the_exported_tokenizer_cleans_and_cuts_as_kobert_does():
     """On the sample, with the real vocabulary; real reviews differ where a long run of dots may be cut two ways."""
-    tokenizer, params = load_tokenizer(ROOT / "data/kobert-mini"), load_params(ROOT / "params.yaml").clean
+    folder = ROOT / "data/kobert-mini"
+    tokenizer, params = load_tokenizer(folder), load_params(ROOT / "params.yaml").clean
     files = sorted((ROOT / "data/sample").rglob("*.json"))[:10]
     texts = [row["RawText"] for path in files for row in json.loads(path.read_text(encoding="utf-8"))]
     texts += ["<b>café</b> ㅋㅋ``좋다''", "ＡＢ１２ 한글\u3000\x1c끝", "뷁뷁 쀍", "<<a>b> c\n\n<\n>"]
-    ours, _ = tokenizer.encode(clean(pa.array(texts), params).to_pylist(), 256)
+    ours = encode(folder, clean(pa.array(texts), params).to_pylist(), 256)
     theirs = [encoding.ids for encoding in with_cleaning(tokenizer.to_fast(), params).encode_batch(texts)]
     assert len(texts) > 900
     assert sum(a != b for a, b in zip(ours, theirs, strict=True)) <= len(texts) // 500
-    raw, _ = tokenizer.encode(texts, 256)
+    raw = encode(folder, texts, 256)
     theirs = [encoding.ids for encoding in tokenizer.to_fast().encode_batch(texts)]
     assert sum(a != b for a, b in zip(raw, theirs, strict=True)) <= len(texts) // 500

@@ -44,8 +44,7 @@ def expected(texts: list[str], model: str = "lora") -> np.ndarray:
         if not text:
             rows.append([np.nan] * 3)
             continue
-        ids = np.array(tokenizer.encode([text], 64)[0][0], dtype=np.int32)
-        one = Rows([ids], np.zeros(1, dtype=np.int64))
+        one = Rows(tokenizer.encode([text], 64).rows(), np.zeros(1, dtype=np.int64))
         rows.append(predict_logits(classifier, Collator(classifier, False), one, 1).softmax(1)[0].tolist())
     return np.array(rows)
 

@@ -2,10 +2,11 @@
 
 import json
 import os
+import unicodedata
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, records
+from conftest import ROOT, encode, records
 
 from stages.common.errors import UserError
 from stages.common.tokenizer import load_tokenizer
@@ -15,32 +16,40 @@ TEXTS = [row["RawText"] for row in records()]
 
 def test_special_tokens_and_truncation(tiny_base_model):
     tokenizer = load_tokenizer(tiny_base_model)
-    whole, cut = tokenizer.encode(TEXTS[:20], 64)
-    assert cut == 0
-    assert all(row[0] == 2 and row[-1] == 3 and 0 not in row for row in whole)
-    short, cut = tokenizer.encode(TEXTS[:20], 4)
-    assert cut == 20
-    assert all(row == [*full[:3], 3] for row, full in zip(short, whole, strict=True))
+    whole, short = tokenizer.encode(TEXTS[:20], 64), tokenizer.encode(TEXTS[:20], 4)
+    assert (whole.cut, short.cut) == (0, 20)
+    for full, cut in zip(whole.rows(), short.rows(), strict=True):
+        assert full[0] == 2
+        assert full[-1] == 3
+        assert 0 not in full
+        assert cut.tolist() == [*full[:3], 3]
+
+
+def test_any_number_of_texts_gives_the_ids_of_each_alone(tiny_base_model):
+    tokenizer = load_tokenizer(tiny_base_model)
+    texts = [*TEXTS * 12, "", " ", "[MASK]", "최고\n\u2028최고", "ㅋ" * 70]
+    together = tokenizer.encode(texts, 64)
+    alone = [tokenizer.encode([text], 64) for text in texts]
+    assert together.ids.tolist() == [token for one in alone for token in one.ids.tolist()]
+    assert together.lengths.tolist() == [int(one.lengths[0]) for one in alone]
+    assert together.ids.dtype == "int32"
+    assert tokenizer.encode([], 64).rows() == []
 
 
 def test_normalization_changes_no_id(tiny_base_model):
     """Decomposed Hangul, wide spaces and accents are what the reference class folds before SentencePiece."""
-    tokenizer = load_tokenizer(tiny_base_model)
-    import unicodedata
-
     decomposed = [unicodedata.normalize("NFD", f"\u3000{text}\u0301  ") for text in TEXTS]
-    assert tokenizer.encode(decomposed, 64) == tokenizer.encode(TEXTS, 64)
+    assert encode(tiny_base_model, decomposed) == encode(tiny_base_model, TEXTS)
 
 
 def test_literal_special_tokens_are_read_as_the_reference_class_does(tiny_base_model):
-    rows, _ = load_tokenizer(tiny_base_model).encode(["[CLS]최고[SEP]"], 64)
-    plain, _ = load_tokenizer(tiny_base_model).encode(["최고"], 64)
-    assert rows == [[2, 2, *plain[0][1:-1], 3, 3]]
+    (plain,) = encode(tiny_base_model, ["최고"])
+    assert encode(tiny_base_model, ["[CLS]최고[SEP]"]) == [[2, 2, *plain[1:-1], 3, 3]]
 
 
 def test_the_embedded_model_knows_korean():
     tokenizer = load_tokenizer(ROOT / "data/kobert-mini")
-    rows, _ = tokenizer.encode(["배터리가 하루도 안 가요 ㅠㅠ"], 64)
+    rows = tokenizer.encode(["배터리가 하루도 안 가요 ㅠㅠ"], 64).rows()
     assert tokenizer.vocab_size == 8002
     assert len(rows[0]) > 5
     assert tokenizer.unk_id not in rows[0]
@@ -70,5 +79,5 @@ def test_ids_equal_the_reference():
         pytest.skip("set KOBERT_GOLDEN to a folder with golden.jsonl and monologg-kobert/ to compare with KoBERT's ids")
     lines = (Path(folder) / "golden.jsonl").read_text(encoding="utf-8").splitlines()
     golden = [json.loads(line) for line in lines]
-    rows, _ = load_tokenizer(Path(folder) / "monologg-kobert").encode([line["text"] for line in golden], 256)
+    rows = encode(Path(folder) / "monologg-kobert", [line["text"] for line in golden], 256)
     assert rows == [line["input_ids"] for line in golden]

@@ -5,14 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, records
+from conftest import ROOT, encode, records
 
 from stages.common.batches import Collator, Rows, first_logits, predict_logits
 from stages.common.errors import UserError
 from stages.common.metrics import macro_scores
 from stages.common.model import add_lora, build_classifier, load_checkpoint
 from stages.common.params import TrainParams, load_params
-from stages.common.tokenizer import load_tokenizer
 from stages.common.training import train
 
 SHIPPED = load_params(ROOT / "params.yaml")
@@ -30,7 +29,7 @@ def build(base_model: Path, method: str):
 @pytest.fixture(scope="module")
 def rows(tiny_base_model) -> Rows:
     texts = records()
-    ids, _ = load_tokenizer(tiny_base_model).encode([row["RawText"] for row in texts], 64)
+    ids = encode(tiny_base_model, [row["RawText"] for row in texts])
     labels = np.array([int(row["GeneralPolarity"]) + 1 for row in texts])
     return Rows([np.array(row, dtype=np.int32) for row in ids], labels)
 

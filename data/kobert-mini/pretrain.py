@@ -140,10 +140,7 @@ def main() -> None:
 
     reviews = pq.read_table(options.corpus, columns=["review"])["review"].to_pylist()[: options.reviews]
     tokenizer = train_tokenizer(reviews, folder)
-    versions = [
-        [np.array(row, dtype=np.int64) for row in tokenizer.encode(texts, MAX_LENGTH)[0]]
-        for texts in ([clean(text) for text in reviews], reviews)
-    ]
+    versions = [tokenizer.encode(texts, MAX_LENGTH).rows() for texts in ([clean(text) for text in reviews], reviews)]
     config = BertConfig(
         vocab_size=VOCAB_SIZE,
         hidden_size=options.hidden,

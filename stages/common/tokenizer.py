@@ -9,12 +9,18 @@ No code of the folder is run.
 """
 
 import json
+import os
 import re
 import sys
 import unicodedata
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
 
 from stages.common.errors import UserError
 
@@ -22,8 +28,27 @@ if TYPE_CHECKING:
     import tokenizers
 
 SPECIAL_TOKENS = ("[UNK]", "[PAD]", "[CLS]", "[SEP]", "[MASK]")
+TEXTS_AT_A_TIME = 1000
 _SPECIAL = re.compile(f"({'|'.join(map(re.escape, SPECIAL_TOKENS))})")
-_NEEDS_NFKD = re.compile(r"[^\x20-\x7e가-힣]")
+# What the reference class's NFKD changes: it takes whole syllables apart for nothing, SentencePiece composes them.
+_FOLDED = re.compile(r"[^\n\x20-\x7e가-힣]+")
+# But a final consonant joins the syllable before it.
+_FINAL = re.compile("[\u11a8-\u11c2]")
+_OPEN_AND_FINAL = re.compile("[가-힣][\u11a8-\u11c2]")
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Texts as ids, special tokens included, one text after the other."""
+
+    ids: np.ndarray  # (tokens,) int32
+    lengths: np.ndarray  # (texts,) int64, tokens of each
+    cut: int  # texts that were longer
+
+    def rows(self) -> list[np.ndarray]:
+        """The ids of each text."""
+        ends = np.cumsum(self.lengths)
+        return [self.ids[end - length : end] for end, length in zip(ends, self.lengths, strict=True)]
 
 
 class Tokenizer(Protocol):
@@ -36,8 +61,8 @@ class Tokenizer(Protocol):
         """A copy in the form that transformers reads, `tokenizer.json`."""
         ...
 
-    def encode(self, texts: Sequence[str], max_length: int) -> tuple[list[list[int]], int]:
-        """Ids of each text, special tokens included, cut to `max_length` of them; and how many texts were cut."""
+    def encode(self, texts: Sequence[str], max_length: int) -> Encoded:
+        """Ids of the texts, each cut to `max_length` of them, special tokens included."""
         ...
 
 
@@ -69,38 +94,66 @@ class SentencePieceTokenizer:
             raise UserError(f"{vocab_file}: lacks {', '.join(missing)}")
         self.unk_id, self.pad_id, self.cls_id, self.sep_id, self.mask_id = (ids[token] for token in SPECIAL_TOKENS)
         self._special_ids = {token: ids[token] for token in SPECIAL_TOKENS}
+        self._piece_of_special = {token: self._model.vocab_size() + n for n, token in enumerate(SPECIAL_TOKENS)}
         self.vocab_size = max(ids.values()) + 1
         pieces = [self._model.id_to_piece(index) for index in range(self._model.vocab_size())]
+        if self._model.encode("\u3000 a  b ") != self._model.encode("a b"):
+            raise UserError(f"{model_file}: a SentencePiece model that keeps runs of spaces is not supported")
         if split := [piece for piece in pieces if re.search(r"\d,$", piece)]:
             raise UserError(f"{model_file}: pieces that end in a digit and a comma are not supported: {split[:3]}")
-        self._id_of_piece = [ids.get(piece, self.unk_id) for piece in pieces]
-        self._combining = _combining_characters()
+        self._id_of_piece = np.array([ids.get(piece, self.unk_id) for piece in [*pieces, *SPECIAL_TOKENS]], np.int32)
+        combining = _combining_characters()
+        # Reviews repeat the same few runs: ㅋㅋ, ㅠㅠ, hearts.
+        self._fold = lru_cache(2**16)(
+            lambda run: combining.sub("", unicodedata.normalize("NFKD", re.sub(r"\s", " ", run)))
+        )
 
-    def _normalize(self, text: str) -> str:
-        text = " ".join(text.split()).replace("``", '"').replace("''", '"')
-        if _NEEDS_NFKD.search(text) is None:  # SentencePiece composes Hangul again, so taking it apart changes nothing
-            return text
-        return self._combining.sub("", unicodedata.normalize("NFKD", text))
+    def _normalize(self, texts: Sequence[str]) -> list[str]:
+        """What the reference class does before SentencePiece, but for runs of spaces, which that collapses itself."""
+        lines = "\n".join(texts)
+        if lines.count("\n") >= len(texts):
+            lines = "\n".join([text.replace("\n", " ") for text in texts])
+        lines = lines.replace("``", '"').replace("''", '"')
+        lines = _FOLDED.sub(lambda match: self._fold(match[0]), lines)
+        if _FINAL.search(lines):
+            lines = _OPEN_AND_FINAL.sub(lambda match: unicodedata.normalize("NFC", match[0]), lines)
+        return lines.split("\n")
 
-    def _encode_plain(self, texts: Sequence[str]) -> list[list[int]]:
-        pieces = self._model.encode([self._normalize(text) for text in texts], out_type=int)
-        return [[self._id_of_piece[piece] for piece in row] for row in pieces]
-
-    def _encode_with_specials(self, text: str) -> list[int]:
-        ids = []
-        for part in _SPECIAL.split(text):
-            special_id = self._special_ids.get(part)
-            ids += self._encode_plain([part])[0] if special_id is None else [special_id]
-        return ids
-
-    def encode(self, texts: Sequence[str], max_length: int) -> tuple[list[list[int]], int]:
-        """Ids of each text, [CLS] and [SEP] included, cut to `max_length` of them; and how many texts were cut."""
-        rows = self._encode_plain(texts)
+    def _pieces(self, texts: Sequence[str]) -> list[list[int]]:
+        """Indices into `_id_of_piece`, which knows the special tokens after SentencePiece's own."""
+        rows = self._model.encode(self._normalize(texts), out_type=int, num_threads=os.cpu_count() or 1)
         for index, text in enumerate(texts):
-            if "[" in text and _SPECIAL.search(text):
-                rows[index] = self._encode_with_specials(text)
-        cut = sum(len(row) > max_length - 2 for row in rows)
-        return [[self.cls_id, *row[: max_length - 2], self.sep_id] for row in rows], cut
+            if "[" in text and len(parts := _SPECIAL.split(text)) > 1:
+                known = self._piece_of_special
+                rows[index] = [
+                    p for part in parts for p in ([known[part]] if part in known else self._pieces([part])[0])
+                ]
+        return rows
+
+    def _encode_some(self, texts: Sequence[str], max_length: int) -> Encoded:
+        rows, room = self._pieces(texts), max_length - 2
+        lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+        if cut := int((lengths > room).sum()):
+            rows, lengths = [row[:room] for row in rows], np.minimum(lengths, room)
+        lengths += 2
+        ends = np.cumsum(lengths)
+        ids = np.empty(lengths.sum(), np.int32)
+        is_piece = np.ones(len(ids), dtype=bool)
+        for places, special_id in ((ends - lengths, self.cls_id), (ends - 1, self.sep_id)):
+            ids[places] = special_id
+            is_piece[places] = False
+        ids[is_piece] = self._id_of_piece[np.fromiter(chain.from_iterable(rows), np.int32, is_piece.sum())]
+        return Encoded(ids, lengths, cut)
+
+    def encode(self, texts: Sequence[str], max_length: int) -> Encoded:
+        """Ids of the texts, [CLS] and [SEP] included, each cut to `max_length` of them."""
+        # In small helpings, or Python's garbage collector takes as long for the lists as SentencePiece for the texts.
+        if not texts:
+            return Encoded(np.empty(0, np.int32), np.empty(0, np.int64), 0)
+        starts = range(0, len(texts), TEXTS_AT_A_TIME)
+        some = [self._encode_some(texts[start : start + TEXTS_AT_A_TIME], max_length) for start in starts]
+        ids, lengths = (np.concatenate([getattr(part, name) for part in some]) for name in ("ids", "lengths"))
+        return Encoded(ids, lengths, sum(part.cut for part in some))
 
     def to_fast(self) -> "tokenizers.Tokenizer":
         """A copy in the form that transformers reads, `tokenizer.json`.
@@ -112,7 +165,7 @@ class SentencePieceTokenizer:
         from tokenizers.models import Unigram
 
         vocab = [(f"[unused{index}]", 0.0) for index in range(self.vocab_size)]
-        for piece, index in enumerate(self._id_of_piece):
+        for piece, index in enumerate(self._id_of_piece[: self._model.vocab_size()].tolist()):
             if index != self.unk_id:
                 vocab[index] = (self._model.id_to_piece(piece), self._model.get_score(piece))
         for token, index in self._special_ids.items():
@@ -154,11 +207,14 @@ class FastTokenizer:
         copy.no_truncation()
         return copy
 
-    def encode(self, texts: Sequence[str], max_length: int) -> tuple[list[list[int]], int]:
-        """Ids of each text, special tokens included, cut to `max_length` of them; and how many texts were cut."""
+    def encode(self, texts: Sequence[str], max_length: int) -> Encoded:
+        """Ids of the texts, each cut to `max_length` of them, special tokens included."""
         self._tokenizer.enable_truncation(max_length)
         encodings = self._tokenizer.encode_batch(list(texts))
-        return [encoding.ids for encoding in encodings], sum(bool(encoding.overflowing) for encoding in encodings)
+        rows = [encoding.ids for encoding in encodings]
+        lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+        ids = np.fromiter(chain.from_iterable(rows), np.int32, lengths.sum())
+        return Encoded(ids, lengths, sum(bool(encoding.overflowing) for encoding in encodings))
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:

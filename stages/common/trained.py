@@ -79,8 +79,9 @@ class Classifier:
         present = np.array([bool(text) for text in cleaned], dtype=bool)
         result = np.full((len(texts), len(LABELS)), np.nan)
         if present.any():
-            ids, _ = self._trained.tokenizer.encode([text for text in cleaned if text], preprocessing.max_length)
-            rows = Rows([np.array(row, dtype=np.int32) for row in ids], np.zeros(len(ids), dtype=np.int64))
+            kept = [text for text in cleaned if text]
+            encoded = self._trained.tokenizer.encode(kept, preprocessing.max_length)
+            rows = Rows(encoded.rows(), np.zeros(len(kept), dtype=np.int64))
             logits = predict_logits(self._trained.model, self._collate, rows, BATCH_SIZE)
             result[present] = logits.double().softmax(1).numpy()
         return result

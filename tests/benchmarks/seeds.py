@@ -74,8 +74,7 @@ def main() -> None:
     corpus = options.corpus or Path(params.data.source)
     base_model = options.base_model or Path(params.base_model.name)
     texts, labels = read_corpus(corpus, params)
-    encoded, _ = load_tokenizer(base_model).encode(texts, params.tokenize.max_length)
-    ids = [np.array(row, dtype=np.int32) for row in encoded]
+    ids = load_tokenizer(base_model).encode(texts, params.tokenize.max_length).rows()
     groups = np.unique(texts, return_inverse=True)[1]
     scores: dict[str, list[float]] = {method: [] for method in options.methods}
     for seed in options.seeds:
