@@ -122,12 +122,12 @@ class SentencePieceTokenizer:
     def _pieces(self, texts: Sequence[str]) -> list[list[int]]:
         """Indices into `_id_of_piece`, which knows the special tokens after SentencePiece's own."""
         rows = self._model.encode(self._normalize(texts), out_type=int, num_threads=os.cpu_count() or 1)
-        for index, text in enumerate(texts):
-            if "[" in text and len(parts := _SPECIAL.split(text)) > 1:
-                known = self._piece_of_special
-                rows[index] = [
-                    p for part in parts for p in ([known[part]] if part in known else self._pieces([part])[0])
-                ]
+        if _SPECIAL.search("\n".join(texts)):
+            known = self._piece_of_special
+            for index, parts in enumerate(map(_SPECIAL.split, texts)):
+                if len(parts) > 1:
+                    found = ([known[part]] if part in known else self._pieces([part])[0] for part in parts)
+                    rows[index] = list(chain.from_iterable(found))
         return rows
 
     def _encode_some(self, texts: Sequence[str], max_length: int) -> Encoded:

@@ -1,0 +1,55 @@
+"""Our KoBERT tokenizer against its reference class: the same ids, and how much faster.
+
+    pip install --no-deps kobert-transformers==0.6.0
+    python -m tests.benchmarks.tokenizer --files DIR --reviews FILE.parquet [--count 100000]
+
+DIR holds KoBERT's SentencePiece model and vocab.txt, FILE a column `review`. The two take turns; the figure is the
+ratio of the medians.
+"""
+
+import argparse
+import importlib.util
+import statistics
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from stages.common.tokenizer import load_tokenizer
+
+ROUNDS = 3
+
+
+def reference(folder: Path):
+    """The class of kobert-transformers, loaded from its file: the package's own import asks the hub."""
+    package = Path(importlib.util.find_spec("kobert_transformers").submodule_search_locations[0])
+    spec = importlib.util.spec_from_file_location("tokenization_kobert", package / "tokenization_kobert.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.KoBertTokenizer(str(next(folder.glob("*.model"))), str(folder / "vocab.txt"))
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("--files", type=Path, required=True)
+    arguments.add_argument("--reviews", type=Path, required=True)
+    arguments.add_argument("--count", type=int, default=100_000)
+    options = arguments.parse_args()
+    texts = pq.read_table(options.reviews, columns=["review"])["review"].to_pylist()[: options.count]
+    ours, theirs = load_tokenizer(options.files), reference(options.files)
+    seconds: dict[str, list[float]] = {"ours": [], "reference": []}
+    for _ in range(ROUNDS):
+        started = time.perf_counter()
+        encoded = ours.encode(texts, 256)
+        seconds["ours"].append(time.perf_counter() - started)
+        started = time.perf_counter()
+        expected = [theirs(text, max_length=256, truncation=True)["input_ids"] for text in texts]
+        seconds["reference"].append(time.perf_counter() - started)
+    differ = sum(row.tolist() != ids for row, ids in zip(encoded.rows(), expected, strict=True))
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    print(f"{len(texts):,} reviews: ours {medians['ours']:.2f} s, reference {medians['reference']:.2f} s, ", end="")
+    print(f"{medians['reference'] / medians['ours']:.1f} times as fast; {differ} reviews get other ids")
+
+
+if __name__ == "__main__":
+    main()
