@@ -98,6 +98,7 @@ def read_file(source: Path, file: Path) -> list[dict[str, Any]]:
         for where, record in _parse((source / file).read_bytes().decode("utf-8-sig")):
             place = f"{where} "
             rows.append(_row(record, file.as_posix()))
+            place = ""
     except UnicodeDecodeError as error:
         raise UserError(f"{source / file}: byte {error.start}: not UTF-8") from error
     except json.JSONDecodeError as error:

@@ -59,7 +59,7 @@ def split(labels: np.ndarray, groups: np.ndarray, params: SplitParams) -> dict[s
     order = generator.permutation(len(sizes))
     part_of_group = np.zeros(len(sizes), dtype=int)  # 0 train, 1 validation, 2 test
     n_test = math.ceil(params.test_size * len(labels))
-    n_validation = math.ceil(params.validation_size * (len(labels) - n_test))
+    n_validation = math.ceil(params.validation_size * max(1, len(labels) - n_test))
     for part, total, reserved in ((2, n_test, parts - 1), (1, n_validation, 1)):
         if total:
             free = part_of_group == 0

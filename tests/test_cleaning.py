@@ -46,6 +46,7 @@ def test_each_rule_has_its_switch():
     assert cleaned(["<b>좋다</b> ㅋㅋ ㅠㅠ 😊"], changed(keep_jamo=True)) == ["좋다 ㅋㅋ ㅠㅠ"]
     assert cleaned(["좋다  ㅋㅋ\n😊 "], changed(keep="")) == ["좋다 ㅋㅋ 😊"]
     assert cleaned(["좋다  ㅋㅋ\n😊 "], changed(keep="", collapse_spaces=False)) == ["좋다  ㅋㅋ\n😊"]
+    assert cleaned(["와이-파이 ㅋㅋ ♥"], changed(keep="가-힣-", keep_jamo=True)) == ["와이-파이 ㅋㅋ"]
     with pytest.raises(UserError, match=r"clean\.keep"):
         cleaned(["좋다"], changed(keep="z-a"))
 

@@ -62,7 +62,7 @@ def test_missing_keys_are_kept_apart_from_null(stage, tmp_path):
         (b'"text"', "not an array"),
         (b'[{"RawText": "a"}, 7]', "record 2 is of type int"),
         (b'[{"RawText": 7}]', "record 1 RawText is of type int"),
-        (b'{"RawText": "a"}\n{"RawText": \n', "line 2 column"),
+        (b'{"RawText": "a"}\n{"RawText": \n', ".json: line 2 column"),
         (b'{"RawText": "a"}\n7\n', "line 2 is of type int"),
         (b'[{"RawText": "\\ud800"}]', "record 1 RawText holds half of a surrogate pair"),
         (b"", "line 1 column 1"),

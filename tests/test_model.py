@@ -153,6 +153,9 @@ def test_weights_that_do_not_fit_the_config_are_refused(tiny_base_model, tmp_pat
     write_json(folder / "config.json", values | {"hidden_size": 16})
     with pytest.raises(UserError, match="cannot be loaded"):
         build_classifier(folder, 0.1, 42)
+    write_json(folder / "config.json", values | {"hidden_act": "unheard-of"})
+    with pytest.raises(UserError, match="cannot be loaded"):
+        build_classifier(folder, 0.1, 42)
     write_json(folder / "config.json", values | {"model_type": "unheard-of"})
     with pytest.raises(UserError, match="cannot be loaded"):
         build_classifier(folder, 0.1, 42)

@@ -57,6 +57,12 @@ def test_a_small_class_stands_in_every_split(seed):
     assert all(set(labels[part]) == {0, 1, 2} for part in rows.values())
 
 
+@pytest.mark.parametrize("test_size", [0.01, 0.5, 0.99])
+def test_no_split_is_ever_empty(test_size):
+    rows = split(*rows_of((10, 10, 10)), params(test_size=test_size))
+    assert all(len(part) >= 3 for part in rows.values())
+
+
 def test_another_seed_is_another_split_and_the_same_seed_the_same():
     labels, groups = rows_of((100, 100, 100))
     one, two, other = (split(labels, groups, params(seed=seed))["test"] for seed in (1, 1, 2))

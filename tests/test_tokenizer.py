@@ -68,6 +68,9 @@ def test_damaged_files_are_refused(tiny_base_model, tmp_path):
     (tmp_path / "tokenizer.model").write_bytes((tiny_base_model / "tokenizer.model").read_bytes())
     with pytest.raises(UserError, match=r"lacks \[CLS\], \[SEP\], \[MASK\]"):
         load_tokenizer(tmp_path)
+    (tmp_path / "vocab.txt").write_bytes("한글".encode("cp949"))
+    with pytest.raises(UserError, match=r"vocab\.txt: byte 0: not UTF-8"):
+        load_tokenizer(tmp_path)
     (tmp_path / "tokenizer.model").write_bytes(b"not a model")
     with pytest.raises(UserError, match="not a SentencePiece model"):
         load_tokenizer(tmp_path)

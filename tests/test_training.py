@@ -171,6 +171,11 @@ def test_a_loss_that_is_not_finite_stops_with_epoch_and_batch(tiny_base_model, r
         train(model, rows, rows, params(), 1e-3)
 
 
+def test_outputs_that_are_not_finite_stop_after_the_last_step_too(tiny_base_model, rows):
+    with pytest.raises(UserError, match="not finite after epoch 1:"):
+        train(build(tiny_base_model, "full"), rows, rows, params(batch_size=180, weight_decay=1e44), 0.5)
+
+
 def test_a_stage_reports_what_its_checkpoint_gives(stage, tmp_path, tiny_base_model, capsys):
     import json
 

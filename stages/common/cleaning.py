@@ -3,6 +3,8 @@
 RE2 matches in time linear in the text, where Python's `re` needs quadratic time for a text of many `<`.
 """
 
+import re
+
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -20,7 +22,8 @@ JAMO = "ㄱ-ㅎㅏ-ㅣ"
 
 def patterns(params: CleanParams) -> list[str]:
     """What to replace by a space, in the notebook's order: a regular expression for each rule that is switched on."""
-    kept = params.keep + (JAMO if params.keep_jamo else "")
+    # A hyphen at the end stands for itself, and must not begin a range with what follows.
+    kept = re.sub(r"(?<!\\)-$", r"\\-", params.keep) + (JAMO if params.keep_jamo else "")
     rules = [
         (params.strip_tags, "<[^>]+>"),
         (params.keep, f"[^{kept}]+"),

@@ -19,7 +19,7 @@ def one_line(main: Callable[[], None]) -> Callable[[], None]:
         except (UserError, OSError) as error:
             sys.exit(f"error: {' '.join(str(error).split())}")
         except KeyboardInterrupt:
-            print("error: interrupted; no output of this stage was changed", file=sys.stderr)
+            print("error: interrupted", file=sys.stderr)
             sys.exit(130)
 
     return run

@@ -49,11 +49,12 @@ def build_classifier(folder: Path, dropout: float, seed: int) -> transformers.Pr
             dtype=torch.float32,
             output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"{folder}: cannot be loaded as a base model: {error}") from error
+    except Exception as error:  # transformers raises whatever an odd config leads to
+        raise UserError(f"{folder}: cannot be loaded as a base model: {error!r}") from error
     if config.pad_token_id is None:
         raise UserError(f"{folder / 'config.json'}: has no pad_token_id")
-    model.dropout.p = dropout  # not every encoder's config calls it classifier_dropout
+    # Not every encoder's config calls it classifier_dropout, nor every encoder calls the layer the same.
+    next(layer for name in ("dropout", "drop") if (layer := getattr(model, name, None))).p = dropout
     missing = sorted(name for name in loading["missing_keys"] if not name.startswith("classifier."))
     if missing:
         raise UserError(f"{folder}: model.safetensors lacks {len(missing)} weights, among them {missing[0]}")

@@ -92,7 +92,7 @@ class FullParams(Section):
 
 class LoraParams(Section):
     learning_rate: Rate
-    r: Count  # rank
+    r: Annotated[int, Field(ge=1, le=4096)]  # rank
     alpha: Annotated[Float, Field(gt=0)]
     dropout: Share
     target_modules: Annotated[list[Name], Field(min_length=1)]  # last part of the names of linear layers

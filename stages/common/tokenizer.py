@@ -87,7 +87,10 @@ class SentencePieceTokenizer:
         except (OSError, RuntimeError) as error:
             raise UserError(f"{model_file}: not a SentencePiece model") from error
         # The hub's copy ends its lines with CRLF, ours with LF: both are stripped.
-        tokens = [line.strip() for line in vocab_file.read_text(encoding="utf-8").split("\n")]
+        try:
+            tokens = [line.strip() for line in vocab_file.read_text(encoding="utf-8").split("\n")]
+        except UnicodeDecodeError as error:
+            raise UserError(f"{vocab_file}: byte {error.start}: not UTF-8") from error
         ids = {token: index for index, token in enumerate(tokens) if token}
         missing = [token for token in SPECIAL_TOKENS if token not in ids]
         if missing:

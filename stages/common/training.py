@@ -51,6 +51,8 @@ def train(model: nn.Module, train_rows: Rows, validation_rows: Rows, params: Tra
     for epoch in range(1, params.epochs + 1):
         train_loss = _train_epoch(model, collate, train_rows, params, epoch, optimizer, scheduler)
         logits = predict_logits(model, collate, validation_rows, 4 * params.batch_size)
+        if not torch.isfinite(logits).all():
+            raise UserError(f"the outputs are not finite after epoch {epoch}: a lower learning rate usually helps")
         labels = torch.from_numpy(validation_rows.labels)
         history.append(
             {
