@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from stages.common.batches import Collator, Rows, device, predict_logits, read_rows
+from stages.common.batches import Collator, Rows, predict_logits, read_rows
 from stages.common.errors import one_line, warn
 from stages.common.files import read_json, write_json
 from stages.common.metrics import macro_scores
@@ -17,6 +17,7 @@ from stages.common.paths import (
     LORA_CONFUSION,
     TEST,
 )
+from stages.common.processes import device
 from stages.common.records import LABELS
 
 

@@ -62,7 +62,8 @@ def paths(entries: list) -> list[str]:
 def test_a_stage_lists_exactly_the_modules_that_it_imports(name):
     listed = {path for path in DAG["stages"][name]["deps"] if path.endswith(".py")}
     assert listed == imported(ROOT / f"stages/{name}.py")
-    assert DAG["stages"][name]["cmd"] == f"python -m stages.{name}"
+    python = "${train.launcher}" if name.startswith("train_") else "python"
+    assert DAG["stages"][name]["cmd"] == f"{python} -m stages.{name}"
 
 
 @pytest.mark.parametrize("name", STAGES)

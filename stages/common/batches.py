@@ -1,25 +1,24 @@
-"""Rows of an Arrow split as batches of tensors, padded or, better, packed.
+"""Rows of an Arrow split as batches of tensors, packed or, where the model does not allow it, padded."""
 
-A packed batch is one long row that holds the real tokens of all its reviews and no padding. Every layer computes on
-that row; attention alone takes the reviews apart again, so that no review sees another. The outputs are those of the
-padded batch: `Collator` tries it on the model at hand before it packs.
-"""
-
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import datasets
 import numpy as np
 import pyarrow as pa
 import torch
 from torch import nn
-from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
 
 from stages.common.errors import UserError, warn
+from stages.common.packing import Layout, set_packing
+from stages.common.processes import Processes
+
+In, Out = TypeVar("In"), TypeVar("Out")
+GROUPED = 50  # batches that are sorted by length together
 
 
 @dataclass(frozen=True)
@@ -46,10 +45,20 @@ def read_rows(path: Path) -> Rows:
     return Rows([np.asarray(ids) for ids in rows["input_ids"]], np.asarray(rows["labels"]))
 
 
-def shuffled(count: int, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
-    """Row numbers of each batch of an epoch, from `seed` and `epoch` alone: no other random draw shifts them."""
-    order = np.random.default_rng([seed, epoch]).permutation(count)
-    return [order[start : start + batch_size] for start in range(0, count, batch_size)]
+def shuffled(rows: Rows, batch_size: int, seed: int, epoch: int, group_by_length: bool = False) -> list[np.ndarray]:
+    """Row numbers of each batch of an epoch, from `seed` and `epoch` alone: no other random draw shifts them.
+
+    Grouped by length, reviews of like length, out of a random `GROUPED` batches, share a batch; the batches come in
+    random order.
+    """
+    generator = np.random.default_rng([seed, epoch])
+    order = generator.permutation(len(rows))
+    if group_by_length:
+        lengths = np.array([len(rows.input_ids[number]) for number in order])
+        group = np.arange(len(rows)) // (GROUPED * batch_size)
+        order = order[np.lexsort((lengths, group))]
+    batches = [order[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+    return [batches[number] for number in generator.permutation(len(batches))] if group_by_length else batches
 
 
 def by_length(rows: Rows, batch_size: int) -> list[np.ndarray]:
@@ -58,12 +67,16 @@ def by_length(rows: Rows, batch_size: int) -> list[np.ndarray]:
     return [order[start : start + batch_size] for start in range(0, len(rows), batch_size)]
 
 
-@dataclass(frozen=True)
-class Layout:
-    """Where the tokens of a packed row stand in the padded square that attention needs."""
-
-    slots: torch.Tensor  # (tokens,) position in the flattened square
-    mask: torch.Tensor  # (reviews, 1, 1, longest) True where a token stands
+def ahead(make: Callable[[In], Out], items: Iterable[In]) -> Iterator[Out]:
+    """`make` of each item in turn, the next one already being made on a thread while the caller uses this one."""
+    with ThreadPoolExecutor(1) as pool:
+        made: deque[Future[Out]] = deque()
+        for item in items:
+            made.append(pool.submit(make, item))
+            if len(made) > 1:
+                yield made.popleft().result()
+        while made:
+            yield made.popleft().result()
 
 
 @dataclass(frozen=True)
@@ -71,44 +84,8 @@ class Batch:
     """What the model is called with, and where to read its answer."""
 
     inputs: dict[str, Any]
-    first: torch.Tensor  # (reviews,) position of each review's token 0 in the flattened logits
+    first: torch.Tensor  # (reviews,) position of each review's token 0 among all
     labels: torch.Tensor  # (reviews,)
-
-
-def packed_attention(
-    module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float | None = None,
-    dropout: float = 0.0,
-    layout: Layout | None = None,
-    **_: Any,
-) -> tuple[torch.Tensor, None]:
-    """Attention within each review of a packed row; a padded batch, which has no `layout`, gets transformers' own.
-
-    `query`, `key` and `value` are (1, heads, tokens, size), the result is (1, tokens, heads, size).
-    """
-    if layout is None:
-        return sdpa_attention_forward(
-            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, is_causal=False
-        )
-    reviews, _, _, longest = layout.mask.shape
-
-    def spread(packed: torch.Tensor) -> torch.Tensor:
-        tokens = packed[0].transpose(0, 1)
-        square = tokens.new_zeros(reviews * longest, *tokens.shape[1:]).index_copy(0, layout.slots, tokens)
-        return square.view(reviews, longest, *tokens.shape[1:]).transpose(1, 2)
-
-    out = scaled_dot_product_attention(
-        spread(query), spread(key), spread(value), attn_mask=layout.mask, dropout_p=dropout, scale=scaling
-    )
-    return out.transpose(1, 2).flatten(0, 1).index_select(0, layout.slots)[None], None
-
-
-AttentionInterface.register("packed", packed_attention)
-AttentionMaskInterface.register("packed", sdpa_mask)
 
 
 class Collator:
@@ -124,45 +101,54 @@ class Collator:
 
     def __call__(self, rows: Rows, numbers: np.ndarray) -> Batch:
         """The rows numbered in `numbers`, on the model's device."""
-        reviews = [torch.from_numpy(rows.input_ids[number].astype(np.int64)) for number in numbers]
-        labels = torch.from_numpy(rows.labels[numbers]).to(self._device)
-        return self._pack(reviews, labels) if self._packing else self._pad(reviews, labels)
+        reviews = [rows.input_ids[number] for number in numbers]
+        return (self._pack if self._packing else self._pad)(reviews, rows.labels[numbers])
 
-    def _pad(self, reviews: list[torch.Tensor], labels: torch.Tensor) -> Batch:
-        input_ids = nn.utils.rnn.pad_sequence(reviews, batch_first=True, padding_value=self._pad_id)
-        inputs = {"input_ids": input_ids, "attention_mask": _mask(reviews).long()}
-        first = torch.arange(len(reviews)) * input_ids.shape[1]
-        return Batch({name: tensor.to(self._device) for name, tensor in inputs.items()}, first.to(self._device), labels)
+    def _pad(self, reviews: list[np.ndarray], labels: np.ndarray) -> Batch:
+        lengths = np.array(list(map(len, reviews)))
+        mask = np.arange(lengths.max()) < lengths[:, None]
+        input_ids = np.full(mask.shape, self._pad_id, dtype=np.int64)
+        input_ids[mask] = np.concatenate(reviews)
+        inputs = {"input_ids": self._tensor(input_ids), "attention_mask": self._tensor(mask.astype(np.int64))}
+        return Batch(inputs, self._tensor(np.arange(len(reviews)) * mask.shape[1]), self._tensor(labels))
 
-    def _pack(self, reviews: list[torch.Tensor], labels: torch.Tensor) -> Batch:
-        mask = _mask(reviews)
-        positions = torch.cat([torch.arange(len(ids)) for ids in reviews]) + self._first_position
-        first = torch.tensor([0, *map(len, reviews[:-1])]).cumsum(0)
-        slots = mask.flatten().nonzero().flatten()
+    def _pack(self, reviews: list[np.ndarray], labels: np.ndarray) -> Batch:
+        lengths = np.array(list(map(len, reviews)))
+        mask = np.arange(lengths.max()) < lengths[:, None]
+        first = self._tensor(np.cumsum(lengths) - lengths)
         inputs = {
-            "input_ids": torch.cat(reviews)[None].to(self._device),
-            "position_ids": positions[None].to(self._device),
-            "layout": Layout(slots.to(self._device), mask[:, None, None, :].to(self._device)),
+            "input_ids": self._tensor(np.concatenate(reviews)[None].astype(np.int64)),
+            "position_ids": self._tensor(mask.nonzero()[1][None] + self._first_position),
+            "layout": Layout(self._tensor(np.flatnonzero(mask)), self._tensor(mask[:, None, None, :]), first),
         }
-        return Batch(inputs, first.to(self._device), labels)
+        return Batch(inputs, first, self._tensor(labels))
+
+    def _tensor(self, values: np.ndarray) -> torch.Tensor:
+        tensor = torch.from_numpy(values)
+        # Pinned memory lets the copy run beside the GPU's work.
+        return tensor.pin_memory().to(self._device, non_blocking=True) if self._device.type == "cuda" else tensor
 
     @torch.inference_mode()
     def _packs_exactly(self, model: nn.Module) -> bool:
         """Whether packed reviews get the logits of padded ones; if so, the model is left with packed attention."""
         was_training, before = model.training, model.config._attn_implementation
-        reviews = [self._pad_id + 1 + torch.arange(length) % 2 for length in (3, 9, 5)]
-        labels = torch.zeros(3, dtype=torch.long)
+        reviews = [self._pad_id + 1 + np.arange(length) % 2 for length in (3, 9, 5)]
+        labels = np.zeros(3, dtype=np.int64)
         model.eval()
         padded = first_logits(model, self._pad(reviews, labels))
-        try:
-            _set_attention(model, "packed")
-            difference = (first_logits(model, self._pack(reviews, labels)) - padded).abs().max()
+
+        def is_exact(short_last_layer: bool) -> bool:
+            try:
+                set_packing(model, "packed", short_last_layer)
+                difference = (first_logits(model, self._pack(reviews, labels)) - padded).abs().max()
+            except (AttributeError, TypeError, ValueError, RuntimeError):
+                return False
             # Relative to the logits: those of a fresh head are so small that a leak would pass for rounding.
-            exact = model.config._attn_implementation == "packed" and bool(difference < 1e-4 * padded.abs().max())
-        except (TypeError, ValueError, RuntimeError):
-            exact = False
+            return model.config._attn_implementation == "packed" and bool(difference < 1e-4 * padded.abs().max())
+
+        exact = is_exact(short_last_layer=True) or is_exact(short_last_layer=False)
         if not exact:
-            _set_attention(model, before)
+            set_packing(model, before, short_last_layer=False)
             warn("train.packing: this base model does not allow it; batches are padded")
         model.train(was_training)
         return exact
@@ -170,28 +156,20 @@ class Collator:
 
 def first_logits(model: nn.Module, batch: Batch) -> torch.Tensor:
     """Logits (reviews, 3) of the token classifier at token 0, [CLS]."""
-    return model(**batch.inputs).logits.flatten(0, 1).index_select(0, batch.first)
-
-
-def _set_attention(model: nn.Module, name: str) -> None:
-    (model.get_base_model() if hasattr(model, "get_base_model") else model).set_attn_implementation(name)
-
-
-def _mask(reviews: list[torch.Tensor]) -> torch.Tensor:
-    lengths = torch.tensor(list(map(len, reviews)))
-    return torch.arange(int(lengths.max())) < lengths[:, None]
-
-
-def device() -> torch.device:
-    """The GPU, if there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    logits = model(**batch.inputs).logits.flatten(0, 1)
+    # A short last layer has left out the other tokens.
+    return logits if len(logits) == len(batch.first) else logits.index_select(0, batch.first)
 
 
 @torch.inference_mode()
-def predict_logits(model: nn.Module, collate: Collator, rows: Rows, batch_size: int) -> torch.Tensor:
-    """Logits (rows, 3), float32 on the CPU, in the order of `rows`."""
+def predict_logits(
+    model: nn.Module, collate: Collator, rows: Rows, batch_size: int, processes: Processes | None = None
+) -> torch.Tensor:
+    """Logits (rows, 3), float32 on the CPU, in the order of `rows`; `processes` share the work, all get the result."""
     model.eval()
-    logits = torch.empty(len(rows), model.config.num_labels)
-    for numbers in by_length(rows, batch_size):
-        logits[torch.from_numpy(numbers)] = first_logits(model, collate(rows, numbers)).float().cpu()
-    return logits
+    own_device = next(model.parameters()).device
+    logits = torch.zeros(len(rows), model.config.num_labels, device=own_device)
+    batches = by_length(rows, batch_size)
+    for numbers in batches[processes.rank :: processes.count] if processes else batches:
+        logits[torch.from_numpy(numbers).to(own_device)] = first_logits(model, collate(rows, numbers)).float()
+    return (processes.total(logits) if processes else logits).cpu()

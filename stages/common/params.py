@@ -77,13 +77,17 @@ class SplitParams(Section):
 class TrainParams(Section):
     seed: Seed
     epochs: Count
-    batch_size: Count  # reviews
+    batch_size: Count  # reviews, over all processes
+    gradient_accumulation_steps: Count  # batches whose gradients are added up before the weights move
     patience: Annotated[int, Field(ge=0)]  # epochs without a better validation macro-F1 before stopping; 0: never stop
     dropout: Share  # before the classification head; within the encoder its own config decides
     weight_decay: Annotated[Float, Field(ge=0)]
     warmup_ratio: Share  # share of all steps
     schedule: Literal["constant", "linear", "cosine"]
     packing: bool  # compute on real tokens only; same batches, same losses
+    group_by_length: bool  # batches of reviews of like length
+    precision: Literal["auto", "fp32", "bf16"]  # auto: bf16 on a GPU that has it, else fp32
+    launcher: Annotated[str, Field(pattern=r"^(python|torchrun|accelerate launch)( [\w$./:=,-]+)*$")]  # before -m
 
 
 class FullParams(Section):

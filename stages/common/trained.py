@@ -9,12 +9,13 @@ import pyarrow as pa
 from pydantic import ValidationError
 from torch import nn
 
-from stages.common.batches import Collator, Rows, device, predict_logits
+from stages.common.batches import Collator, Rows, predict_logits
 from stages.common.cleaning import clean
 from stages.common.errors import UserError
 from stages.common.files import read_json, sha256
 from stages.common.model import load_checkpoint
 from stages.common.params import Preprocessing
+from stages.common.processes import device
 from stages.common.records import LABELS
 from stages.common.tokenizer import Tokenizer, load_tokenizer
 

@@ -1,26 +1,31 @@
 """One training loop, blind to the method: it optimises whatever of the model requires a gradient."""
 
+import contextlib
 import math
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 from transformers import get_scheduler
 
-from stages.common.batches import Collator, Rows, device, first_logits, predict_logits, read_rows, shuffled
+from stages.common.batches import Batch, Collator, Rows, ahead, first_logits, predict_logits, read_rows, shuffled
+from stages.common.dropout import use_fast_dropout
 from stages.common.errors import UserError
 from stages.common.files import read_json, replacing, write_json
 from stages.common.metrics import macro_scores
 from stages.common.model import count_parameters, save_checkpoint
 from stages.common.params import TrainParams
 from stages.common.paths import BASE_MODEL, TRAIN, VALIDATION
+from stages.common.processes import Processes, device, joined
 from stages.common.records import read_preprocessing
 
 SCHEDULES = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}
-CHECK_EVERY = 50  # batches between looks at the loss; each look makes a GPU wait
+CHECK_EVERY = 50  # steps between looks at the loss; each look makes a GPU wait
 
 
 @dataclass(frozen=True)
@@ -31,53 +36,159 @@ class Outcome:
     best_epoch: int  # counted from 1
 
 
-def train(model: nn.Module, train_rows: Rows, validation_rows: Rows, params: TrainParams, rate: float) -> Outcome:
+def train(
+    model: nn.Module,
+    train_rows: Rows,
+    validation_rows: Rows,
+    params: TrainParams,
+    rate: float,
+    processes: Processes | None = None,
+) -> Outcome:
     """Train, and leave `model` with the weights of the epoch that had the best validation macro-F1.
 
-    Of equal epochs the earlier one is best. Dropout and the order of the rows draw from separate streams.
+    Of equal epochs the earlier one is best. Dropout and the order of the rows draw from separate streams. Neither the
+    batches nor, dropout apart, the losses depend on the number of `processes`, each of which gets its share of a batch.
 
     Raises:
         UserError: a loss is not finite.
     """
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.manual_seed(params.seed)
-    collate = Collator(model.to(device()), params.packing)
-    trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    optimizer = torch.optim.AdamW(trainable.values(), lr=rate, weight_decay=params.weight_decay, fused=True)
-    steps = math.ceil(len(train_rows) / params.batch_size) * params.epochs
-    scheduler = get_scheduler(SCHEDULES[params.schedule], optimizer, round(params.warmup_ratio * steps), steps)
-    history: list[dict[str, float]] = []
-    best_epoch, best_f1, best = 0, -1.0, {}
-    for epoch in range(1, params.epochs + 1):
-        train_loss = _train_epoch(model, collate, train_rows, params, epoch, optimizer, scheduler)
-        logits = predict_logits(model, collate, validation_rows, 4 * params.batch_size)
-        if not torch.isfinite(logits).all():
-            raise UserError(f"the outputs are not finite after epoch {epoch}: a lower learning rate usually helps")
-        labels = torch.from_numpy(validation_rows.labels)
-        history.append(
-            {
-                "epoch": epoch,
-                "train_loss": train_loss,
-                "validation_loss": float(cross_entropy(logits, labels)),
-                **macro_scores(logits.argmax(1).tolist(), labels.tolist()),
-                "learning_rate": scheduler.get_last_lr()[0],
-            }
-        )
-        if history[-1]["macro_f1"] > best_f1:
-            best_epoch, best_f1 = epoch, history[-1]["macro_f1"]
-            best = {name: p.detach().clone() for name, p in trainable.items()}
-        _print_epoch(history[-1], params.epochs, is_best=epoch == best_epoch)
-        if params.patience and epoch - best_epoch >= params.patience:
-            break
+    run = _Run(model, train_rows, params, rate, processes or Processes(0, 1, device()))
+    with run.progress:
+        while not run.is_over():
+            run.train_epoch()
+            run.validate(validation_rows)
     with torch.no_grad():
-        for name, parameter in trainable.items():
-            parameter.copy_(best[name])
-    return Outcome(history, best_epoch)
+        for name, parameter in run.trainable.items():
+            parameter.copy_(run.best[name])
+    return Outcome(run.history, run.best_epoch)
+
+
+class _Run:
+    """A training under way."""
+
+    def __init__(self, model: nn.Module, rows: Rows, params: TrainParams, rate: float, processes: Processes) -> None:
+        self.rows, self.params, self.processes = rows, params, processes
+        # Each process draws its own dropout.
+        torch.manual_seed(int(np.random.default_rng([params.seed, processes.rank]).integers(2**63)))
+        use_fast_dropout(model)
+        self.model = model.to(processes.device)
+        self.collate = Collator(model, params.packing)
+        self.parallel = DistributedDataParallel(model) if processes.count > 1 else model
+        self.trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.optimizer = torch.optim.AdamW(
+            self.trainable.values(), lr=rate, weight_decay=params.weight_decay, fused=True
+        )
+        self.step_size = params.batch_size * params.gradient_accumulation_steps
+        steps = math.ceil(len(rows) / self.step_size) * params.epochs
+        warmup = round(params.warmup_ratio * steps)
+        self.scheduler = get_scheduler(SCHEDULES[params.schedule], self.optimizer, warmup, steps)
+        self.autocast = torch.autocast(processes.device.type, torch.bfloat16, enabled=_in_bfloat16(params, processes))
+        self.history: list[dict[str, float]] = []
+        self.best_epoch, self.best_f1, self.best = 0, -1.0, {}
+        self.progress = tqdm(total=steps, unit="step", leave=False, disable=None if processes.is_main else True)
+
+    @property
+    def epoch(self) -> int:
+        """The epoch under way, counted from 1."""
+        return len(self.history) + 1
+
+    def is_over(self) -> bool:
+        """Whether the epochs or the patience are at an end."""
+        patience, done = self.params.patience, len(self.history)
+        return done == self.params.epochs or bool(patience and done - self.best_epoch >= patience)
+
+    def train_epoch(self) -> None:
+        """One pass over the rows; the loss of each step is the one before it."""
+        self.model.train()
+        params = self.params
+        steps = shuffled(self.rows, self.step_size, params.seed, self.epoch, params.group_by_length)
+        self.losses: list[float] = []
+        unread: list[torch.Tensor] = []
+        for number, batches in enumerate(ahead(self._batches, steps), start=1):
+            unread.append(self._step(batches))
+            self.progress.update()
+            if number % CHECK_EVERY == 0 or number == len(steps):
+                self.losses += self.processes.total(torch.stack(unread)).tolist()
+                unread = []
+                self._check_finite()
+                f1 = f"{self.history[-1]['macro_f1']:.3f}" if self.history else "-"
+                self.progress.set_postfix(epoch=self.epoch, loss=f"{self.losses[-1]:.3f}", f1=f1)
+        self.train_loss = float(np.average(self.losses, weights=list(map(len, steps))))
+
+    def _batches(self, step: np.ndarray) -> list[tuple[Batch, float]]:
+        """This process's share of a step, and what each loss in it weighs."""
+        result = []
+        for start in range(0, len(step), self.params.batch_size):
+            numbers = step[start : start + self.params.batch_size]
+            own = numbers[self.processes.rank :: self.processes.count]
+            # A process without a row must still meet the others in the backward pass.
+            weight = 1 / len(step) if len(own) else 0.0
+            result.append((self.collate(self.rows, own if len(own) else numbers[:1]), weight))
+        return result
+
+    def _step(self, batches: list[tuple[Batch, float]]) -> torch.Tensor:
+        """Move the weights; this process's share of the mean loss."""
+        total = torch.zeros((), device=self.processes.device)
+        for number, (batch, weight) in enumerate(batches, start=1):
+            more_to_come = number < len(batches) and self.processes.count > 1
+            with self.parallel.no_sync() if more_to_come else contextlib.nullcontext():
+                with self.autocast:
+                    logits = first_logits(self.parallel, batch)
+                loss = cross_entropy(logits.float(), batch.labels, reduction="sum") * weight
+                # The processes' gradients are averaged, where a sum is wanted.
+                (loss * self.processes.count).backward()
+            total += loss.detach()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.scheduler.step()
+        return total
+
+    def _check_finite(self) -> None:
+        for number, loss in enumerate(self.losses, start=1):
+            if not math.isfinite(loss):
+                raise UserError(
+                    f"the training loss is {loss} in epoch {self.epoch}, step {number}: "
+                    "a lower learning rate or a longer train.warmup_ratio usually helps"
+                )
+
+    def validate(self, rows: Rows) -> None:
+        """End the epoch: score the validation rows, in float32, and keep the weights if they are the best."""
+        logits = predict_logits(self.model, self.collate, rows, 4 * self.params.batch_size, self.processes)
+        if not torch.isfinite(logits).all():
+            raise UserError(f"the outputs are not finite after epoch {self.epoch}: a lower learning rate usually helps")
+        labels = torch.from_numpy(rows.labels)
+        row = {
+            "epoch": self.epoch,
+            "train_loss": self.train_loss,
+            "validation_loss": float(cross_entropy(logits, labels)),
+            **macro_scores(logits.argmax(1).tolist(), labels.tolist()),
+            "learning_rate": self.scheduler.get_last_lr()[0],
+        }
+        if is_best := row["macro_f1"] > self.best_f1:
+            self.best_epoch, self.best_f1 = self.epoch, row["macro_f1"]
+            self.best = {name: p.detach().clone() for name, p in self.trainable.items()}
+        self.history.append(row)
+        if self.processes.is_main:
+            with self.progress.external_write_mode():
+                _print_epoch(row, self.params.epochs, is_best)
+
+
+def _in_bfloat16(params: TrainParams, processes: Processes) -> bool:
+    if params.precision == "auto":
+        return processes.device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return params.precision == "bf16"
 
 
 def fit(model: nn.Module, params: TrainParams, rate: float, out: Path, history: Path) -> None:
-    """Train `model` on the splits and write the best checkpoint to `out`, an object an epoch to `history`."""
-    outcome = train(model, read_rows(TRAIN), read_rows(VALIDATION), params, rate)
+    """Train `model` on the splits and write the best checkpoint to `out`, an object an epoch to `history`.
+
+    Of several processes one writes.
+    """
+    with joined() as processes:
+        outcome = train(model, read_rows(TRAIN), read_rows(VALIDATION), params, rate, processes)
+    if not processes.is_main:
+        return
     base = read_json(BASE_MODEL / "base_model.json")
     tokenizer = [BASE_MODEL / name for name in base["sha256"] if name not in ("config.json", "model.safetensors")]
     facts = {
@@ -90,45 +201,6 @@ def fit(model: nn.Module, params: TrainParams, rate: float, out: Path, history: 
     with replacing(out) as temporary:
         save_checkpoint(model, temporary, facts, tokenizer)
     write_json(history, outcome.history)
-
-
-def _train_epoch(
-    model: nn.Module,
-    collate: Collator,
-    rows: Rows,
-    params: TrainParams,
-    epoch: int,
-    optimizer: torch.optim.Optimizer,
-    scheduler: torch.optim.lr_scheduler.LRScheduler,
-) -> float:
-    """Mean loss over the rows of the epoch, each batch before its own step."""
-    model.train()
-    batches = shuffled(len(rows), params.batch_size, params.seed, epoch)
-    losses: list[torch.Tensor] = []
-    progress = tqdm(batches, desc=f"epoch {epoch}/{params.epochs}", unit="batch", leave=False, disable=None)
-    for number, rows_of_batch in enumerate(progress, start=1):
-        batch = collate(rows, rows_of_batch)
-        loss = cross_entropy(first_logits(model, batch), batch.labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        scheduler.step()
-        losses.append(loss.detach())
-        if number % CHECK_EVERY == 0 or number == len(batches):
-            _check_finite(losses, epoch)
-            progress.set_postfix(loss=f"{float(losses[-1]):.3f}")
-    sizes = torch.tensor([len(numbers) for numbers in batches], dtype=torch.float32)
-    return float(torch.stack(losses).cpu() @ sizes / sizes.sum())
-
-
-def _check_finite(losses: list[torch.Tensor], epoch: int) -> None:
-    values = torch.stack(losses).cpu()
-    if not (finite := torch.isfinite(values)).all():
-        number = int((~finite).nonzero()[0])
-        raise UserError(
-            f"the training loss is {float(values[number])} in epoch {epoch}, batch {number + 1}: "
-            "a lower learning rate or a longer train.warmup_ratio usually helps"
-        )
 
 
 def _print_epoch(row: dict[str, float], epochs: int, is_best: bool) -> None:
