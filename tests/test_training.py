@@ -7,7 +7,8 @@ import pytest
 import torch
 from conftest import ROOT, encode, records
 
-from stages.common.batches import Collator, Rows, first_logits, predict_logits
+from stages.common.batches import Collator, Rows, first_logits, predict_logits, shuffled
+from stages.common.dropout import drop
 from stages.common.errors import UserError
 from stages.common.metrics import macro_scores
 from stages.common.model import add_lora, build_classifier, load_checkpoint
@@ -118,6 +119,53 @@ def test_packing_changes_no_loss(tiny_base_model, rows, method):
         curves.append([(row["train_loss"], row["validation_loss"]) for row in history])
     assert np.abs(np.array(curves[0]) - np.array(curves[1])).max() < 1e-5
     assert curves[0][-1][0] < curves[0][0][0]
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_four_batches_of_four_are_one_of_sixteen(tiny_base_model, rows, method):
+    curves = []
+    for changed in ({"batch_size": 16}, {"batch_size": 4, "gradient_accumulation_steps": 4}):
+        model = without_dropout(build(tiny_base_model, method))
+        history = train(model, part(rows, 90), rows, params(epochs=4, **changed), 5e-3).history
+        curves.append([(row["train_loss"], row["validation_loss"]) for row in history])
+    assert np.abs(np.array(curves[0]) - np.array(curves[1])).max() < 1e-5
+    assert curves[0][-1][0] < curves[0][0][0]
+
+
+def test_every_epoch_sees_every_row_once_in_an_order_of_its_own(rows):
+    for grouped in (False, True):
+        epochs = [shuffled(rows, 7, 42, epoch, grouped) for epoch in (1, 2)]
+        for batches in epochs:
+            assert sorted(np.concatenate(batches).tolist()) == list(range(len(rows)))
+        assert [batch.tolist() for batch in epochs[0]] != [batch.tolist() for batch in epochs[1]]
+    lengths = [[len(rows.input_ids[number]) for number in batch] for batch in epochs[1]]
+    assert max(max(batch) - min(batch) for batch in lengths) <= 2
+    assert [min(batch) for batch in lengths] != sorted(min(batch) for batch in lengths)
+
+
+def test_cheap_dropout_drops_its_share_and_keeps_the_mean():
+    torch.manual_seed(0)
+    for p in (0.1, 0.37):
+        dropped = drop(torch.ones(1000, 1001), p)
+        assert float((dropped == 0).float().mean()) == pytest.approx(p, abs=2e-3)
+        assert dropped.unique().tolist() == pytest.approx([0, 1 / (1 - p)], rel=1e-4)
+        # Neither rows nor columns are drawn together.
+        assert float((dropped == 0).float().mean(0).std()) == pytest.approx((p * (1 - p) / 1000) ** 0.5, rel=0.1)
+    states = torch.randn(3, 5, requires_grad=True)
+    assert torch.equal(drop(states, 0.0), states)
+    assert not drop(states, 1.0).any()
+    again = drop(states, 0.5)
+    again.sum().backward()
+    assert torch.equal(states.grad != 0, again != 0)
+
+
+def test_no_gradient_goes_below_the_first_adapter(tiny_base_model, rows):
+    model = build(tiny_base_model, "lora").train()
+    seen = []
+    model.get_input_embeddings().register_forward_hook(lambda *args: seen.append(args[-1].requires_grad))
+    loss = first_logits(model, Collator(model, True)(rows, np.arange(8))).sum()
+    assert loss.requires_grad
+    assert not any(seen)
 
 
 def test_no_review_sees_another(tiny_base_model, rows):

@@ -53,7 +53,7 @@ def train(
         UserError: a loss is not finite.
     """
     torch.use_deterministic_algorithms(True, warn_only=True)
-    run = _Run(model, train_rows, params, rate, processes or Processes(0, 1, device()))
+    run = Run(model, train_rows, params, rate, processes or Processes(0, 1, device()))
     with run.progress:
         while not run.is_over():
             run.train_epoch()
@@ -64,7 +64,7 @@ def train(
     return Outcome(run.history, run.best_epoch)
 
 
-class _Run:
+class Run:
     """A training under way."""
 
     def __init__(self, model: nn.Module, rows: Rows, params: TrainParams, rate: float, processes: Processes) -> None:

@@ -1,0 +1,62 @@
+"""Several processes train what one does."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from conftest import ROOT, records, run, stage_runner, write_corpus
+
+LAUNCHER = "accelerate launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no"
+
+
+@pytest.fixture(scope="module")
+def without_dropout(tiny_base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder ready for training, where no dropout draws anything."""
+    folder = tmp_path_factory.mktemp("processes")
+    base = shutil.copytree(tiny_base_model, folder / "base")
+    config = json.loads((base / "config.json").read_text())
+    config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    (base / "config.json").write_text(json.dumps(config))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        stage = stage_runner()
+        stage("base_model", base_model__name=str(base))
+        stage("ingest", data__source=str(write_corpus(folder / "raw", records())))
+        for name in ("filter", "clean_and_tokenize", "split"):
+            stage(name, tokenize__max_length=64)
+    return folder
+
+
+def history(folder: Path, method: str, launcher: str = "python", **changed: object) -> list[dict[str, float]]:
+    """What a training stage writes and prints: an object an epoch, a line an epoch."""
+    params = yaml.safe_load((folder / "params.yaml").read_text())
+    params["train"] |= {"dropout": 0.0, "epochs": 4, "patience": 0, **changed}
+    params["full"]["learning_rate"] = params["lora"]["learning_rate"] = 0.02
+    params["lora"]["dropout"] = 0.0
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    shutil.rmtree(folder / "data/models", ignore_errors=True)
+    command = (*launcher.split(), "-m", f"stages.train_{method}")
+    result = run(*command, cwd=folder, PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("epoch") == 4
+    assert (folder / f"data/models/{method}/training.json").is_file()
+    return json.loads((folder / f"plots/{method}.json").read_text())
+
+
+def curves(rows: list[dict[str, float]]) -> np.ndarray:
+    return np.array([[row["train_loss"], row["validation_loss"], row["macro_f1"]] for row in rows])
+
+
+@pytest.mark.parametrize(("method", "shared"), [("full", (16, 4)), ("lora", (64, 1))])
+def test_two_processes_train_what_one_does(without_dropout, method, shared):
+    batch_size, accumulated = shared  # 64 rows a step, and one in the last step, for two processes
+    alone = history(without_dropout, method, batch_size=64, gradient_accumulation_steps=1)
+    together = history(
+        without_dropout, method, LAUNCHER, batch_size=batch_size, gradient_accumulation_steps=accumulated
+    )
+    assert json.loads((without_dropout / "metrics/split.json").read_text())["train"]["rows"] % 64 == 1
+    assert np.abs(curves(alone) - curves(together)).max() < 1e-4
+    assert np.ptp(curves(alone), axis=0)[:2].min() > 0.01  # training went far beyond that tolerance
