@@ -1,0 +1,335 @@
+"""Training speed beside the notebook's loop and transformers' Trainer.
+
+    python -m tests.benchmarks.training [--reviews FILE] [--sizes 2x128 4x256 12x768] [--output FILE]
+
+    notebook          padded batches of 16, random order, a look at the loss after every step
+    trainer           transformers' Trainer, padded batches of 16, random order
+    trainer, grouped  the same with batches of reviews of like length
+    ours              the pipeline's loop, packed batches of 16, random order
+    ours, grouped     the same with train.group_by_length
+
+Models have random weights and KoBERT's vocabulary size; the reviews are those of FILE (Parquet with a column `review`)
+or of data/sample, tokenized by the embedded tokenizer. Every contender is a process of its own, all of them one after
+another in each of `--rounds`, so that a slow minute hits all alike; figures are medians over the rounds. A run trains
+one epoch to warm up, under torch's counter of operations, and is timed on the next one. `peak` is that count, matrix
+products and attention that the contender really ran, padding included, over the measured float32 matrix product rate
+of the same process; on a GPU in bf16, over the bf16 rate.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from stages.common.batches import Rows
+from stages.common.model import add_lora
+from stages.common.params import Params, load_params
+from stages.common.processes import Processes, device
+from stages.common.training import Run
+
+CONTENDERS = ("notebook", "trainer", "trainer, grouped", "ours", "ours, grouped")
+BATCH_SIZE = 16
+STEPS = {"2x128": 60, "4x256": 40, "12x768": 12}  # of an epoch
+VOCABULARY, PAD_ID = 8002, 1
+
+
+def read_reviews(path: Path | None, params: Params) -> list[np.ndarray]:
+    """Ids of each review, cleaned as in params.yaml."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from stages.common.cleaning import clean
+    from stages.common.tokenizer import load_tokenizer
+    from stages.ingest import find_files, ingest
+
+    if path:
+        texts = pq.read_table(path, columns=["review"])["review"]
+    else:
+        folder = Path(params.data.source)
+        texts = pa.Table.from_batches(ingest(folder, find_files(folder)))["RawText"]
+    texts = [text for text in clean(texts, params.clean).to_pylist() if text]
+    chosen = np.random.default_rng(0).choice(len(texts), BATCH_SIZE * max(STEPS.values()), replace=False)
+    tokenizer = load_tokenizer(Path("data/kobert-mini"))
+    return tokenizer.encode([texts[number] for number in chosen], params.tokenize.max_length).rows()
+
+
+def encoder_config(size: str, **others: Any) -> Any:
+    """BERT of `layers x width` with KoBERT's vocabulary size."""
+    from transformers import BertConfig
+
+    layers, width = map(int, size.split("x"))
+    return BertConfig(
+        vocab_size=VOCABULARY,
+        pad_token_id=PAD_ID,
+        num_hidden_layers=layers,
+        hidden_size=width,
+        num_attention_heads=width // 64,
+        intermediate_size=4 * width,
+        num_labels=3,
+        **others,
+    )
+
+
+class Notebook(nn.Module):
+    """The notebook's classifier: the last state of token 0, dropout, one linear layer."""
+
+    def __init__(self, size: str, lora: bool) -> None:
+        from transformers import BertModel
+
+        super().__init__()
+        self.bert = BertModel(encoder_config(size))
+        if lora:
+            adapters = LoraConfig(r=8, lora_alpha=16, lora_dropout=0.1, target_modules=["query", "value"], bias="none")
+            self.bert = get_peft_model(self.bert, adapters)
+        self.dropout, self.classifier = nn.Dropout(0.1), nn.Linear(self.bert.config.hidden_size, 3)
+
+    def forward(self, **inputs: torch.Tensor) -> torch.Tensor:
+        """Logits (reviews, 3)."""
+        return self.classifier(self.dropout(self.bert(**inputs).last_hidden_state[:, 0]))
+
+
+def notebook_epochs(size: str, lora: bool, rows: Rows, rate: float) -> Callable[[], float]:
+    """A function that trains one epoch as the notebook does and returns its seconds."""
+
+    def collate(items: list[tuple[np.ndarray, int]]) -> dict[str, torch.Tensor]:
+        longest = max(len(ids) for ids, _ in items)
+        padded = [np.pad(ids, (0, longest - len(ids)), constant_values=PAD_ID) for ids, _ in items]
+        input_ids = torch.tensor(np.stack(padded), dtype=torch.long)
+        mask = torch.tensor([[1] * len(ids) + [0] * (longest - len(ids)) for ids, _ in items])
+        labels = torch.tensor([label for _, label in items])
+        return {"input_ids": input_ids, "attention_mask": mask, "labels": labels}
+
+    model = Notebook(size, lora).to(device()).train()
+    items = list(zip(rows.input_ids, rows.labels.tolist(), strict=True))
+    loader = torch.utils.data.DataLoader(items, batch_size=BATCH_SIZE, shuffle=True, collate_fn=collate)
+    optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=rate)
+
+    def epoch() -> float:
+        started, total = time.perf_counter(), 0.0
+        for batch in loader:
+            batch = {name: tensor.to(device()) for name, tensor in batch.items()}
+            labels = batch.pop("labels")
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(model(**batch), labels)
+            loss.backward()
+            optimizer.step()
+            total += loss.item()
+        return time.perf_counter() - started
+
+    return epoch
+
+
+def trainer_seconds(size: str, lora: bool, rows: Rows, rate: float, grouped: bool, bf16: bool) -> tuple[int, float]:
+    """Operations of the first epoch and seconds of the second, by transformers' Trainer."""
+    from transformers import (
+        BertForSequenceClassification,
+        DataCollatorWithPadding,
+        Trainer,
+        TrainerCallback,
+        TrainingArguments,
+    )
+
+    from stages.common.tokenizer import SPECIAL_TOKENS
+
+    class Tokenizer:
+        """What DataCollatorWithPadding needs of a tokenizer."""
+
+        def pad(self, features: list[dict[str, Any]], **_: Any) -> dict[str, torch.Tensor]:
+            ids = [torch.tensor(feature["input_ids"]) for feature in features]
+            padded = nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=SPECIAL_TOKENS.index("[PAD]"))
+            labels = torch.tensor([feature["label"] for feature in features])
+            return {"input_ids": padded, "attention_mask": (padded != PAD_ID).long(), "labels": labels}
+
+    class Clock(TrainerCallback):
+        """Counts the first epoch's operations, times the second."""
+
+        def on_epoch_begin(self, arguments: Any, state: Any, control: Any, **_: Any) -> None:
+            self.counter = FlopCounterMode(display=False) if state.epoch < 0.5 else None
+            if self.counter:
+                self.counter.__enter__()
+            synchronize()
+            self.started = time.perf_counter()
+
+        def on_epoch_end(self, arguments: Any, state: Any, control: Any, **_: Any) -> None:
+            synchronize()
+            self.seconds = time.perf_counter() - self.started
+            if self.counter:
+                self.counter.__exit__(None, None, None)
+                self.operations = self.counter.get_total_flops()
+
+    model = BertForSequenceClassification(encoder_config(size))
+    if lora:
+        adapters = LoraConfig(
+            task_type="SEQ_CLS", r=8, lora_alpha=16, lora_dropout=0.1, target_modules=["query", "value"]
+        )
+        model = get_peft_model(model, adapters)
+    data = [
+        {"input_ids": ids.tolist(), "label": label, "length": len(ids)}
+        for ids, label in zip(rows.input_ids, rows.labels.tolist(), strict=True)
+    ]
+    import datasets
+
+    arguments = TrainingArguments(
+        output_dir="unused",
+        per_device_train_batch_size=BATCH_SIZE,
+        num_train_epochs=2,
+        learning_rate=rate,
+        lr_scheduler_type="constant",
+        train_sampling_strategy="group_by_length" if grouped else "random",
+        save_strategy="no",
+        logging_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        bf16=bf16,
+    )
+    clock = Clock()
+    Trainer(
+        model=model,
+        args=arguments,
+        train_dataset=datasets.Dataset.from_list(data),
+        data_collator=DataCollatorWithPadding(Tokenizer()),  # type: ignore[arg-type]
+        callbacks=[clock],
+    ).train()
+    return clock.operations, clock.seconds
+
+
+def our_epochs(size: str, lora: bool, rows: Rows, params: Params, grouped: bool) -> Callable[[], float]:
+    """A function that trains one epoch with the pipeline's loop and returns its seconds."""
+    from transformers import BertForTokenClassification
+
+    model: nn.Module = BertForTokenClassification(encoder_config(size, classifier_dropout=0.1))
+    if lora:
+        model = add_lora(model, params.lora, 42)
+    settings = params.train.model_copy(
+        update={"batch_size": BATCH_SIZE, "group_by_length": grouped, "schedule": "constant"}
+    )
+    rate = params.lora.learning_rate if lora else params.full.learning_rate
+    run = Run(model, rows, settings, rate, Processes(0, 1, device()))
+    run.progress.disable = True
+
+    def epoch() -> float:
+        started = time.perf_counter()
+        run.train_epoch()
+        synchronize()
+        return time.perf_counter() - started
+
+    return epoch
+
+
+def synchronize() -> None:
+    if device().type == "cuda":
+        torch.cuda.synchronize()
+
+
+def matmul_rate(dtype: torch.dtype) -> float:
+    """The best of several measured rates of a square matrix product, operations a second."""
+    size = 8192 if device().type == "cuda" else 2048
+    a, b = (torch.randn(size, size, device=device(), dtype=dtype) for _ in range(2))
+    seconds = []
+    for _ in range(8):
+        synchronize()
+        started = time.perf_counter()
+        a @ b
+        synchronize()
+        seconds.append(time.perf_counter() - started)
+    return 2 * size**3 / min(seconds)
+
+
+def contend(contender: str, size: str, method: str, reviews: Path | None) -> dict[str, float]:
+    """One contender's figures, in this process."""
+    params = load_params()
+    ids = read_reviews(reviews, params)[: BATCH_SIZE * STEPS[size]]
+    rows = Rows(ids, np.random.default_rng(1).integers(0, 3, len(ids)))
+    lora, grouped, gpu = method == "lora", contender.endswith("grouped"), device().type == "cuda"
+    rate = params.lora.learning_rate if lora else params.full.learning_rate
+    torch.manual_seed(0)
+    bf16 = gpu and contender != "notebook"
+    peak = matmul_rate(torch.bfloat16 if bf16 else torch.float32)
+    if contender.startswith("trainer"):
+        operations, seconds = trainer_seconds(size, lora, rows, rate, grouped, bf16)
+    else:
+        epoch = (
+            notebook_epochs(size, lora, rows, rate)
+            if contender == "notebook"
+            else our_epochs(size, lora, rows, params, grouped)
+        )
+        with FlopCounterMode(display=False) as counter:
+            epoch()
+        operations = counter.get_total_flops()
+        seconds = epoch()
+    tokens = sum(map(len, ids))
+    return {
+        "samples_per_second": len(ids) / seconds,
+        "tokens_per_second": tokens / seconds,
+        "milliseconds_per_step": 1000 * seconds / STEPS[size],
+        "share_of_peak": operations / seconds / peak,
+        "peak_gflops": peak / 1e9,
+    }
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("--reviews", type=Path, help="Parquet file with a column `review` (default: data/sample)")
+    arguments.add_argument("--sizes", nargs="+", choices=list(STEPS), default=list(STEPS))
+    arguments.add_argument("--methods", nargs="+", choices=("full", "lora"), default=["full", "lora"])
+    arguments.add_argument("--rounds", type=int, default=3)
+    arguments.add_argument("--output", type=Path, help="JSON file for the figures of every run")
+    arguments.add_argument("--contender", choices=CONTENDERS, help=argparse.SUPPRESS)  # one run, in this process
+    options = arguments.parse_args()
+    if options.contender:
+        figures = contend(options.contender, options.sizes[0], options.methods[0], options.reviews)
+        print(json.dumps(figures))
+        return
+    runs: dict[tuple[str, str, str], list[dict[str, float]]] = {}
+    for size in options.sizes:
+        for method in options.methods:
+            for _ in range(options.rounds):
+                for contender in CONTENDERS:
+                    command = [sys.executable, "-m", "tests.benchmarks.training", "--contender", contender]
+                    command += ["--sizes", size, "--methods", method]
+                    command += ["--reviews", str(options.reviews)] if options.reviews else []
+                    result = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+                    figures = json.loads(result.stdout.splitlines()[-1])
+                    runs.setdefault((size, method, contender), []).append(figures)
+            report(size, method, runs)
+    if options.output:
+        values = {", ".join(key): value for key, value in runs.items()}
+        options.output.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+
+def report(size: str, method: str, runs: dict[tuple[str, str, str], list[dict[str, float]]]) -> None:
+    """Print a table of one size and method. Each ratio compares runs of the same round."""
+
+    def ratio(contender: str, others: list[str]) -> str:
+        pairs = zip(runs[size, method, contender], *(runs[size, method, other] for other in others), strict=True)
+        ratios = [mine["samples_per_second"] / max(o["samples_per_second"] for o in others) for mine, *others in pairs]
+        return f"{median(ratios):.2f}"
+
+    print(f"\n{size}, {method}\n")
+    print("| | samples/s | real tokens/s | ms a step | to notebook | to trainer | to grouped | peak |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
+    for contender in CONTENDERS:
+        rows = runs[size, method, contender]
+        middle = {name: median(row[name] for row in rows) for name in rows[0]}
+        print(
+            f"| {contender} | {middle['samples_per_second']:.0f} | {middle['tokens_per_second']:.0f} "
+            f"| {middle['milliseconds_per_step']:.1f} | {ratio(contender, ['notebook'])} "
+            f"| {ratio(contender, ['trainer'])} | {ratio(contender, ['trainer, grouped'])} "
+            f"| {100 * middle['share_of_peak']:.0f}% |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
