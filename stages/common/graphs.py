@@ -43,6 +43,7 @@ class Graphed:
 
     def _record(self, batch: Batch, weight: float) -> _Recorded:
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
+        # The thread that makes the next batch goes on meanwhile.
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
             loss = self._step(batch, weight)
         return _Recorded(graph, batch, loss)
