@@ -12,14 +12,14 @@ from stages.common.dropout import drop
 from stages.common.errors import UserError
 from stages.common.metrics import macro_scores
 from stages.common.model import add_lora, build_classifier, load_checkpoint
-from stages.common.params import TrainParams, load_params
+from stages.common.params import RunParams, load_params
 from stages.common.training import train
 
 SHIPPED = load_params(ROOT / "params.yaml")
 
 
-def params(**changed: object) -> TrainParams:
-    return SHIPPED.train.model_copy(update={"epochs": 2, "patience": 0, **changed})
+def params(**changed: object) -> RunParams:
+    return SHIPPED.train.run(42).model_copy(update={"epochs": 2, "patience": 0, **changed})
 
 
 def build(base_model: Path, method: str):
