@@ -27,3 +27,4 @@ COMPARE_TABLE = Path("metrics/compare.md")
 GROUPS = Path("metrics/groups.json")
 TIMINGS = Path("metrics/timings.json")
 PLOTS = Path("plots")
+REPORT_TEMPLATE = Path(__file__).parent / "report.html"

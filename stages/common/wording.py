@@ -41,7 +41,7 @@ KOREAN = {
 def decimals(low: float, high: float) -> int:
     """Places after the point: as far as the first digit of half the interval's width, or of a bound that has none."""
     width = (high - low) / 2
-    places = 4 if width <= 0 else min(4, max(0, -math.floor(math.log10(width))))
+    places = 2 if width <= 0 else min(4, max(0, -math.floor(math.log10(width))))
     while places < 4 and any(bound and not round(bound, places) for bound in (low, high)):
         places += 1  # 0.00 would hide on which side of 0 a bound lies
     return places
@@ -63,6 +63,11 @@ def with_interval(value: float, low: float, high: float, sign: str = "") -> str:
 def rounded(values: Figures, name: str) -> str:
     """A figure of one method, rounded by its interval."""
     return f"{pick(values, name):.{decimals(**pick(values['interval'], name))}f}"
+
+
+def by_rows(value: float, rows: int) -> str:
+    """A share of few rows, which has no interval of its own: rounded by 1 / sqrt(rows), about as wide as one."""
+    return f"{value:.{decimals(-1 / math.sqrt(rows), 1 / math.sqrt(rows))}f}"
 
 
 def p_value(p: float) -> str:
@@ -94,10 +99,14 @@ def verdicts(figures: Figures) -> dict[str, list[str]]:
                 gap = with_interval(against["macro_f1"], against["low"], against["high"], "+")
                 english.append(f"{name} does not beat the baseline {METHODS[baseline]} ({against['verdict']}: {gap}).")
                 korean.append(f"{name}: 기준선 {METHODS[baseline]}을(를) 이기지 못했습니다 ({gap}).")
-        by_f1, by_loss = values["best_epoch"], values["overfitting"]["best_epoch_by_loss"]
-        if by_f1 != by_loss:
-            english.append(f"{name}: validation macro-F1 is best in epoch {by_f1}, validation loss in epoch {by_loss}.")
-            korean.append(f"{name}: 검증 매크로 F1은 {by_f1}에폭, 검증 손실은 {by_loss}에폭에서 가장 좋습니다.")
+        for seed, run in values["seeds"].items():
+            by_f1, by_loss = (run.get(key) for key in ("best_epoch", "best_epoch_by_loss"))
+            if by_f1 != by_loss:
+                run_name = name if len(values["seeds"]) == 1 else f"{name}, seed {seed}"
+                english.append(
+                    f"{run_name}: best epoch {by_f1} by validation macro-F1, but {by_loss} by validation loss."
+                )
+                korean.append(f"{run_name}: 최고 에폭이 검증 매크로 F1로는 {by_f1}, 검증 손실로는 {by_loss}입니다.")
     if figures["selected_on_test_rows"]:
         english.append("Epochs were chosen on the test rows (split.validation_size: 0): the figures are optimistic.")
         korean.append("에폭을 평가 데이터로 골랐으므로(split.validation_size: 0) 수치가 실제보다 좋게 나옵니다.")
@@ -118,6 +127,19 @@ def table(figures: Figures) -> list[list[str]]:
             counts = [f"{values[key]:,}" for key in ("trainable_parameters", "total_parameters")]
             cost = [*counts, f"{values['checkpoint_bytes'] / 1e6:.3g} MB"]
         rows.append([name, first, *(rounded(values, key) for key in list(COLUMNS)[1:]), *cost])
+    return rows
+
+
+def seed_table(figures: Figures) -> list[list[str]]:
+    """Header and a row a run, then the mean and the standard deviation of several."""
+    keys = ("best_epoch", "best_epoch_by_loss", "gap_at_best_epoch", "gap_at_best_epoch_by_loss")
+    rows = [["method", "seed", "macro-F1", "accuracy", "best epoch by F1", "by loss", "gap there", "gap there"]]
+    for method in ("full", "lora"):
+        for seed, run in figures[method]["seeds"].items():
+            spans = figures[method]["interval"]
+            scores = [f"{run[name]:.{decimals(**spans[name]) + (seed == 'sd')}f}" for name in ("macro_f1", "accuracy")]
+            rest = [f"{run[key]:.2f}" if "gap" in key else str(run[key]) for key in keys if key in run] or [""] * 4
+            rows.append([METHODS[method], seed, *scores, *rest])
     return rows
 
 
