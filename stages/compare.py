@@ -76,65 +76,79 @@ def measure(
     return methods
 
 
-def nested(values: Mapping[str, Any]) -> dict[str, Any]:
-    """`{"a.b": 1}` as `{"a": {"b": 1}}`, figures rounded."""
+def nested(value: Any) -> Any:
+    """`{"a.b": 1}` as `{"a": {"b": 1}}`, figures rounded to four digits, p-values to as many that are not 0."""
+    if isinstance(value, list):
+        return [nested(entry) for entry in value]
+    if isinstance(value, float):
+        return round(value, 4) if abs(value) >= 1e-3 else float(f"{value:.2g}")
+    if not isinstance(value, dict):
+        return value
     result: dict[str, Any] = {}
-    for name, value in values.items():
+    for name, entry in value.items():
         *path, last = name.split(".")
         inner = result
         for key in path:
             inner = inner.setdefault(key, {})
-        if isinstance(value, dict):
-            value = nested(value)
-        inner[last] = round(float(value), 4) if isinstance(value, float) else value
+        inner[last] = nested(entry)
     return result
 
 
 def by_seed(points: Mapping[str, np.ndarray], runs: Runs) -> dict[str, Any]:
-    """The figures of each run and, of several, their standard deviation."""
-    result: dict[str, Any] = {}
-    for number, (seed, run) in enumerate(runs.items()):
-        scores = {name: float(points[name][number]) for name in BY_SEED}
-        result[seed] = {**scores, "validation_macro_f1": run["validation"]["macro_f1"], **overfitting(run["history"])}
-    if len(runs) > 1:
-        result["mean"] = {name: float(points[name].mean()) for name in BY_SEED}
-        result["sd"] = {name: float(points[name].std(ddof=1)) for name in BY_SEED}
-    return result
+    """The figures of each run and, of several, their mean and standard deviation."""
+    each = [
+        {"seed": int(seed), **{name: float(points[name][number]) for name in BY_SEED}}
+        | {"validation_macro_f1": run["validation"]["macro_f1"], **overfitting(run["history"])}
+        for number, (seed, run) in enumerate(runs.items())
+    ]
+    if len(each) == 1:
+        return {"each": each}
+    spread = {name: (float(points[name].mean()), float(points[name].std(ddof=1))) for name in BY_SEED}
+    return {
+        "mean": {name: mean for name, (mean, _) in spread.items()},
+        "sd": {name: deviation for name, (_, deviation) in spread.items()},
+        "each": each,
+    }
 
 
 def compare(
     methods: Mapping[str, Method], runs: Mapping[str, Runs], labels: np.ndarray, params: CompareParams
 ) -> dict[str, Any]:
-    """metrics/compare.json: each method's figures, means over runs, and what their differences say."""
+    """metrics/compare.json: each method's figures, means over runs, and what their differences say.
+
+    Intervals, runs and baselines stand in lists, which `dvc metrics` leaves out of its tables.
+    """
     draws = bootstrap({name: method.values for name, method in methods.items()}, params.bootstrap_samples, params.seed)
+    points = {name: figures(method.values.mean(0)) for name, method in methods.items()}
 
     def difference(a: str, b: str) -> dict[str, Any]:
         gap = float(points[a]["macro_f1"].mean() - points[b]["macro_f1"].mean())
         span = interval(draws[a]["macro_f1"] - draws[b]["macro_f1"])
-        return {"macro_f1": gap, **span, "verdict": verdict(**span, margin=params.margin)}
+        return {"macro_f1": gap, "interval": span, "verdict": verdict(*span, params.margin)}
 
-    points = {name: figures(method.values.mean(0)) for name, method in methods.items()}
     result: dict[str, Any] = {}
     for name, method in methods.items():
-        result[name] = {figure: float(values.mean()) for figure, values in points[name].items()}
-        result[name]["scaled.temperature"] = float(np.mean(method.temperatures))
-        result[name] |= {f"interval.{figure}": interval(values) for figure, values in draws[name].items()}
+        of_method = {figure: float(values.mean()) for figure, values in points[name].items()}
+        of_method["scaled.temperature"] = float(np.mean(method.temperatures))
+        of_method |= {f"interval.{figure}": interval(values) for figure, values in draws[name].items()}
         if name in runs:
             seed, best = list(runs[name].items())[method.best]
             of_best = overfitting(best["history"])
-            result[name] |= {"best_seed": int(seed), "best_epoch": of_best.pop("best_epoch"), "overfitting": of_best}
-            result[name] |= {count: best[count] for count in COUNTS}
-            result[name]["seeds"] = by_seed(points[name], runs[name])
-            result[name]["against"] = {base: difference(name, base) for base in BASES}
-            verdicts_of = [against["verdict"] for against in result[name]["against"].values()]
-            result[name]["beats_baselines"] = all(word == "better" for word in verdicts_of)
+            of_method |= {"best_seed": int(seed), "best_epoch": of_best.pop("best_epoch"), "overfitting": of_best}
+            of_method |= {count: best[count] for count in COUNTS}
+            of_method["runs"] = by_seed(points[name], runs[name])
+            of_method["against"] = [{"baseline": base, **difference(name, base)} for base in BASES]
+            of_method["beats_baselines"] = all(base["verdict"] == "better" for base in of_method["against"])
+        result[name] = of_method
     full, lora = methods["full"], methods["lora"]
     right = [method.predictions[method.best] == labels for method in (full, lora)]
-    p = permutation_p(labels, full.predictions, lora.predictions, params.bootstrap_samples, params.seed)
     gap = difference("lora", "full")
     result["difference"] = {
-        **{name: gap[name] for name in ("macro_f1", "low", "high")},
-        "p_permutation": p,
+        "macro_f1": gap["macro_f1"],
+        **dict(zip(("low", "high"), gap["interval"], strict=True)),
+        "p_permutation": permutation_p(
+            labels, full.predictions, lora.predictions, params.bootstrap_samples, params.seed
+        ),
         "p_mcnemar": mcnemar_p(*right),
         "margin": params.margin,
         "verdict": gap["verdict"],

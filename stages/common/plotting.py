@@ -17,7 +17,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from stages.common.files import replacing
 from stages.common.records import LABELS
-from stages.common.wording import METHODS, Figures, decimals, rounded, with_interval
+from stages.common.wording import ENGLISH, METHODS, Figures, decimals, rounded, with_interval
 
 COLOURS = {"full": "#0072b2", "lora": "#d55e00", "tfidf": "#009e73", "majority": "#555555"}
 MARKERS = {"full": "o", "lora": "s", "tfidf": "^", "majority": "D"}
@@ -107,7 +107,7 @@ def confusion(pairs: Mapping[str, Rows]) -> Figure:
         image = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
         for (i, j), share in np.ndenumerate(shares):
             text = f"{share:.0%}\n({counts[i, j]})"
-            axis.text(j, i, text, ha="center", va="center", color="white" if share > 0.5 else "black")
+            axis.text(j, i, text, ha="center", va="center", color="white" if share > 0.65 else "black")
         axis.set(title=METHODS[method], xlabel="predicted", ylabel="actual")
         axis.set_xticks(range(len(LABELS)), LABELS)
         axis.set_yticks(range(len(LABELS)), LABELS)
@@ -132,24 +132,31 @@ def reliability(bins: Rows, figures: Figures) -> Figure:
                 x, y, 12 + 300 * sizes / sizes.sum(), facecolor=fill, edgecolor=colour, marker=marker, alpha=0.7
             )
         axis.set(title=METHODS[method], xlabel="confidence", ylabel="accuracy", xlim=(0.3, 1.02), ylim=(-0.02, 1.02))
-        axis.legend(loc="upper left")
+        axis.legend(loc="lower right")
     return figure
+
+
+def _around(value: float, span: list[float]) -> list[list[float]]:
+    return [[max(0.0, value - span[0])], [max(0.0, span[1] - value)]]  # a skewed interval may leave its value out
 
 
 def f1(figures: Figures) -> Figure:
     """Macro-F1 and the F1 of each class, with 95% intervals, of both methods and the baselines."""
-    figure, (axis,) = _canvas(4.4, 1, f"F1 on {figures['rows']:,} test rows, with 95% intervals")
+    verdict = ENGLISH[figures["difference"]["verdict"]]
+    figure, (axis,) = _canvas(4.6, 1, f"{verdict}\nF1 on {figures['rows']:,} test rows, with 95% intervals")
     for number, method in enumerate(METHODS):
         values, spans = figures[method], figures[method]["interval"]
         by_class = [(values["per_class"][label]["f1"], spans["per_class"][label]["f1"]) for label in LABELS]
         for place, (value, span) in enumerate([(values["macro_f1"], spans["macro_f1"]), *by_class]):
             x = place + 0.2 * (number - 1.5)
-            axis.vlines(x, span["low"], span["high"], color=COLOURS[method], linestyle=LINES[method], linewidth=2)
-            axis.plot(x, value, MARKERS[method], color=COLOURS[method], label="" if place else METHODS[method])
-            text = f"{value:.{decimals(**span)}f}"
-            axis.annotate(text, (x, span["high"]), (0, 4), textcoords="offset points", ha="center", fontsize="small")
+            label = "" if place else METHODS[method]
+            axis.errorbar(
+                x, value, _around(value, span), fmt=MARKERS[method], color=COLOURS[method], capsize=4, label=label
+            )
+            text = f"{value:.{decimals(*span)}f}"
+            axis.annotate(text, (x, span[1]), (0, 7), textcoords="offset points", ha="center", fontsize="small")
     axis.set_xticks(range(len(LABELS) + 1), ["macro-F1", *LABELS])
-    axis.set(ylabel="F1", ylim=(-0.03, 1.03))
+    axis.set(ylabel="F1", ylim=(-0.03, 1.1))
     axis.legend(ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.08))
     return figure
 
@@ -161,13 +168,13 @@ def cost(figures: Figures) -> Figure:
     for axis, (name, label) in zip(axes, names.items(), strict=True):
         for method, text in METHODS.items():
             values, span = figures[method], figures[method]["interval"]["macro_f1"]
-            style = {"color": COLOURS[method], "label": f"{text}: {with_interval(values['macro_f1'], **span)}"}
+            score = values["macro_f1"]
+            style = {"color": COLOURS[method], "label": f"{text}: {with_interval(score, *span)}"}
             if method in TRAINED:
-                around = [[max(0, values["macro_f1"] - span["low"])], [max(0, span["high"] - values["macro_f1"])]]
-                axis.errorbar(values[name], values["macro_f1"], around, fmt=MARKERS[method], capsize=4, **style)
+                axis.errorbar(values[name], score, _around(score, span), fmt=MARKERS[method], capsize=4, **style)
             else:
-                axis.axhline(values["macro_f1"], linestyle=LINES[method], **style)
+                axis.axhline(score, linestyle=LINES[method], **style)
         axis.set(xscale="log", xlabel=label, ylabel="macro-F1", ylim=(0, 1))
         axis.margins(x=0.4)
-    axes[0].legend(loc="lower right")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure

@@ -116,10 +116,9 @@ def bootstrap(values: Mapping[str, np.ndarray], samples: int, seed: int) -> dict
     return draws
 
 
-def interval(draws: np.ndarray) -> dict[str, float]:
-    """The 95% percentile interval."""
-    low, high = np.percentile(draws, PERCENTILES)
-    return {"low": float(low), "high": float(high)}
+def interval(draws: np.ndarray) -> list[float]:
+    """Both ends of the 95% percentile interval."""
+    return [float(end) for end in np.percentile(draws, PERCENTILES)]
 
 
 def permutation_p(labels: np.ndarray, a: np.ndarray, b: np.ndarray, samples: int, seed: int) -> float:

@@ -62,7 +62,7 @@ def with_interval(value: float, low: float, high: float, sign: str = "") -> str:
 
 def rounded(values: Figures, name: str) -> str:
     """A figure of one method, rounded by its interval."""
-    return f"{pick(values, name):.{decimals(**pick(values['interval'], name))}f}"
+    return f"{pick(values, name):.{decimals(*pick(values['interval'], name))}f}"
 
 
 def by_rows(value: float, rows: int) -> str:
@@ -94,15 +94,18 @@ def verdicts(figures: Figures) -> dict[str, list[str]]:
         )
     for method in ("full", "lora"):
         values, name = figures[method], METHODS[method]
-        for baseline, against in values["against"].items():
+        for against in values["against"]:
             if against["verdict"] != "better":
-                gap = with_interval(against["macro_f1"], against["low"], against["high"], "+")
-                english.append(f"{name} does not beat the baseline {METHODS[baseline]} ({against['verdict']}: {gap}).")
-                korean.append(f"{name}: 기준선 {METHODS[baseline]}을(를) 이기지 못했습니다 ({gap}).")
-        for seed, run in values["seeds"].items():
-            by_f1, by_loss = (run.get(key) for key in ("best_epoch", "best_epoch_by_loss"))
+                gap, baseline = (
+                    with_interval(against["macro_f1"], *against["interval"], "+"),
+                    METHODS[against["baseline"]],
+                )
+                english.append(f"{name} does not beat the baseline {baseline} ({against['verdict']}: {gap}).")
+                korean.append(f"{name}: 기준선 {baseline}을(를) 이기지 못했습니다 ({gap}).")
+        for run in values["runs"]["each"]:
+            by_f1, by_loss = run["best_epoch"], run["best_epoch_by_loss"]
             if by_f1 != by_loss:
-                run_name = name if len(values["seeds"]) == 1 else f"{name}, seed {seed}"
+                run_name = name if "sd" not in values["runs"] else f"{name}, seed {run['seed']}"
                 english.append(
                     f"{run_name}: best epoch {by_f1} by validation macro-F1, but {by_loss} by validation loss."
                 )
@@ -110,7 +113,7 @@ def verdicts(figures: Figures) -> dict[str, list[str]]:
     if figures["selected_on_test_rows"]:
         english.append("Epochs were chosen on the test rows (split.validation_size: 0): the figures are optimistic.")
         korean.append("에폭을 평가 데이터로 골랐으므로(split.validation_size: 0) 수치가 실제보다 좋게 나옵니다.")
-    if len(figures["full"]["seeds"]) == 1:
+    if "sd" not in figures["full"]["runs"]:
         english.append("One run a method: the interval knows nothing of what another seed would give.")
         korean.append("방법마다 한 번씩만 학습했으므로, 다른 시드의 변동은 구간에 들어 있지 않습니다.")
     return {"en": english, "ko": korean}
@@ -121,7 +124,7 @@ def table(figures: Figures) -> list[list[str]]:
     rows = [["method", *COLUMNS.values(), "trainable parameters", "of", "weights"]]
     for method, name in METHODS.items():
         values = figures[method]
-        first = with_interval(values["macro_f1"], **values["interval"]["macro_f1"])
+        first = with_interval(values["macro_f1"], *values["interval"]["macro_f1"])
         cost = ["", "", ""]
         if "checkpoint_bytes" in values:
             counts = [f"{values[key]:,}" for key in ("trainable_parameters", "total_parameters")]
@@ -135,11 +138,11 @@ def seed_table(figures: Figures) -> list[list[str]]:
     keys = ("best_epoch", "best_epoch_by_loss", "gap_at_best_epoch", "gap_at_best_epoch_by_loss")
     rows = [["method", "seed", "macro-F1", "accuracy", "best epoch by F1", "by loss", "gap there", "gap there"]]
     for method in ("full", "lora"):
-        for seed, run in figures[method]["seeds"].items():
-            spans = figures[method]["interval"]
-            scores = [f"{run[name]:.{decimals(**spans[name]) + (seed == 'sd')}f}" for name in ("macro_f1", "accuracy")]
-            rest = [f"{run[key]:.2f}" if "gap" in key else str(run[key]) for key in keys if key in run] or [""] * 4
-            rows.append([METHODS[method], seed, *scores, *rest])
+        runs, spans = figures[method]["runs"], figures[method]["interval"]
+        for run in (*runs["each"], *({"seed": name, **runs[name]} for name in ("mean", "sd") if name in runs)):
+            scores = [f"{run[name]:.{decimals(*spans[name])}f}" for name in ("macro_f1", "accuracy")]
+            rest = [f"{run[key]:.2f}" if "gap" in key else str(run[key]) for key in keys if key in run]
+            rows.append([METHODS[method], str(run["seed"]), *scores, *(rest or [""] * len(keys))])
     return rows
 
 
@@ -151,7 +154,7 @@ def class_table(figures: Figures) -> list[list[str]]:
             keys = [f"per_class.{label}.{key}" for key in ("precision", "recall")]
             f1 = figures[method]["per_class"][label]["f1"]
             span = figures[method]["interval"]["per_class"][label]["f1"]
-            rows.append([name, label, *(rounded(figures[method], key) for key in keys), with_interval(f1, **span)])
+            rows.append([name, label, *(rounded(figures[method], key) for key in keys), with_interval(f1, *span)])
     return rows
 
 
