@@ -94,13 +94,14 @@ def main() -> None:
         mistakes = list(csv.reader(file))
     counts = {"filter": FILTER_METRICS, "split": SPLIT_METRICS, "tokens": TOKEN_METRICS}
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    text = environment.from_string(REPORT_TEMPLATE.read_text(encoding="utf-8")).render(
+    template = REPORT_TEMPLATE.read_text(encoding="utf-8")
+    values = {"verdicts": verdicts(figures), "mistakes": mistakes[: MISTAKES + 1], "groups": read_json(GROUPS)}
+    text = environment.from_string(template).render(
+        **values,
         by_rows=by_rows,
-        verdicts=verdicts(figures),
+        font=plotting.embedded_font(f"{template}{values}{list(map(chr, range(32, 127)))}"),
         tables={"methods": table(figures), "seeds": seed_table(figures), "classes": class_table(figures)},
         pictures={name: base64.b64encode((PLOTS / f"{name}.png").read_bytes()).decode() for name in pictures},
-        groups=read_json(GROUPS),
-        mistakes=mistakes[: MISTAKES + 1],
         mistakes_in_all=len(mistakes) - 1,
         params=flat(params.model_dump()),
         counts=flat({name: read_json(path) for name, path in counts.items()}),

@@ -1,15 +1,20 @@
-"""Writes page.html, the page of `dvc plots`, with Vega inside, so that it draws without a network.
+"""Writes page.html, the page of `dvc plots`, with Vega and the labels' letters inside: it needs no network and no font.
 
-    pip install vl-convert-python==1.9.0.post1
-    python .dvc/plots/make_page.py
-
-Vega-Lite is of version 5, as DVC's own templates are.
+pip install vl-convert-python==1.9.0.post1
+PYTHONPATH=. python .dvc/plots/make_page.py
 """
 
 from pathlib import Path
 
 import vl_convert
 
+from stages.common.plotting import embedded_font
+from stages.common.records import LABELS
+
+START = """
+const options = {renderer: "svg", config: {font: "Labels, sans-serif"}};
+window.vegaEmbed = (place, spec) => vegaEmbed(place, spec, options);
+"""
 PAGE = """<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -19,6 +24,7 @@ PAGE = """<!DOCTYPE html>
 <link rel="icon" href="data:,">
 <title>Full fine-tuning against LoRA</title>
 <style>
+@font-face { font-family: Labels; src: url(data:font/ttf;base64,FONT); }
 body { font-family: sans-serif; margin: 1rem; }
 img { max-width: 100%; }
 </style>
@@ -30,6 +36,7 @@ img { max-width: 100%; }
 </html>
 """
 
-bundle = vl_convert.javascript_bundle(vl_version="5.21")
+bundle = vl_convert.javascript_bundle(START)
 assert "</script" not in bundle
-Path(__file__).with_name("page.html").write_text(PAGE.replace("BUNDLE", bundle), encoding="utf-8")
+page = PAGE.replace("FONT", embedded_font("".join(LABELS))).replace("BUNDLE", bundle)
+Path(__file__).with_name("page.html").write_text(page, encoding="utf-8")

@@ -3,6 +3,8 @@
 Every method has a colour of Okabe and Ito's palette, and a marker and a line of its own.
 """
 
+import base64
+import io
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,11 +12,13 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from fontTools import subset
 from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from stages.common.errors import UserError
 from stages.common.files import replacing
 from stages.common.records import LABELS
 from stages.common.wording import ENGLISH, METHODS, Figures, decimals, rounded, with_interval
@@ -26,12 +30,18 @@ TRAINED = ("full", "lora")
 Rows = list[dict[str, Any]]
 
 
-def use_korean_font() -> None:
-    """Nanum Gothic from the package koreanize-matplotlib, whose own import fails from Python 3.12 on."""
+def _font_file(name: str) -> Path:
+    """Of Nanum Gothic. The package that holds it is not imported: from Python 3.12 on, that fails."""
     spec = find_spec("koreanize_matplotlib")
-    for folder in spec.submodule_search_locations or [] if spec else []:
-        for name in ("NanumGothic.ttf", "NanumGothicBold.ttf"):
-            font_manager.fontManager.addfont(Path(folder) / "fonts" / name)
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError("the package koreanize-matplotlib is missing; run `pip install -r requirements.txt`")
+    return Path(spec.submodule_search_locations[0]) / "fonts" / name
+
+
+def use_korean_font() -> None:
+    """Let every figure write Korean, whatever fonts the machine has."""
+    for name in ("NanumGothic.ttf", "NanumGothicBold.ttf"):
+        font_manager.fontManager.addfont(_font_file(name))
     matplotlib.rcParams.update(
         {
             "font.family": "NanumGothic",
@@ -45,6 +55,18 @@ def use_korean_font() -> None:
             "legend.fontsize": "small",
         }
     )
+
+
+def embedded_font(text: str) -> str:
+    """Base64 of a font with the characters of `text` alone, for pages."""
+    options = subset.Options(notdef_outline=True, layout_features=[])
+    options.drop_tables += ["TSI0", "TSI1", "TSI2", "TSI3", "TSI5"]  # sources of hints, of which it would warn
+    font = subset.load_font(_font_file("NanumGothic.ttf"), options)
+    subsetter = subset.Subsetter(options)
+    subsetter.populate(text=text)
+    subsetter.subset(font)
+    subset.save_font(font, file := io.BytesIO(), options)
+    return base64.b64encode(file.getvalue()).decode()
 
 
 def save(figure: Figure, path: Path) -> None:
