@@ -24,6 +24,7 @@ SCHEMA = schema(
         "labels": pa.int64(),
         "Index": pa.string(),
         "text": pa.string(),  # cleaned
+        "MainCategory": pa.string(),
     }
 )
 ROWS_A_BATCH = 10_000
@@ -94,7 +95,7 @@ def clean_and_tokenize(
         return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(values, pa.int32()))
 
     columns = [rows_of(ids), rows_of(np.ones_like(ids)), rows_of(np.zeros_like(ids)), kept["labels"], kept["Index"]]
-    return pa.RecordBatch.from_arrays([*columns, texts], schema=SCHEMA)
+    return pa.RecordBatch.from_arrays([*columns, texts, kept["MainCategory"]], schema=SCHEMA)
 
 
 @one_line

@@ -1,55 +1,192 @@
-"""Both checkpoints on the test rows: metrics and confusion matrices."""
+"""What can be said of both methods on the test rows, and how surely."""
 
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
-from stages.common.batches import Collator, Rows, predict_logits, read_rows
+import numpy as np
+
 from stages.common.errors import one_line, warn
-from stages.common.files import read_json, write_json
-from stages.common.metrics import macro_scores
-from stages.common.model import load_checkpoint, weight_bytes
-from stages.common.params import load_params
+from stages.common.files import read_json, replacing, write_json
+from stages.common.histories import best_seed, overfitting
+from stages.common.mistakes import confusion, errors, groups, reliability, write_csv
+from stages.common.outputs import Key, read_outputs
+from stages.common.params import CompareParams, load_params
 from stages.common.paths import (
-    BASE_MODEL,
+    BASELINES,
     COMPARE_METRICS,
-    FULL,
-    FULL_CONFUSION,
-    LORA,
-    LORA_CONFUSION,
+    COMPARE_TABLE,
+    EVALUATED,
+    GROUPS,
+    METHODS,
+    PLOTS,
     TEST,
+    TIMINGS,
+    VALIDATION,
 )
-from stages.common.processes import device
-from stages.common.records import LABELS
+from stages.common.records import LABELS, read_table
+from stages.common.statistics import (
+    bootstrap,
+    figures,
+    fit_temperature,
+    interval,
+    mcnemar_p,
+    permutation_p,
+    row_values,
+    verdict,
+)
+from stages.common.times import read_times
+from stages.common.wording import class_table, markdown, table, verdicts
+
+BASES = ("tfidf", "majority")
+BY_SEED = ("macro_f1", "macro_precision", "macro_recall", "accuracy", "loss", "brier", "ece")
+COUNTS = ("trainable_parameters", "total_parameters", "checkpoint_bytes")
+Runs = dict[str, dict[str, Any]]  # by seed, see `evaluate.describe`
 
 
-def measure(checkpoint: Path, rows: Rows, batch_size: int, packing: bool) -> tuple[dict[str, float], list[int]]:
-    """The figures of one checkpoint on `rows`, and the class it predicts for each."""
-    model = load_checkpoint(checkpoint, BASE_MODEL).to(device())
-    predictions = predict_logits(model, Collator(model, packing), rows, batch_size).argmax(1).tolist()
-    scores = macro_scores(predictions, rows.labels.tolist())
-    facts = read_json(checkpoint / "training.json")
-    figures = {
-        **{name: round(score, 4) for name, score in scores.items()},
-        "best_epoch": facts["best_epoch"],
-        "trainable_parameters": facts["trainable_parameters"],
-        "total_parameters": facts["total_parameters"],
-        "checkpoint_bytes": weight_bytes(checkpoint),
+@dataclass(frozen=True)
+class Method:
+    """The runs of a method on the test rows."""
+
+    logits: np.ndarray  # (runs, rows, 3)
+    temperatures: list[float]  # by run, fitted on the validation rows
+    values: np.ndarray  # (rows, runs, 43), see `row_values`
+    best: int  # the run that is kept as the model
+
+    @property
+    def predictions(self) -> np.ndarray:
+        """(runs, rows)"""
+        return self.logits.argmax(2)
+
+
+def measure(
+    outputs: Mapping[Key, np.ndarray], runs: Mapping[str, Runs], labels: Mapping[str, np.ndarray]
+) -> dict[str, Method]:
+    """Every method's runs, in the order of their seeds; a baseline has one."""
+    methods = {}
+    for name in (*METHODS, *BASES):
+        seeds: list[int | None] = [int(seed) for seed in runs[name]] if name in runs else [None]
+        logits = [outputs[name, seed, "test"] for seed in seeds]
+        temperatures = [fit_temperature(outputs[name, seed, "validation"], labels["validation"]) for seed in seeds]
+        values = [
+            row_values(*of_run) for of_run in zip(logits, [labels["test"]] * len(seeds), temperatures, strict=True)
+        ]
+        best = list(runs[name]).index(best_seed(runs[name])) if name in runs else 0
+        methods[name] = Method(np.stack(logits), temperatures, np.stack(values, axis=1), best)
+    return methods
+
+
+def nested(value: Any) -> Any:
+    """`{"a.b": 1}` as `{"a": {"b": 1}}`, figures rounded to four digits, p-values to as many that are not 0."""
+    if isinstance(value, list):
+        return [nested(entry) for entry in value]
+    if isinstance(value, float):
+        return round(value, 4) if abs(value) >= 1e-3 else float(f"{value:.2g}")
+    if not isinstance(value, dict):
+        return value
+    result: dict[str, Any] = {}
+    for name, entry in value.items():
+        *path, last = name.split(".")
+        inner = result
+        for key in path:
+            inner = inner.setdefault(key, {})
+        inner[last] = nested(entry)
+    return result
+
+
+def by_seed(points: Mapping[str, np.ndarray], runs: Runs) -> dict[str, Any]:
+    """The figures of each run and, of several, their mean and standard deviation."""
+    each = [
+        {"seed": int(seed), **{name: float(points[name][number]) for name in BY_SEED}}
+        | {"validation_macro_f1": run["validation"]["macro_f1"], **overfitting(run["history"])}
+        for number, (seed, run) in enumerate(runs.items())
+    ]
+    if len(each) == 1:
+        return {"each": each}
+    spread = {name: (float(points[name].mean()), float(points[name].std(ddof=1))) for name in BY_SEED}
+    return {
+        "mean": {name: mean for name, (mean, _) in spread.items()},
+        "sd": {name: deviation for name, (_, deviation) in spread.items()},
+        "each": each,
     }
-    return figures, predictions
+
+
+def compare(
+    methods: Mapping[str, Method], runs: Mapping[str, Runs], labels: np.ndarray, params: CompareParams
+) -> dict[str, Any]:
+    """metrics/compare.json: each method's figures, means over runs, and what their differences say.
+
+    Intervals, runs and baselines stand in lists, which `dvc metrics` leaves out of its tables.
+    """
+    draws = bootstrap({name: method.values for name, method in methods.items()}, params.bootstrap_samples, params.seed)
+    points = {name: figures(method.values.mean(0)) for name, method in methods.items()}
+
+    def difference(a: str, b: str) -> dict[str, Any]:
+        gap = float(points[a]["macro_f1"].mean() - points[b]["macro_f1"].mean())
+        span = interval(draws[a]["macro_f1"] - draws[b]["macro_f1"])
+        return {"macro_f1": gap, "interval": span, "verdict": verdict(*span, params.margin)}
+
+    result: dict[str, Any] = {}
+    for name, method in methods.items():
+        of_method = {figure: float(values.mean()) for figure, values in points[name].items()}
+        of_method["scaled.temperature"] = float(np.mean(method.temperatures))
+        of_method |= {f"interval.{figure}": interval(values) for figure, values in draws[name].items()}
+        if name in runs:
+            seed, best = list(runs[name].items())[method.best]
+            of_best = overfitting(best["history"])
+            of_method |= {"best_seed": int(seed), "best_epoch": of_best.pop("best_epoch"), "overfitting": of_best}
+            of_method |= {count: best[count] for count in COUNTS}
+            of_method["runs"] = by_seed(points[name], runs[name])
+            of_method["against"] = [{"baseline": base, **difference(name, base)} for base in BASES]
+            of_method["beats_baselines"] = all(base["verdict"] == "better" for base in of_method["against"])
+        result[name] = of_method
+    full, lora = methods["full"], methods["lora"]
+    right = [method.predictions[method.best] == labels for method in (full, lora)]
+    gap = difference("lora", "full")
+    result["difference"] = {
+        "macro_f1": gap["macro_f1"],
+        **dict(zip(("low", "high"), gap["interval"], strict=True)),
+        "p_permutation": permutation_p(
+            labels, full.predictions, lora.predictions, params.bootstrap_samples, params.seed
+        ),
+        "p_mcnemar": mcnemar_p(*right),
+        "margin": params.margin,
+        "verdict": gap["verdict"],
+    }
+    return nested(result)
 
 
 @one_line
 def main() -> None:
     params = load_params()
-    if not params.split.validation_size:
+    test = read_table(TEST)
+    labels = {"test": test["labels"].to_numpy(), "validation": read_table(VALIDATION)["labels"].to_numpy()}
+    runs = read_json(EVALUATED / "runs.json")
+    methods = measure(read_outputs(EVALUATED / "logits.arrow") | read_outputs(BASELINES), runs, labels)
+    result = compare(methods, runs, labels["test"], params.compare)
+    if on_test := not params.split.validation_size:
         warn("split.validation_size is 0: epochs were chosen on the test rows, so these figures are optimistic")
-    rows = read_rows(TEST)
-    figures = {}
-    for method, checkpoint, confusion in (("full", FULL, FULL_CONFUSION), ("lora", LORA, LORA_CONFUSION)):
-        figures[method], predictions = measure(checkpoint, rows, params.compare.batch_size, params.train.packing)
-        pairs = zip(rows.labels.tolist(), predictions, strict=True)
-        write_json(confusion, [{"actual": LABELS[label], "predicted": LABELS[guess]} for label, guess in pairs])
-        print(f"{method}: " + ", ".join(f"{name} {value}" for name, value in figures[method].items()))
-    write_json(COMPARE_METRICS, figures)
+    result |= {"rows": len(test), "selected_on_test_rows": on_test}
+
+    best = {name: methods[name].logits[methods[name].best] for name in METHODS}
+    bins = []
+    for name, logits in best.items():
+        write_json(PLOTS / f"confusion_{name}.json", confusion(logits, labels["test"]))
+        of_method = reliability(logits, labels["test"], methods[name].temperatures[methods[name].best])
+        bins += [{"method": name, **row} for row in of_method]
+    write_json(PLOTS / "reliability.json", bins)
+    shares = [f"{name}_{label}" for name in METHODS for label in LABELS]
+    columns = ["Index", "text", "label", *METHODS, "disagree", *shares]
+    write_csv(PLOTS / "errors.csv", errors(test, best), columns)
+    write_json(GROUPS, groups(test, {name: methods[name].logits for name in METHODS}))
+    times = {name: {seed: read_times(run["key"]) for seed, run in of.items()} for name, of in runs.items()}
+    write_json(TIMINGS, times)
+    write_json(COMPARE_METRICS, result)
+    said = verdicts(result)
+    with replacing(COMPARE_TABLE) as temporary:
+        lines = [" ".join(said["en"]), "", markdown(table(result)), "", markdown(class_table(result)), ""]
+        temporary.write_text("\n".join(lines), encoding="utf-8")
+    print("\n".join([*said["en"], *said["ko"]]))
 
 
 if __name__ == "__main__":

@@ -3,15 +3,15 @@
 from stages.common.errors import one_line
 from stages.common.model import build_classifier
 from stages.common.params import load_params
-from stages.common.paths import BASE_MODEL, FULL, FULL_HISTORY
-from stages.common.training import fit
+from stages.common.paths import BASE_MODEL, RUNS
+from stages.common.training import fit, run_seed
 
 
 @one_line
 def main() -> None:
-    params = load_params()
-    model = build_classifier(BASE_MODEL, params.train.dropout, params.train.seed)
-    fit(model, params.train, params.full.learning_rate, FULL, FULL_HISTORY)
+    params, seed = load_params(), run_seed(__doc__)
+    model = build_classifier(BASE_MODEL, params.train.dropout, seed)
+    fit(model, params.train.run(seed), params.full.learning_rate, RUNS / "full" / str(seed))
 
 
 if __name__ == "__main__":

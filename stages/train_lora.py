@@ -3,17 +3,15 @@
 from stages.common.errors import one_line
 from stages.common.model import add_lora, build_classifier
 from stages.common.params import load_params
-from stages.common.paths import BASE_MODEL, LORA, LORA_HISTORY
-from stages.common.training import fit
+from stages.common.paths import BASE_MODEL, RUNS
+from stages.common.training import fit, run_seed
 
 
 @one_line
 def main() -> None:
-    params = load_params()
-    model = add_lora(
-        build_classifier(BASE_MODEL, params.train.dropout, params.train.seed), params.lora, params.train.seed
-    )
-    fit(model, params.train, params.lora.learning_rate, LORA, LORA_HISTORY)
+    params, seed = load_params(), run_seed(__doc__)
+    model = add_lora(build_classifier(BASE_MODEL, params.train.dropout, seed), params.lora, seed)
+    fit(model, params.train.run(seed), params.lora.learning_rate, RUNS / "lora" / str(seed))
 
 
 if __name__ == "__main__":

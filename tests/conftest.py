@@ -114,18 +114,16 @@ def run(*command: str, cwd: Path, **variables: str) -> subprocess.CompletedProce
 
 def stage_runner() -> Callable[..., None]:
     """A function that runs a stage's `main` in the current folder with our params.yaml, some keys changed."""
-    import importlib
-
     import yaml
 
     params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
 
-    def run_stage(name: str, **changed: Any) -> None:
+    def run_stage(name: str, *arguments: object, **changed: Any) -> None:
         for key, value in changed.items():
             section, _, leaf = key.partition("__")
             params[section][leaf] = value
         Path("params.yaml").write_text(yaml.safe_dump(params, allow_unicode=True), encoding="utf-8")
-        importlib.import_module(f"stages.{name}").main()
+        run_tool(name, *arguments)
 
     return run_stage
 
@@ -157,8 +155,9 @@ def trained_project(tiny_base_model: Path, tmp_path_factory: pytest.TempPathFact
         stage("ingest", data__source=str(write_corpus(folder / "raw", records())))
         for name in ("filter", "clean_and_tokenize", "split"):
             stage(name, tokenize__max_length=64)
-        stage("train_full", train__epochs=1, full__learning_rate=0.01)
-        stage("train_lora", lora__learning_rate=0.05)
+        stage("train_full", 42, train__epochs=1, full__learning_rate=0.01)
+        stage("train_lora", 42, lora__learning_rate=0.05)
+        stage("evaluate")
     return folder
 
 

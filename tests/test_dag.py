@@ -11,6 +11,8 @@ from conftest import ROOT, run
 DAG = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
 STAGES = sorted(DAG["stages"])
+# What a stage is made of: a training stage is one for each seed.
+BODIES = {name: stage.get("do", stage) for name, stage in DAG["stages"].items()}
 TOOLS = {"predict", "export"}  # for people, after the DAG: they take arguments and read no params.yaml
 LEAVES = {f"{section}.{key}" for section, keys in PARAMS.items() for key in keys}
 
@@ -50,7 +52,8 @@ def accessed(path: Path) -> set[str]:
         elif isinstance(node, ast.Name):
             parts.insert(0, node.id)
         if len(parts) > 1 and parts[0] == "params" and parts[1] in PARAMS:
-            found.add(".".join(parts[1:3]))
+            path = ".".join(parts[1:3])
+            found.add(path if path in LEAVES else parts[1])  # a whole section where it names no leaf
     return found
 
 
@@ -60,15 +63,18 @@ def paths(entries: list) -> list[str]:
 
 @pytest.mark.parametrize("name", STAGES)
 def test_a_stage_lists_exactly_the_modules_that_it_imports(name):
-    listed = {path for path in DAG["stages"][name]["deps"] if path.endswith(".py")}
+    listed = {path for path in BODIES[name]["deps"] if path.endswith(".py")}
     assert listed == imported(ROOT / f"stages/{name}.py")
-    python = "${train.launcher}" if name.startswith("train_") else "python"
-    assert DAG["stages"][name]["cmd"] == f"{python} -m stages.{name}"
+    trains = name.startswith("train_")
+    command = f"${{train.launcher}} -m stages.{name} ${{item}}" if trains else f"python -m stages.{name}"
+    assert BODIES[name]["cmd"] == command
 
 
 @pytest.mark.parametrize("name", STAGES)
 def test_a_stage_lists_the_parameters_that_it_reads(name):
-    listed = set(DAG["stages"][name].get("params", []))
+    listed = set(paths(BODIES[name].get("params", [])))
+    if listed == {"params.yaml"}:
+        return  # all of it
     assert listed <= LEAVES
     read = accessed(ROOT / f"stages/{name}.py")
     expanded = {leaf for leaf in LEAVES if leaf in read or leaf.partition(".")[0] in read}
@@ -76,17 +82,21 @@ def test_a_stage_lists_the_parameters_that_it_reads(name):
 
 
 def test_every_parameter_is_read_by_a_stage():
-    assert {key for stage in DAG["stages"].values() for key in stage.get("params", [])} == LEAVES
+    assert {key for body in BODIES.values() for key in paths(body.get("params", []))} == {*LEAVES, "params.yaml"}
 
 
 def test_every_script_is_a_stage_and_every_artifact_is_made_by_one():
     assert {path.stem for path in (ROOT / "stages").glob("*.py")} == {*STAGES, *TOOLS}
-    stages = DAG["stages"].values()
+    stages = BODIES.values()
     made = {path for stage in stages for path in paths(stage.get("outs", []) + stage.get("metrics", []))}
-    used = {path for stage in stages for path in stage["deps"] if not path.endswith(".py") and "$" not in path}
+    made |= {path.removesuffix("/${item}") for path in made}
+    used = {path for stage in stages for path in stage["deps"] if not path.startswith("stages/") and "$" not in path}
     assert used <= made
     assert {artifact["path"] for artifact in DAG["artifacts"].values()} <= made
     for plot in DAG["plots"]:
+        if isinstance(plot, str):
+            assert plot in made  # a picture
+            continue
         ((path, properties),) = plot.items()
         assert set(properties["y"] if isinstance(properties["y"], dict) else [path]) <= made
         assert (ROOT / ".dvc/plots" / f"{properties['template']}.json").is_file()
@@ -103,22 +113,23 @@ def test_a_tool_needs_nothing_but_its_model(name):
 def test_training_has_cached_outs_alone():
     """One out without a cache would turn the run cache off."""
     for name in ("train_full", "train_lora"):
-        assert all(isinstance(out, str) for out in DAG["stages"][name]["outs"])
-        assert "metrics" not in DAG["stages"][name]
+        assert all(isinstance(out, str) for out in BODIES[name]["outs"])
+        assert "metrics" not in BODIES[name]
+        assert "train.seeds" not in BODIES[name]["params"], "another seed would train all of them again"
 
 
 def test_lora_parameters_touch_lora_alone():
-    readers = {name for name in STAGES if any(key.startswith("lora.") for key in DAG["stages"][name].get("params", []))}
+    readers = {name for name in STAGES if any(key.startswith("lora.") for key in paths(BODIES[name].get("params", [])))}
     assert readers == {"train_lora"}
 
 
 def test_no_stage_runs_unless_something_changed():
-    assert not any(stage.get("always_changed") for stage in DAG["stages"].values())
-    assert all(stage["deps"] for stage in DAG["stages"].values())
+    assert not any(stage.get("always_changed") for stage in BODIES.values())
+    assert all(stage["deps"] for stage in BODIES.values())
 
 
 def test_one_stage_knows_the_hub_and_none_runs_a_models_code():
-    assert [name for name in STAGES if "stages/common/hub.py" in DAG["stages"][name]["deps"]] == ["base_model"]
+    assert [name for name in STAGES if "stages/common/hub.py" in BODIES[name]["deps"]] == ["base_model"]
     for path in (ROOT / "stages").rglob("*.py"):
         text = path.read_text(encoding="utf-8")
         assert "trust_remote_code" not in text
@@ -128,9 +139,10 @@ def test_one_stage_knows_the_hub_and_none_runs_a_models_code():
 
 
 def test_the_data_stages_do_without_torch():
-    names = [name for name in STAGES if "stages/common/model.py" not in DAG["stages"][name]["deps"]]
-    assert "base_model" in names
-    code = f"import sys, {', '.join(f'stages.{name}' for name in names)}; sys.exit('torch' in sys.modules)"
+    names = [name for name in STAGES if "stages/common/model.py" not in BODIES[name]["deps"]]
+    assert {"base_model", "baselines", "compare", "report"} <= set(names)
+    loaded = "{'torch', 'transformers'} & {*sys.modules}"
+    code = f"import sys, {', '.join(f'stages.{name}' for name in names)}; sys.exit(bool({loaded}))"
     assert run("python", "-c", code, cwd=ROOT).returncode == 0
 
 

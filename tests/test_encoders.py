@@ -132,9 +132,10 @@ def test_the_whole_pipeline_runs_on(stage, tmp_path, capsys, build: Callable[[Pa
         stage("clean_and_tokenize", tokenize__max_length=41)
     stage("clean_and_tokenize", tokenize__max_length=40)
     stage("split")
-    stage("train_full", train__epochs=1, full__learning_rate=0.01)
-    stage("train_lora", lora__target_modules=targets)
-    stage("compare")
+    stage("train_full", 42, train__epochs=1, full__learning_rate=0.01)
+    stage("train_lora", 42, lora__target_modules=targets)
+    for name in ("evaluate", "baselines", "compare"):
+        stage(name)
     assert "padded" not in capsys.readouterr().err, "packing is exact for each of them"
     stock = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
     stock.backend_tokenizer.no_padding()

@@ -66,7 +66,7 @@ if method == "lora":
 ids = np.random.default_rng(0).integers(5, 8002, (12, 12), dtype=np.int32)
 ids[:, 0], ids[:, -1] = 2, 3
 rows = Rows(list(ids), np.arange(12) % 3)
-two_steps = params.train.model_copy(update={"epochs": 1, "batch_size": 6})
+two_steps = params.train.run(42).model_copy(update={"epochs": 1, "batch_size": 6})
 history = train(model, rows, rows, two_steps, 5e-5).history
 save_checkpoint(model, folder / "model", {})
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # GiB

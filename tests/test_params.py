@@ -47,6 +47,7 @@ def test_every_fault_is_told_at_once(tmp_path):
         ("test_size: 0.2", "test_size: .nan"),
         ("keep: 0-9가-힣A-Za-z.,?!", "keep: z-a"),
         ("compare:", "compere:"),
+        ("seeds: [42]", "seeds: [42, 42]"),
     )
     with pytest.raises(UserError) as raised:
         load_params(path)
@@ -57,6 +58,7 @@ def test_every_fault_is_told_at_once(tmp_path):
         "lora.rank is not a known key",
         "train.epochs",
         "train.patience",
+        "train.seeds is [42, 42]: value error, names a seed twice",
         "lora.alpha is missing",
         "train.schedule",
         "split.test_size",

@@ -42,11 +42,7 @@ def ran(text: str) -> list[str]:
 
 def test_everything_is_made_and_a_second_run_does_nothing(clone):
     figures = json.loads((clone / "metrics/compare.json").read_text(encoding="utf-8"))
-    assert set(figures) == {"full", "lora"}
-    assert set(figures["full"]) == {
-        *("macro_precision", "macro_recall", "macro_f1", "best_epoch"),
-        *("trainable_parameters", "total_parameters", "checkpoint_bytes"),
-    }
+    assert set(figures) == {"full", "lora", "tfidf", "majority", "difference", "rows", "selected_on_test_rows"}
     assert figures["full"]["trainable_parameters"] == figures["full"]["total_parameters"]
     assert figures["lora"]["trainable_parameters"] == 2 * 2 * 2 * 8 * 8 + 27
     assert json.loads((clone / "metrics/filter.json").read_text(encoding="utf-8"))["rows_kept"] == 180
@@ -61,20 +57,20 @@ def test_everything_is_made_and_a_second_run_does_nothing(clone):
 def test_a_rank_reruns_lora_alone_and_the_way_back_trains_nothing(clone):
     result = run(*DVC, "exp", "run", "-S", "lora.r=16", cwd=clone)
     assert result.returncode == 0, result.stderr
-    assert ran(result.stdout) == ["train_lora", "compare"]
+    assert ran(result.stdout) == ["train_lora@42", "evaluate", "compare", "report"]
     diff = run(*DVC, "metrics", "diff", "--json", cwd=clone)
     changed = json.loads(diff.stdout)["metrics/compare.json"]
     assert changed["lora.trainable_parameters"]["new"] == 2 * 2 * 16 * 2 * 8 + 27
     result = run(*DVC, "exp", "run", "-S", "lora.r=8", cwd=clone)
     assert result.returncode == 0, result.stderr
-    assert ran(result.stdout) == ["compare"]
-    assert "Stage 'train_lora' is cached" in result.stdout
+    assert ran(result.stdout) == ["compare", "report"]
+    assert "Stage 'train_lora@42' is cached" in result.stdout
 
 
 def test_a_rate_is_written_as_a_number_is_read(clone):
     result = run(*DVC, "exp", "run", "-S", "full.learning_rate=3e-5", cwd=clone)
     assert result.returncode == 0, result.stderr
-    assert ran(result.stdout) == ["train_full", "compare"]
+    assert ran(result.stdout) == ["train_full@42", "evaluate", "compare", "report"]
     assert json.loads((clone / "plots/full.json").read_text(encoding="utf-8"))[0]["learning_rate"] == 3e-5
 
 

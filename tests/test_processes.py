@@ -37,13 +37,13 @@ def history(folder: Path, method: str, launcher: str = "python", **changed: obje
     params["full"]["learning_rate"] = params["lora"]["learning_rate"] = 0.02
     params["lora"]["dropout"] = 0.0
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
-    shutil.rmtree(folder / "data/models", ignore_errors=True)
-    command = (*launcher.split(), "-m", f"stages.train_{method}")
+    shutil.rmtree(folder / "data/runs", ignore_errors=True)
+    command = (*launcher.split(), "-m", f"stages.train_{method}", "42")
     result = run(*command, cwd=folder, PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1")
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("epoch") == 4
-    assert (folder / f"data/models/{method}/training.json").is_file()
-    return json.loads((folder / f"plots/{method}.json").read_text())
+    assert (folder / f"data/runs/{method}/42/training.json").is_file()
+    return json.loads((folder / f"data/runs/{method}/42/history.json").read_text())
 
 
 def curves(rows: list[dict[str, float]]) -> np.ndarray:

@@ -12,14 +12,14 @@ from stages.common.dropout import drop
 from stages.common.errors import UserError
 from stages.common.metrics import macro_scores
 from stages.common.model import add_lora, build_classifier, load_checkpoint
-from stages.common.params import TrainParams, load_params
+from stages.common.params import RunParams, load_params
 from stages.common.training import train
 
 SHIPPED = load_params(ROOT / "params.yaml")
 
 
-def params(**changed: object) -> TrainParams:
-    return SHIPPED.train.model_copy(update={"epochs": 2, "patience": 0, **changed})
+def params(**changed: object) -> RunParams:
+    return SHIPPED.train.run(42).model_copy(update={"epochs": 2, "patience": 0, **changed})
 
 
 def build(base_model: Path, method: str):
@@ -239,9 +239,10 @@ def test_a_stage_reports_what_its_checkpoint_gives(stage, tmp_path, tiny_base_mo
     stage("ingest", data__source=str(write_corpus(tmp_path / "raw", records())))
     for name in ("filter", "clean_and_tokenize", "split"):
         stage(name, tokenize__max_length=64)
-    stage("train_full", train__epochs=2, full__learning_rate=0.01)
-    stage("train_lora")
-    stage("compare")
+    stage("train_full", 42, train__epochs=2, full__learning_rate=0.01)
+    stage("train_lora", 42)
+    for name in ("evaluate", "baselines", "compare"):
+        stage(name)
     figures = json.loads(Path("metrics/compare.json").read_text(encoding="utf-8"))
     rows = read_rows(Path("data/splits/test.arrow"))
     for method in ("full", "lora"):
@@ -251,10 +252,8 @@ def test_a_stage_reports_what_its_checkpoint_gives(stage, tmp_path, tiny_base_mo
         assert {name: figures[method][name] for name in scores} == {k: round(v, 4) for k, v in scores.items()}
         history = json.loads(Path(f"plots/{method}.json").read_text(encoding="utf-8"))
         assert len(history) == 2
-        assert set(history[0]) == {
-            *("epoch", "train_loss", "validation_loss", "learning_rate"),
-            *("macro_precision", "macro_recall", "macro_f1"),
-        }
+        names = ("train_loss", "validation_loss", "learning_rate", "macro_precision", "macro_recall", "macro_f1")
+        assert set(history[0]) == {"epoch", "runs", *(name + kind for name in names for kind in ("", "_sd", "_42"))}
         confusion = json.loads(Path(f"plots/confusion_{method}.json").read_text(encoding="utf-8"))
         assert len(confusion) == len(rows)
     assert figures["lora"]["checkpoint_bytes"] < figures["full"]["checkpoint_bytes"]

@@ -34,6 +34,12 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Name = Annotated[str, Field(min_length=1)]
 
 
+def _distinct(values: list[int]) -> list[int]:
+    if len(set(values)) < len(values):
+        raise ValueError("names a seed twice")
+    return values
+
+
 class Section(BaseModel):
     """A section of params.yaml: exact types, no unknown keys."""
 
@@ -75,7 +81,7 @@ class SplitParams(Section):
 
 
 class TrainParams(Section):
-    seed: Seed
+    seeds: Annotated[list[Seed], Field(min_length=1), AfterValidator(_distinct)]  # each method trains once a seed
     epochs: Count
     batch_size: Count  # reviews, over all processes
     gradient_accumulation_steps: Count  # batches whose gradients are added up before the weights move
@@ -88,6 +94,16 @@ class TrainParams(Section):
     group_by_length: bool  # batches of reviews of like length
     precision: Literal["auto", "fp32", "bf16"]  # auto: bf16 on a GPU that has it, else fp32
     launcher: Annotated[str, Field(pattern=r"^(python|torchrun|accelerate launch)( [\w$./:=,-]+)*$")]  # before -m
+
+    def run(self, seed: int) -> "RunParams":
+        """The parameters of one of the runs."""
+        return RunParams(**self.model_dump(), seed=seed)
+
+
+class RunParams(TrainParams):
+    """What one training run is told."""
+
+    seed: Seed
 
 
 class FullParams(Section):
@@ -104,6 +120,9 @@ class LoraParams(Section):
 
 class CompareParams(Section):
     batch_size: Count  # reviews
+    bootstrap_samples: Annotated[int, Field(ge=100)]  # of the permutation test too
+    seed: Seed
+    margin: Rate  # of macro-F1: what is smaller makes no difference in practice
 
 
 class Params(Section):

@@ -1,8 +1,10 @@
 """One training loop, blind to the method: it optimises whatever of the model requires a gradient."""
 
+import argparse
 import contextlib
 import math
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,10 +33,11 @@ from stages.common.files import read_json, replacing, write_json
 from stages.common.graphs import Graphed
 from stages.common.metrics import macro_scores
 from stages.common.model import count_parameters, save_checkpoint
-from stages.common.params import TrainParams
+from stages.common.params import RunParams, TrainParams
 from stages.common.paths import BASE_MODEL, TRAIN, VALIDATION
 from stages.common.processes import Processes, device, joined
 from stages.common.records import read_preprocessing
+from stages.common.times import write_time
 
 SCHEDULES = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}
 CHECK_EVERY = 50  # steps between looks at the loss; each look makes a GPU wait
@@ -52,7 +55,7 @@ def train(
     model: nn.Module,
     train_rows: Rows,
     validation_rows: Rows,
-    params: TrainParams,
+    params: RunParams,
     rate: float,
     processes: Processes | None = None,
 ) -> Outcome:
@@ -81,7 +84,7 @@ def train(
 class Run:
     """A training under way."""
 
-    def __init__(self, model: nn.Module, rows: Rows, params: TrainParams, rate: float, processes: Processes) -> None:
+    def __init__(self, model: nn.Module, rows: Rows, params: RunParams, rate: float, processes: Processes) -> None:
         self.rows, self.params, self.processes = rows, params, processes
         # Each process draws its own dropout.
         torch.manual_seed(int(np.random.default_rng([params.seed, processes.rank]).integers(2**63)))
@@ -208,13 +211,23 @@ def _in_bfloat16(params: TrainParams, processes: Processes) -> bool:
     return params.precision == "bf16"
 
 
-def fit(model: nn.Module, params: TrainParams, rate: float, out: Path, history: Path) -> None:
-    """Train `model` on the splits and write the best checkpoint to `out`, an object an epoch to `history`.
+def run_seed(description: str | None) -> int:
+    """The seed on the command line of a training stage."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("seed", type=int, help="one of train.seeds")
+    return parser.parse_args().seed
+
+
+def fit(model: nn.Module, params: RunParams, rate: float, out: Path) -> None:
+    """Train `model` on the splits and write the best checkpoint, with an object an epoch in history.json, to `out`.
 
     Of several processes one writes.
     """
+    rows = read_rows(TRAIN)
     with joined() as processes:
-        outcome = train(model, read_rows(TRAIN), read_rows(VALIDATION), params, rate, processes)
+        start = time.perf_counter()
+        outcome = train(model, rows, read_rows(VALIDATION), params, rate, processes)
+        seconds = time.perf_counter() - start
     if not processes.is_main:
         return
     base = read_json(BASE_MODEL / "base_model.json")
@@ -222,13 +235,15 @@ def fit(model: nn.Module, params: TrainParams, rate: float, out: Path, history: 
     facts = {
         "base_model": base,
         "preprocessing": read_preprocessing(TRAIN).model_dump(),
+        "seed": params.seed,
         "best_epoch": outcome.best_epoch,
         "validation": outcome.history[outcome.best_epoch - 1],
         **count_parameters(model),
     }
     with replacing(out) as temporary:
         save_checkpoint(model, temporary, facts, tokenizer)
-    write_json(history, outcome.history)
+        write_json(temporary / "history.json", outcome.history)
+    write_time(out, "training", seconds, len(rows) * len(outcome.history))
 
 
 def _print_epoch(row: dict[str, float], epochs: int, is_best: bool) -> None:

@@ -13,11 +13,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import torch
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
 from transformers import AutoModelForTokenClassification
 
+from stages.baselines import fit_tfidf
 from stages.common.batches import Collator, Rows, predict_logits
 from stages.common.cleaning import clean
 from stages.common.metrics import macro_scores
@@ -42,15 +40,8 @@ def read_corpus(folder: Path, params: Params) -> tuple[list[str], np.ndarray]:
 def tfidf(texts: list[str], labels: np.ndarray, rows: dict[str, np.ndarray]) -> list[int]:
     """Predictions on the test rows by character n-grams and logistic regression, its strength chosen on validation."""
     x = {name: [texts[number] for number in part] for name, part in rows.items()}
-    scored = []
-    for strength in (1, 3, 10):
-        features = TfidfVectorizer(analyzer="char_wb", ngram_range=(1, 4), sublinear_tf=True, min_df=2)
-        model = make_pipeline(features, LogisticRegression(C=strength, max_iter=1000))
-        model.fit(x["train"], labels[rows["train"]])
-        score = macro_scores(model.predict(x["validation"]).tolist(), labels[rows["validation"]].tolist())["macro_f1"]
-        scored.append((score, model))
-    best = max(scored, key=lambda pair: pair[0])[1]
-    return best.predict(x["test"]).tolist()
+    model = fit_tfidf(x["train"], labels[rows["train"]], x["validation"], labels[rows["validation"]])
+    return model.predict(x["test"]).tolist()
 
 
 def build(method: str, base_model: Path, params: Params, seed: int) -> torch.nn.Module:
@@ -86,7 +77,7 @@ def main() -> None:
             else:
                 model = build(method, base_model, params, seed)
                 rate = params.lora.learning_rate if method.endswith("lora") else params.full.learning_rate
-                settings = params.train.model_copy(update={"seed": seed})
+                settings = params.train.run(seed)
                 outcome = train(model, parts["train"], parts["validation"], settings, rate)
                 logits = predict_logits(
                     model, Collator(model, settings.packing), parts["test"], params.compare.batch_size

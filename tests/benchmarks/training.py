@@ -213,7 +213,7 @@ def our_epochs(size: str, lora: bool, rows: Rows, params: Params, grouped: bool)
     model: nn.Module = BertForTokenClassification(encoder_config(size, classifier_dropout=0.1))
     if lora:
         model = add_lora(model, params.lora, 42)
-    settings = params.train.model_copy(
+    settings = params.train.run(42).model_copy(
         update={"batch_size": BATCH_SIZE, "group_by_length": grouped, "schedule": "constant"}
     )
     rate = params.lora.learning_rate if lora else params.full.learning_rate
