@@ -52,8 +52,7 @@ def accessed(path: Path) -> set[str]:
         elif isinstance(node, ast.Name):
             parts.insert(0, node.id)
         if len(parts) > 1 and parts[0] == "params" and parts[1] in PARAMS:
-            path = ".".join(parts[1:3])
-            found.add(path if path in LEAVES else parts[1])  # a whole section where it names no leaf
+            found.add(".".join(parts[1:3]))
     return found
 
 
