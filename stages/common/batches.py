@@ -19,6 +19,8 @@ from stages.common.processes import Processes
 
 In, Out = TypeVar("In"), TypeVar("Out")
 GROUPED = 50  # batches that are sorted by length together
+FULL_TOKENS, FULL_LENGTH = 64, 32  # what a filled batch's tokens, and its longest review, are multiples of
+NO_LABEL = -100  # cross_entropy passes it over
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,12 @@ class Batch:
     first: torch.Tensor  # (reviews,) position of each review's token 0 among all
     labels: torch.Tensor  # (reviews,)
 
+    def tensors(self) -> list[torch.Tensor]:
+        """All that the batch consists of, in an order of its own."""
+        layout = self.inputs.get("layout")
+        named = [value for value in self.inputs.values() if isinstance(value, torch.Tensor)]
+        return [*named, *((layout.slots, layout.mask) if layout else ()), self.first, self.labels]
+
 
 class Collator:
     """Turns rows into batches for one model, packed if `packing` is wanted and the model allows it."""
@@ -97,12 +105,17 @@ class Collator:
         counts_from_pad = any(hasattr(module, "create_position_ids_from_input_ids") for module in model.modules())
         self._first_position = self._pad_id + 1 if counts_from_pad else 0
         self._device = next(model.parameters()).device
-        self._packing = packing and self._packs_exactly(model)
+        self.packs = packing and self._packs_exactly(model)
 
-    def __call__(self, rows: Rows, numbers: np.ndarray) -> Batch:
-        """The rows numbered in `numbers`, on the model's device."""
+    def __call__(self, rows: Rows, numbers: np.ndarray, filled: bool = False) -> Batch:
+        """The rows numbered in `numbers`, on the model's device.
+
+        A packed batch can be `filled` up to one of a few shapes, by a last review of [PAD] that has no label.
+        """
         reviews = [rows.input_ids[number] for number in numbers]
-        return (self._pack if self._packing else self._pad)(reviews, rows.labels[numbers])
+        if not self.packs:
+            return self._pad(reviews, rows.labels[numbers])
+        return self._pack(reviews, rows.labels[numbers], filled)
 
     def _pad(self, reviews: list[np.ndarray], labels: np.ndarray) -> Batch:
         lengths = np.array(list(map(len, reviews)))
@@ -112,9 +125,13 @@ class Collator:
         inputs = {"input_ids": self._tensor(input_ids), "attention_mask": self._tensor(mask.astype(np.int64))}
         return Batch(inputs, self._tensor(np.arange(len(reviews)) * mask.shape[1]), self._tensor(labels))
 
-    def _pack(self, reviews: list[np.ndarray], labels: np.ndarray) -> Batch:
+    def _pack(self, reviews: list[np.ndarray], labels: np.ndarray, filled: bool = False) -> Batch:
+        if filled:
+            missing = FULL_TOKENS - sum(map(len, reviews)) % FULL_TOKENS
+            reviews, labels = [*reviews, np.full(missing, self._pad_id)], np.append(labels, NO_LABEL)
         lengths = np.array(list(map(len, reviews)))
-        mask = np.arange(lengths.max()) < lengths[:, None]
+        longest = -(-lengths.max() // FULL_LENGTH) * FULL_LENGTH if filled else lengths.max()
+        mask = np.arange(longest) < lengths[:, None]
         first = self._tensor(np.cumsum(lengths) - lengths)
         inputs = {
             "input_ids": self._tensor(np.concatenate(reviews)[None].astype(np.int64)),

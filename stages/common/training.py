@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import math
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +16,21 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 from transformers import get_scheduler
 
-from stages.common.batches import Batch, Collator, Rows, ahead, first_logits, predict_logits, read_rows, shuffled
+from stages.common.batches import (
+    NO_LABEL,
+    Batch,
+    Collator,
+    Rows,
+    ahead,
+    first_logits,
+    predict_logits,
+    read_rows,
+    shuffled,
+)
 from stages.common.dropout import use_fast_dropout
 from stages.common.errors import UserError
 from stages.common.files import read_json, replacing, write_json
+from stages.common.graphs import Graphed
 from stages.common.metrics import macro_scores
 from stages.common.model import count_parameters, save_checkpoint
 from stages.common.params import RunParams, TrainParams
@@ -55,7 +67,9 @@ def train(
     Raises:
         UserError: a loss is not finite.
     """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else cuBLAS may sum in another order each time
     torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads what it has not written
     run = Run(model, train_rows, params, rate, processes or Processes(0, 1, device()))
     with run.progress:
         while not run.is_over():
@@ -79,8 +93,17 @@ class Run:
         self.collate = Collator(model, params.packing)
         self.parallel = DistributedDataParallel(model) if processes.count > 1 else model
         self.trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.graphed = (
+            Graphed(lambda batch, weight: self._learn([(batch, weight)]))
+            if processes.device.type == "cuda" and processes.count == 1 and self.collate.packs
+            else None
+        )
         self.optimizer = torch.optim.AdamW(
-            self.trainable.values(), lr=rate, weight_decay=params.weight_decay, fused=True
+            self.trainable.values(),
+            lr=torch.tensor(rate, device=processes.device) if self.graphed else rate,  # a graph keeps a plain number
+            weight_decay=params.weight_decay,
+            fused=True,
+            capturable=bool(self.graphed),
         )
         self.step_size = params.batch_size * params.gradient_accumulation_steps
         steps = math.ceil(len(rows) / self.step_size) * params.epochs
@@ -127,24 +150,29 @@ class Run:
             own = numbers[self.processes.rank :: self.processes.count]
             # A process without a row must still meet the others in the backward pass.
             weight = 1 / len(step) if len(own) else 0.0
-            result.append((self.collate(self.rows, own if len(own) else numbers[:1]), weight))
+            own = own if len(own) else numbers[:1]
+            result.append((self.collate(self.rows, own, filled=self.graphed is not None), weight))
         return result
 
     def _step(self, batches: list[tuple[Batch, float]]) -> torch.Tensor:
-        """Move the weights; this process's share of the mean loss."""
+        """Move the weights and the rate; this process's share of the mean loss."""
+        loss = self.graphed(*batches[0]) if self.graphed and len(batches) == 1 else self._learn(batches)
+        self.scheduler.step()
+        return loss
+
+    def _learn(self, batches: list[tuple[Batch, float]]) -> torch.Tensor:
         total = torch.zeros((), device=self.processes.device)
         for number, (batch, weight) in enumerate(batches, start=1):
             more_to_come = number < len(batches) and self.processes.count > 1
             with self.parallel.no_sync() if more_to_come else contextlib.nullcontext():
                 with self.autocast:
                     logits = first_logits(self.parallel, batch)
-                loss = cross_entropy(logits.float(), batch.labels, reduction="sum") * weight
+                loss = cross_entropy(logits.float(), batch.labels, reduction="sum", ignore_index=NO_LABEL) * weight
                 # The processes' gradients are averaged, where a sum is wanted.
                 (loss * self.processes.count).backward()
             total += loss.detach()
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self.scheduler.step()
         return total
 
     def _check_finite(self) -> None:
@@ -166,7 +194,7 @@ class Run:
             "train_loss": self.train_loss,
             "validation_loss": float(cross_entropy(logits, labels)),
             **macro_scores(logits.argmax(1).tolist(), labels.tolist()),
-            "learning_rate": self.scheduler.get_last_lr()[0],
+            "learning_rate": float(self.scheduler.get_last_lr()[0]),
         }
         if is_best := row["macro_f1"] > self.best_f1:
             self.best_epoch, self.best_f1 = self.epoch, row["macro_f1"]
