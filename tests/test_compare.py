@@ -131,9 +131,10 @@ def test_errors_are_those_of_the_models_the_surest_first(figures):
         rows = list(csv.DictReader(file))
     assert list(rows[0])[:6] == ["Index", "text", "label", "full", "lora", "disagree"]
     table = read_table(Path("data/splits/test.arrow"))
-    outputs = read_outputs(Path("data/evaluated/logits.arrow"))
+    outputs = read_outputs(Path("data/evaluated/logits.safetensors"))
     guesses = {
-        method: outputs[method, figures[method]["best_seed"], "test"].argmax(1).tolist() for method in ("full", "lora")
+        method: outputs[f"{method}/{figures[method]['best_seed']}/test"].argmax(1).tolist()
+        for method in ("full", "lora")
     }
     truth = {
         index: LABELS[label]
