@@ -44,8 +44,8 @@ def main() -> None:
     tfidf = fit_tfidf(texts["train"], labels["train"], texts["validation"], labels["validation"])
     outputs = {}
     for split in ("validation", "test"):
-        outputs["majority", None, split] = np.tile(log_shares(labels["train"]), (len(labels[split]), 1))
-        outputs["tfidf", None, split] = tfidf.predict_log_proba(texts[split])
+        outputs[f"majority/{split}"] = np.tile(log_shares(labels["train"]), (len(labels[split]), 1))
+        outputs[f"tfidf/{split}"] = tfidf.predict_log_proba(texts[split])
     write_outputs(BASELINES, outputs)
 
 

@@ -10,7 +10,7 @@ from stages.common.errors import one_line, warn
 from stages.common.files import read_json, replacing, write_json
 from stages.common.histories import best_seed, overfitting
 from stages.common.mistakes import confusion, errors, groups, reliability, write_csv
-from stages.common.outputs import Key, read_outputs
+from stages.common.outputs import Outputs, read_outputs
 from stages.common.params import CompareParams, load_params
 from stages.common.paths import (
     BASELINES,
@@ -59,18 +59,14 @@ class Method:
         return self.logits.argmax(2)
 
 
-def measure(
-    outputs: Mapping[Key, np.ndarray], runs: Mapping[str, Runs], labels: Mapping[str, np.ndarray]
-) -> dict[str, Method]:
+def measure(outputs: Outputs, runs: Mapping[str, Runs], labels: Mapping[str, np.ndarray]) -> dict[str, Method]:
     """Every method's runs, in the order of their seeds; a baseline has one."""
     methods = {}
     for name in (*METHODS, *BASES):
-        seeds: list[int | None] = [int(seed) for seed in runs[name]] if name in runs else [None]
-        logits = [outputs[name, seed, "test"] for seed in seeds]
-        temperatures = [fit_temperature(outputs[name, seed, "validation"], labels["validation"]) for seed in seeds]
-        values = [
-            row_values(*of_run) for of_run in zip(logits, [labels["test"]] * len(seeds), temperatures, strict=True)
-        ]
+        keys = [f"{name}/{seed}" for seed in runs[name]] if name in runs else [name]
+        logits = [outputs[f"{key}/test"] for key in keys]
+        temperatures = [fit_temperature(outputs[f"{key}/validation"], labels["validation"]) for key in keys]
+        values = [row_values(run, labels["test"], t) for run, t in zip(logits, temperatures, strict=True)]
         best = list(runs[name]).index(best_seed(runs[name])) if name in runs else 0
         methods[name] = Method(np.stack(logits), temperatures, np.stack(values, axis=1), best)
     return methods
@@ -162,7 +158,7 @@ def main() -> None:
     test = read_table(TEST)
     labels = {"test": test["labels"].to_numpy(), "validation": read_table(VALIDATION)["labels"].to_numpy()}
     runs = read_json(EVALUATED / "runs.json")
-    methods = measure(read_outputs(EVALUATED / "logits.arrow") | read_outputs(BASELINES), runs, labels)
+    methods = measure({**read_outputs(EVALUATED / "logits.safetensors"), **read_outputs(BASELINES)}, runs, labels)
     result = compare(methods, runs, labels["test"], params.compare)
     if on_test := not params.split.validation_size:
         warn("split.validation_size is 0: epochs were chosen on the test rows, so these figures are optimistic")

@@ -13,7 +13,7 @@ from stages.common.errors import UserError, one_line
 from stages.common.files import read_json, replacing, write_json
 from stages.common.histories import best_seed, summarize
 from stages.common.model import load_checkpoint, weight_bytes
-from stages.common.outputs import Key, write_outputs
+from stages.common.outputs import write_outputs
 from stages.common.params import load_params
 from stages.common.paths import BASE_MODEL, EVALUATED, METHODS, MODELS, PLOTS, RUNS, TEST, VALIDATION
 from stages.common.processes import device
@@ -50,16 +50,16 @@ def main() -> None:
     params = load_params()
     splits = {"validation": read_rows(VALIDATION), "test": read_rows(TEST)}
     runs: dict[str, dict[int, dict[str, Any]]] = {method: {} for method in METHODS}
-    outputs: dict[Key, np.ndarray] = {}
+    outputs: dict[str, np.ndarray] = {}
     pairs = [(method, seed) for method in METHODS for seed in params.train.seeds]
     for method, seed in tqdm(pairs, desc="evaluate", unit="run", disable=None):
         run = RUNS / method / str(seed)
         runs[method][seed] = describe(run)
         for split, logits in evaluate(run, splits, params.compare.batch_size, params.train.packing).items():
-            outputs[method, seed, split] = logits
+            outputs[f"{method}/{seed}/{split}"] = logits
     with replacing(EVALUATED) as folder:
         folder.mkdir()
-        write_outputs(folder / "logits.arrow", outputs)
+        write_outputs(folder / "logits.safetensors", outputs)
         write_json(folder / "runs.json", runs)
     for method, of_method in runs.items():
         with replacing(MODELS / method) as folder:

@@ -26,6 +26,7 @@ from stages.common.paths import (
 from stages.common.wording import by_rows, class_table, seed_table, table, verdicts
 
 MISTAKES = 30  # shown of plots/errors.csv
+SHARES = 6  # the column of errors.csv from which on there are probabilities
 PACKAGES = (
     "datasets",
     "dvc",
@@ -91,20 +92,27 @@ def main() -> None:
     for name, picture in pictures.items():
         plotting.save(picture, PLOTS / f"{name}.png")
     with (PLOTS / "errors.csv").open(encoding="utf-8-sig", newline="") as file:
-        mistakes = list(csv.reader(file))
+        header, *mistakes = csv.reader(file)
     counts = {"filter": FILTER_METRICS, "split": SPLIT_METRICS, "tokens": TOKEN_METRICS}
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = REPORT_TEMPLATE.read_text(encoding="utf-8")
-    values = {"verdicts": verdicts(figures), "mistakes": mistakes[: MISTAKES + 1], "groups": read_json(GROUPS)}
+    shown = [
+        [f"{float(cell):.2f}" if number >= SHARES else cell for number, cell in enumerate(row)] for row in mistakes
+    ]
+    values = {
+        "verdicts": verdicts(figures),
+        "mistakes": [header, *shown[:MISTAKES]],
+        "groups": read_json(GROUPS),
+        "params": flat(params.model_dump()),
+        "counts": flat({name: read_json(path) for name, path in counts.items()}),
+    }
     text = environment.from_string(template).render(
         **values,
         by_rows=by_rows,
         font=plotting.embedded_font(f"{template}{values}{list(map(chr, range(32, 127)))}"),
         tables={"methods": table(figures), "seeds": seed_table(figures), "classes": class_table(figures)},
         pictures={name: base64.b64encode((PLOTS / f"{name}.png").read_bytes()).decode() for name in pictures},
-        mistakes_in_all=len(mistakes) - 1,
-        params=flat(params.model_dump()),
-        counts=flat({name: read_json(path) for name, path in counts.items()}),
+        mistakes_in_all=len(mistakes),
         revision=revision(),
         versions=versions(),
     )

@@ -11,7 +11,7 @@ from stages.common.training import fit, run_seed
 def main() -> None:
     params, seed = load_params(), run_seed(__doc__)
     model = build_classifier(BASE_MODEL, params.train.dropout, seed)
-    fit(model, params.train.run(seed), params.full.learning_rate, RUNS / "full" / str(seed))
+    fit(model, params.train, seed, params.full.learning_rate, RUNS / "full" / str(seed))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from stages.common.training import fit, run_seed
 def main() -> None:
     params, seed = load_params(), run_seed(__doc__)
     model = add_lora(build_classifier(BASE_MODEL, params.train.dropout, seed), params.lora, seed)
-    fit(model, params.train.run(seed), params.lora.learning_rate, RUNS / "lora" / str(seed))
+    fit(model, params.train, seed, params.lora.learning_rate, RUNS / "lora" / str(seed))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from browser import visit
 from conftest import records, stage_runner, write_corpus
 
 from stages.common.outputs import read_outputs
@@ -130,9 +131,10 @@ def test_errors_are_those_of_the_models_the_surest_first(figures):
         rows = list(csv.DictReader(file))
     assert list(rows[0])[:6] == ["Index", "text", "label", "full", "lora", "disagree"]
     table = read_table(Path("data/splits/test.arrow"))
-    outputs = read_outputs(Path("data/evaluated/logits.arrow"))
+    outputs = read_outputs(Path("data/evaluated/logits.safetensors"))
     guesses = {
-        method: outputs[method, figures[method]["best_seed"], "test"].argmax(1).tolist() for method in ("full", "lora")
+        method: outputs[f"{method}/{figures[method]['best_seed']}/test"].argmax(1).tolist()
+        for method in ("full", "lora")
     }
     truth = {
         index: LABELS[label]
@@ -199,6 +201,12 @@ def test_the_report_holds_everything_and_nothing_alive(figures):
         assert text in page.text
     assert any(text in page.text for text in ("<script>alert(1)</script>", "onerror=alert(2)"))
     assert "{{ 7*7 }}" in page.text
+
+
+def test_the_report_shows_in_a_browser(figures, tmp_path):
+    seen = visit(Path("plots/report.html"), tmp_path)
+    assert (seen.console, seen.requests) == ([], [])
+    assert "전체 미세조정" in seen.dom
 
 
 def test_the_notebooks_protocol_is_flagged(stage, tmp_path, tiny_base_model, capsys):

@@ -1,10 +1,12 @@
 """Real DVC in a clone: what reruns, what is restored, what a mistake costs."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 import yaml
+from browser import visit
 from conftest import copy_project, records, run, write_corpus
 from hub import COMMIT, REPOSITORY, serving
 
@@ -65,6 +67,21 @@ def test_a_rank_reruns_lora_alone_and_the_way_back_trains_nothing(clone):
     assert result.returncode == 0, result.stderr
     assert ran(result.stdout) == ["compare", "report"]
     assert "Stage 'train_lora@42' is cached" in result.stdout
+
+
+def test_another_seed_trains_itself_alone(clone):
+    run(*DVC, "repro", cwd=clone)
+    before = (clone / "dvc.lock").read_bytes()
+    result = run(*DVC, "exp", "run", "-S", "train.seeds=[42,43]", cwd=clone)
+    assert result.returncode == 0, result.stderr
+    assert ran(result.stdout) == ["train_full@43", "train_lora@43", "evaluate", "compare", "report"]
+    figures = json.loads((clone / "metrics/compare.json").read_text(encoding="utf-8"))
+    assert [run["seed"] for run in figures["lora"]["runs"]["each"]] == [42, 43]
+    result = run(*DVC, "exp", "run", "-S", "train.seeds=[42]", cwd=clone)
+    assert result.returncode == 0, result.stderr
+    assert not [name for name in ran(result.stdout) if name.startswith("train")]
+    stages = [yaml.safe_load(lock)["stages"] for lock in (before, (clone / "dvc.lock").read_bytes())]
+    assert {name: stages[1][name] for name in stages[0]} == stages[0], "the figures of one seed, as they were"
 
 
 def test_a_rate_is_written_as_a_number_is_read(clone):
@@ -155,6 +172,31 @@ def test_plots_hold_both_methods_on_one_axis(clone):
         content = plots[title][0]["content"]
         assert len({row["filename"] for row in content["data"]["values"]}) == 2
         assert content["encoding"]["color"]["field"] == "method"
+    assert {"plots/f1.png", "plots/curves.png", "plots/confusion.png", "plots/reliability.png"} <= set(plots)
     for method in ("full", "lora"):
         content = plots[f"plots/confusion_{method}.json"][0]["content"]
         assert len(content["data"]["values"]) == 36
+
+
+@pytest.mark.parametrize("command", [("show",), ("diff", "HEAD", "r4")], ids=["show", "diff"])
+def test_plots_draw_in_a_browser_without_a_network(clone, tmp_path, command):
+    if len(command) > 1 and not run("git", "rev-parse", "--verify", "-q", "refs/exps", cwd=clone):
+        pytest.skip("needs the experiment of another test")
+    result = run(*DVC, "plots", *command, "-o", str(tmp_path / "out"), cwd=clone)
+    assert result.returncode == 0, result.stderr
+    page = tmp_path / "out/index.html"
+    text = page.read_text(encoding="utf-8")
+    assert not re.findall(r"(?:src|href)\s*=\s*[\"']?\s*(?:https?:)?//", text)
+    seen = visit(page, tmp_path)
+    assert seen.console == []
+    assert seen.requests == []
+    charts = seen.charts()
+    assert len(charts) == 5 == text.count("vegaEmbed('#")
+    for chart in charts[:3]:
+        assert chart.count('aria-roledescription="line mark"') == 2 * (len(command) - 1 or 1)
+    for chart in charts[3:]:
+        assert "부정" in chart
+        assert chart.count('aria-roledescription="rect mark"') > 3
+    assert seen.dom.count("<img") == 5 * (len(command) - 1 or 1)
+    for image in re.findall(r'<img src="([^"]+)"', seen.dom):
+        assert (tmp_path / "out" / image).is_file()

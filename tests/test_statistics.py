@@ -23,7 +23,7 @@ from stages.common.statistics import (
     row_values,
     verdict,
 )
-from stages.common.wording import decimals, with_interval
+from stages.common.wording import decimals, difference, with_interval
 
 
 def case(rows: int = 300, seed: int = 0, strength: float = 1.2) -> tuple[np.ndarray, np.ndarray]:
@@ -114,12 +114,12 @@ def test_the_permutation_test_is_exact_on_few_rows():
     labels = np.array([0, 1, 2, 0, 1, 2, 0, 1])
     a, b = np.array([0, 1, 2, 0, 1, 1, 0, 1]), np.array([0, 2, 2, 1, 1, 0, 2, 0])
 
-    def difference(swapped: tuple[bool, ...]) -> float:
+    def gap(swapped: tuple[bool, ...]) -> float:
         x, y = np.where(swapped, b, a), np.where(swapped, a, b)
         return f1_score(labels, x, average="macro") - f1_score(labels, y, average="macro")
 
-    observed = difference((False,) * 8)
-    every = [difference(swapped) for swapped in itertools.product((False, True), repeat=8)]
+    observed = gap((False,) * 8)
+    every = [gap(swapped) for swapped in itertools.product((False, True), repeat=8)]
     expected = np.mean([abs(value) >= abs(observed) - 1e-12 for value in every])
     assert permutation_p(labels, a[None], b[None], 10_000, 0) == pytest.approx(expected)
     assert permutation_p(labels, a[None], a[None], 1000, 0) == 1.0
@@ -168,7 +168,7 @@ def test_the_verdict_follows_from_the_interval(low, high, word):
 def test_no_more_digits_than_the_interval_deserves():
     assert with_interval(0.79796, 0.7712, 0.8241) == "0.80 [0.77, 0.82]"
     assert with_interval(0.73694, 0.7331, 0.7401) == "0.737 [0.733, 0.740]"
-    assert with_interval(0.0281, 0.0031, 0.0532, "+") == "+0.028 [+0.003, +0.053]", "0.00 would hide the side of 0"
+    assert difference(0.0281, 0.0031, 0.0532) == "+0.028 [+0.003, +0.053]", "0.00 would hide the side of 0"
     assert with_interval(1.0, 1.0, 1.0) == "1.00 [1.00, 1.00]"
     assert decimals(-3, 4) == 0
 

@@ -1,49 +1,31 @@
-"""Logits of every run on the validation and the test rows, as a table that needs no torch to be read."""
+"""Logits of every run on the validation and the test rows, in a file that needs no torch to be read."""
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
 
-from stages.common.records import LABELS, read_table, schema, write_table
+from stages.common.errors import UserError
+from stages.common.files import replacing
 
-SCHEMA = schema(
-    {
-        "method": pa.string(),
-        "seed": pa.int64(),  # null: the method has none
-        "split": pa.string(),  # validation or test
-        "logits": pa.list_(pa.float32()),  # a row a review, in the order of the split
-    }
-)
-Key = tuple[str, int | None, str]
+Outputs = Mapping[str, np.ndarray]  # METHOD/SEED/SPLIT, of baselines METHOD/SPLIT, to logits (rows, 3)
 
 
-def write_outputs(path: Path, outputs: dict[Key, np.ndarray]) -> None:
-    """Write logits (rows, 3) by method, seed and split."""
-
-    def batches() -> Iterator[pa.RecordBatch]:
-        for (method, seed, split), logits in outputs.items():
-            count = len(logits)
-            values = pa.array(logits.astype(np.float32).ravel())
-            offsets = pa.array(np.arange(0, len(LABELS) * count + 1, len(LABELS)), pa.int32())
-            keys = [
-                pa.repeat(pa.scalar(value, SCHEMA.field(i).type), count)
-                for i, value in enumerate((method, seed, split))
-            ]
-            yield pa.RecordBatch.from_arrays([*keys, pa.ListArray.from_arrays(offsets, values)], schema=SCHEMA)
-
-    write_table(path, batches(), SCHEMA)
+def write_outputs(path: Path, outputs: Outputs) -> None:
+    """Write logits as float32, in the order of the split's rows."""
+    with replacing(path) as temporary:
+        save_file({name: np.ascontiguousarray(logits, np.float32) for name, logits in outputs.items()}, temporary)
 
 
-def read_outputs(path: Path) -> dict[Key, np.ndarray]:
-    """What `write_outputs` wrote, float64.
+def read_outputs(path: Path) -> Outputs:
+    """What `write_outputs` wrote, as float64.
 
     Raises:
         UserError: the file is missing or damaged.
     """
-    parts = {
-        tuple(batch.column(name)[0].as_py() for name in ("method", "seed", "split")): batch["logits"].flatten()
-        for batch in read_table(path).to_batches()
-    }
-    return {key: values.to_numpy().reshape(-1, len(LABELS)).astype(float) for key, values in parts.items()}
+    try:
+        return {name: logits.astype(float) for name, logits in load_file(path).items()}
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); run `dvc repro` to make it") from error

@@ -291,7 +291,7 @@ def run_seed(description: str | None) -> int:
     return parser.parse_args().seed
 
 
-def fit(model: nn.Module, params: RunParams, rate: float, out: Path) -> None:
+def fit(model: nn.Module, params: TrainParams, seed: int, rate: float, out: Path) -> None:
     """Train `model` on the splits and write the best checkpoint, with an object an epoch in history.json, to `out`.
 
     Of several processes one writes.
@@ -299,7 +299,7 @@ def fit(model: nn.Module, params: RunParams, rate: float, out: Path) -> None:
     rows = read_rows(TRAIN)
     with joined() as processes:
         start = time.perf_counter()
-        outcome = train(model, rows, read_rows(VALIDATION), params, rate, processes)
+        outcome = train(model, rows, read_rows(VALIDATION), params.run(seed), rate, processes)
         seconds = time.perf_counter() - start
     if not processes.is_main:
         return
@@ -308,7 +308,7 @@ def fit(model: nn.Module, params: RunParams, rate: float, out: Path) -> None:
     facts = {
         "base_model": base,
         "preprocessing": read_preprocessing(TRAIN).model_dump(),
-        "seed": params.seed,
+        "seed": seed,
         "best_epoch": outcome.best_epoch,
         "validation": outcome.history[outcome.best_epoch - 1],
         **count_parameters(model),

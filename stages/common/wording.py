@@ -12,6 +12,12 @@ METHODS = {
     "tfidf": "TF-IDF + logistic regression",
     "majority": "majority class",
 }
+IN_KOREAN = {
+    "full": "전체 미세조정",
+    "lora": "LoRA",
+    "tfidf": "TF-IDF와 로지스틱 회귀",
+    "majority": "다수 클래스",
+}
 COLUMNS = {
     "macro_f1": "macro-F1",
     "macro_precision": "precision",
@@ -39,12 +45,9 @@ KOREAN = {
 
 
 def decimals(low: float, high: float) -> int:
-    """Places after the point: as far as the first digit of half the interval's width, or of a bound that has none."""
+    """Places after the point: as far as the first digit of half the interval's width."""
     width = (high - low) / 2
-    places = 2 if width <= 0 else min(4, max(0, -math.floor(math.log10(width))))
-    while places < 4 and any(bound and not round(bound, places) for bound in (low, high)):
-        places += 1  # 0.00 would hide on which side of 0 a bound lies
-    return places
+    return min(4, max(0, -math.floor(math.log10(width)))) if width > 0 else 2
 
 
 def pick(values: Figures, name: str) -> Any:
@@ -54,10 +57,18 @@ def pick(values: Figures, name: str) -> Any:
     return values
 
 
-def with_interval(value: float, low: float, high: float, sign: str = "") -> str:
+def with_interval(value: float, low: float, high: float) -> str:
     """`0.80 [0.77, 0.83]`."""
     places = decimals(low, high)
-    return f"{value:{sign}.{places}f} [{low:{sign}.{places}f}, {high:{sign}.{places}f}]"
+    return f"{value:.{places}f} [{low:.{places}f}, {high:.{places}f}]"
+
+
+def difference(value: float, low: float, high: float) -> str:
+    """`-0.16 [-0.19, -0.12]`, with a digit more where a bound would be 0.00 and hide on which side of 0 it lies."""
+    places = decimals(low, high)
+    while places < 4 and any(bound and not round(bound, places) for bound in (low, high)):
+        places += 1
+    return f"{value:+.{places}f} [{low:+.{places}f}, {high:+.{places}f}]"
 
 
 def rounded(values: Figures, name: str) -> str:
@@ -77,7 +88,7 @@ def p_value(p: float) -> str:
 def verdicts(figures: Figures) -> dict[str, list[str]]:
     """What can be said, English and Korean, the verdict first."""
     of = figures["difference"]
-    gap = with_interval(of["macro_f1"], of["low"], of["high"], "+")
+    gap = difference(of["macro_f1"], of["low"], of["high"])
     word, margin, excludes_0 = of["verdict"], of["margin"], of["low"] > 0 or of["high"] < 0
     beyond = of["low"] > margin or of["high"] < -margin
     english, korean = [f"{ENGLISH[word]}."], [f"{KOREAN[word]}."]
@@ -100,16 +111,18 @@ def verdicts(figures: Figures) -> dict[str, list[str]]:
                     with_interval(against["macro_f1"], *against["interval"], "+"),
                     METHODS[against["baseline"]],
                 )
-                english.append(f"{name} does not beat the baseline {baseline} ({against['verdict']}: {gap}).")
-                korean.append(f"{name}: 기준선 {baseline}을(를) 이기지 못했습니다 ({gap}).")
+                english.append(f"{name} does not beat the baseline {METHODS[baseline]} ({against['verdict']}: {gap}).")
+                korean.append(f"{IN_KOREAN[method]}: 기준선({IN_KOREAN[baseline]})을 이기지 못했습니다({gap}).")
         for run in values["runs"]["each"]:
             by_f1, by_loss = run["best_epoch"], run["best_epoch_by_loss"]
             if by_f1 != by_loss:
-                run_name = name if "sd" not in values["runs"] else f"{name}, seed {run['seed']}"
+                seed = f", seed {run['seed']}" if "sd" in values["runs"] else ""
                 english.append(
-                    f"{run_name}: best epoch {by_f1} by validation macro-F1, but {by_loss} by validation loss."
+                    f"{name}{seed}: best epoch {by_f1} by validation macro-F1, but {by_loss} by validation loss."
                 )
-                korean.append(f"{run_name}: 최고 에폭이 검증 매크로 F1로는 {by_f1}, 검증 손실로는 {by_loss}입니다.")
+                korean.append(
+                    f"{IN_KOREAN[method]}{seed}: 최고 에폭이 검증 매크로 F1로는 {by_f1}, 검증 손실로는 {by_loss}입니다."
+                )
     if figures["selected_on_test_rows"]:
         english.append("Epochs were chosen on the test rows (split.validation_size: 0): the figures are optimistic.")
         korean.append("에폭을 평가 데이터로 골랐으므로(split.validation_size: 0) 수치가 실제보다 좋게 나옵니다.")
@@ -128,7 +141,8 @@ def table(figures: Figures) -> list[list[str]]:
         cost = ["", "", ""]
         if "checkpoint_bytes" in values:
             counts = [f"{values[key]:,}" for key in ("trainable_parameters", "total_parameters")]
-            cost = [*counts, f"{values['checkpoint_bytes'] / 1e6:.3g} MB"]
+            size = values["checkpoint_bytes"] / 1e6
+            cost = [*counts, f"{size:,.1f} MB" if size >= 1 else f"{1e3 * size:.1f} kB"]
         rows.append([name, first, *(rounded(values, key) for key in list(COLUMNS)[1:]), *cost])
     return rows
 

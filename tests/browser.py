@@ -1,0 +1,54 @@
+"""What a real browser makes of a page: its elements, its console, and the requests that the page sends."""
+
+import json
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+FLAGS = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-extensions"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--enable-logging=stderr"),
+    *("--v=0", "--window-size=1500,4000", "--virtual-time-budget=15000", "--dump-dom"),
+    "--host-resolver-rules=MAP * ~NOTFOUND",
+)
+
+
+@dataclass(frozen=True)
+class Visit:
+    """A page once its scripts have run."""
+
+    dom: str
+    console: list[str]
+    requests: list[str]  # URLs of other machines that the page itself asked for
+
+    def charts(self) -> list[str]:
+        """The SVG of each chart of Vega's."""
+        return re.findall(r"<svg[^>]*class=\"marks\".*?</svg>", self.dom, re.DOTALL)
+
+
+def visit(page: Path, folder: Path) -> Visit:
+    """Open `page` in chromium; skips the test where there is none."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no chromium: `apt-get install chromium` lets this test look at the page")
+    log = folder / "net.json"
+    own = [f"--user-data-dir={folder / 'profile'}", f"--log-net-log={log}", page.resolve().as_uri()]
+    result = subprocess.run([chromium, *FLAGS, *own], capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    text = log.read_text(encoding="utf-8")
+    try:
+        events = json.loads(text)["events"]
+    except ValueError:  # the browser was gone before it closed the list
+        events = json.loads(text.rstrip().rstrip(",") + "]}")["events"]
+    asked = [event["params"] for event in events if "url" in event.get("params", {})]
+    # A request of the browser's own names no page as its initiator.
+    requests = [
+        of["url"]
+        for of in asked
+        if of["url"].startswith("http") and of.get("initiator", "not an origin") != "not an origin"
+    ]
+    return Visit(result.stdout, [line for line in result.stderr.splitlines() if ":CONSOLE" in line], requests)
