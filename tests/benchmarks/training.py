@@ -223,6 +223,7 @@ def our_epochs(size: str, lora: bool, rows: Rows, params: Params, grouped: bool)
     graphed, run.graphed = run.graphed, None  # the counter does not see what a graph replays
 
     def epoch() -> float:
+        run.losses = []  # as validation leaves it
         started = time.perf_counter()
         run.train_epoch()
         synchronize()
