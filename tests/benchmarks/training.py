@@ -41,7 +41,7 @@ from stages.common.training import Run
 CONTENDERS = ("notebook", "trainer", "trainer, grouped", "ours", "ours, grouped")
 BATCH_SIZE = 16
 STEPS = {"2x128": 60, "4x256": 40, "12x768": 12}  # of an epoch
-GPU_STEPS = 200  # of any size
+GPU_STEPS = 80  # of any size
 VOCABULARY, PAD_ID = 8002, 1
 
 
