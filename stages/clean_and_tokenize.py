@@ -8,12 +8,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from tqdm import tqdm
 
+from stages.common.ahead import ahead
 from stages.common.cleaning import clean
 from stages.common.errors import UserError, one_line
 from stages.common.files import read_json, write_json
-from stages.common.params import CleanParams, Preprocessing, load_params
+from stages.common.params import Preprocessing, load_params
 from stages.common.paths import BASE_MODEL, FILTERED, TOKEN_METRICS, TOKENIZED
-from stages.common.records import INT32_LIST, read_table, schema, with_preprocessing, write_table
+from stages.common.records import INT32_LIST, read_batches, read_table, schema, with_preprocessing, write_table
 from stages.common.tokenizer import Tokenizer, load_tokenizer
 
 SCHEMA = schema(
@@ -27,7 +28,6 @@ SCHEMA = schema(
         "MainCategory": pa.string(),
     }
 )
-ROWS_A_BATCH = 10_000
 # RoBERTa and its kin count positions from pad_token_id + 1, and never use those before.
 COUNT_FROM_PAD = {
     *("camembert", "data2vec-text", "ibert", "longformer", "luke", "mpnet", "roberta", "roberta-prelayernorm"),
@@ -73,11 +73,13 @@ def usable_positions(config: dict[str, Any]) -> int | None:
     return positions - 1 - (config.get("pad_token_id", 1) or 0)
 
 
-def clean_and_tokenize(
-    batch: pa.RecordBatch, params: CleanParams, tokenizer: Tokenizer, max_length: int, counts: TokenCounts
+def tokenize(
+    batch: pa.RecordBatch, texts: pa.StringArray, tokenizer: Tokenizer, max_length: int, counts: TokenCounts
 ) -> pa.RecordBatch:
-    """Tokenized rows of a batch of filtered rows, those without any text left apart; `counts` is added to."""
-    texts = clean(batch["RawText"], params)
+    """Tokenized rows of a batch of filtered rows and their cleaned texts, without those that are empty by now.
+
+    `counts` is added to.
+    """
     present = pc.not_equal(texts, "")
     texts, kept = texts.filter(present), batch.filter(present)
     encoded = tokenizer.encode(texts.to_pylist(), max_length)
@@ -101,7 +103,7 @@ def clean_and_tokenize(
 @one_line
 def main() -> None:
     params = load_params()
-    rows, tokenizer = read_table(FILTERED), load_tokenizer(BASE_MODEL)
+    rows, tokenizer = read_table(FILTERED).num_rows, load_tokenizer(BASE_MODEL)
     positions = usable_positions(read_json(BASE_MODEL / "config.json"))
     if positions is not None and params.tokenize.max_length > positions:
         raise UserError(
@@ -110,11 +112,12 @@ def main() -> None:
     counts = TokenCounts(special_tokens=len(tokenizer.encode([""], params.tokenize.max_length).ids))
 
     def tokenized() -> Iterator[pa.RecordBatch]:
-        with tqdm(total=rows.num_rows, desc="clean_and_tokenize", unit="row", disable=None) as progress:
-            for batch in rows.combine_chunks().to_batches(ROWS_A_BATCH):
-                yield clean_and_tokenize(batch, params.clean, tokenizer, params.tokenize.max_length, counts)
+        cleaned = ((batch, clean(batch["RawText"], params.clean)) for batch in read_batches(FILTERED))
+        with tqdm(total=rows, desc="clean_and_tokenize", unit="row", disable=None) as progress:
+            for batch, texts in ahead(cleaned):
+                yield tokenize(batch, texts, tokenizer, params.tokenize.max_length, counts)
                 progress.update(batch.num_rows)
-        if counts.dropped_empty == rows.num_rows:
+        if counts.dropped_empty == rows:
             raise UserError(f"{FILTERED}: no text is left after cleaning; see section `clean` of params.yaml")
         if (rate := counts.unk_rate()) > params.tokenize.max_unk_rate:
             raise UserError(

@@ -9,7 +9,7 @@ from stages.common.errors import UserError, one_line
 from stages.common.files import write_json
 from stages.common.params import load_params
 from stages.common.paths import FILTER_METRICS, FILTERED, INGESTED
-from stages.common.records import read_table, schema, write_table
+from stages.common.records import read_batches, schema, write_table
 
 SCHEMA = schema(
     {
@@ -46,24 +46,26 @@ def filter_batch(batch: pa.RecordBatch) -> tuple[pa.RecordBatch, dict[str, int]]
 @one_line
 def main() -> None:
     load_params()
-    rows = read_table(INGESTED)
+    rows_read = 0
     dropped = dict.fromkeys(("no_key", "null", "empty", "out_of_range"), 0)
 
     def kept() -> Iterator[pa.RecordBatch]:
-        for batch in rows.to_batches():
+        nonlocal rows_read
+        for batch in read_batches(INGESTED):
             valid, counts = filter_batch(batch)
+            rows_read += batch.num_rows
             for reason, count in counts.items():
                 dropped[reason] += count
             yield valid
-        if sum(dropped.values()) == rows.num_rows:
+        if sum(dropped.values()) == rows_read:
             raise UserError(
-                f"data.source: none of {rows.num_rows} rows has a valid GeneralPolarity (-1, 0 or 1): "
+                f"data.source: none of {rows_read} rows has a valid GeneralPolarity (-1, 0 or 1): "
                 + ", ".join(f"{reason} {count}" for reason, count in dropped.items())
             )
 
     write_table(FILTERED, kept(), SCHEMA)
-    rows_kept = rows.num_rows - sum(dropped.values())
-    write_json(FILTER_METRICS, {"rows_read": rows.num_rows, "rows_kept": rows_kept, "dropped": dropped})
+    rows_kept = rows_read - sum(dropped.values())
+    write_json(FILTER_METRICS, {"rows_read": rows_read, "rows_kept": rows_kept, "dropped": dropped})
 
 
 if __name__ == "__main__":

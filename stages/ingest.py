@@ -1,16 +1,20 @@
 """AI Hub JSON files -> one Arrow table, a row a record."""
 
-import json
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pyarrow as pa
 from tqdm import tqdm
 
-from stages.common.errors import UserError, one_line
+from stages.common.ahead import ahead
+from stages.common.aihub import REASONS, Fault, Record, is_utf8, read_records
+from stages.common.errors import UserError, one_line, warn
+from stages.common.files import write_json
 from stages.common.params import load_params
-from stages.common.paths import INGESTED
+from stages.common.paths import INGEST_METRICS, INGESTED
 from stages.common.records import schema, write_table
 
 SUFFIXES = {".json", ".jsonl", ".ndjson"}
@@ -24,11 +28,40 @@ SCHEMA = schema(
         "file": pa.string(),  # relative to the source folder
     }
 )
-FILES_A_BATCH = 100
+ROWS_A_BATCH = 10_000
+BYTES_AT_A_TIME = 2**22  # of files; a larger file goes alone
+FAULTS_LISTED = 20
+
+
+class Report:
+    """What metrics/ingest.json says, added up over files."""
+
+    def __init__(self) -> None:
+        self.files: Counter[str] = Counter(read=0, partly_read=0, skipped=0)
+        self.records: Counter[str] = Counter(read=0, skipped=0)
+        self.faults = {kind: Counter(dict.fromkeys(REASONS, 0)) for kind in ("file", "record")}
+        self.first: list[dict[str, str]] = []
+
+    def add(self, file: str, records: list[Record], faults: list[Fault]) -> None:
+        """Count the records and the faults of one file."""
+        self.files["read" if not faults else "partly_read" if records else "skipped"] += 1
+        self.records["read"] += len(records)
+        for fault in faults:
+            self.records["skipped"] += fault.of_record
+            self.faults["record" if fault.of_record else "file"][fault.reason] += 1
+        some = faults[: FAULTS_LISTED - len(self.first)]
+        self.first += [{"file": file, "place": f.place, "reason": f.reason, "detail": f.detail} for f in some]
+
+    def summary(self) -> dict[str, Any]:
+        """Counts of files, records and faults by reason, and the first faults."""
+        faults = {f"{kind}_faults": dict(counts) for kind, counts in self.faults.items()}
+        return {"files": dict(self.files), "records": dict(self.records), **faults, "first_faults": self.first}
 
 
 def find_files(source: Path) -> list[Path]:
     """JSON files below `source`, hidden ones apart, in an order that no file system decides.
+
+    Links that lead nowhere are among them, since a file is missing there.
 
     Raises:
         UserError: `source` is not a folder, or holds none.
@@ -37,94 +70,89 @@ def find_files(source: Path) -> list[Path]:
         raise UserError(f"data.source: {source} is not a folder; it must hold AI Hub JSON files")
     relative = (path.relative_to(source) for path in source.rglob("*") if path.suffix.lower() in SUFFIXES)
     visible = [path for path in relative if not any(part.startswith(".") for part in path.parts)]
-    files = sorted((path for path in visible if (source / path).is_file()), key=lambda path: path.as_posix())
+    files = [path for path in visible if (source / path).is_file() or not (source / path).exists()]
     if not files:
         raise UserError(f"data.source: no .json, .jsonl or .ndjson file in {source}")
-    return files
+    return sorted(files, key=lambda path: path.as_posix())
 
 
-def _parse(text: str) -> Iterator[tuple[str, Any]]:
-    """Where each record stands, and the record, from a JSON array or from NDJSON."""
-    if text.lstrip(" \t\r\n").startswith("{"):
-        for number, line in enumerate(text.split("\n"), start=1):
-            if line.strip():
-                try:
-                    yield f"line {number}", json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise ValueError(f"line {number} column {error.colno}: {error.msg}") from error
-        return
-    records = json.loads(text)
-    if not isinstance(records, list):
-        raise ValueError(f"line 1 column 1: holds one {type(records).__name__}, not an array of objects")
-    for number, record in enumerate(records, start=1):
-        yield f"record {number}", record
-
-
-def _text(record: dict[str, Any], key: str) -> str | None:
-    value = record.get(key)
-    text = value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    if text is not None:
+def _contents(source: Path, files: Iterable[Path]) -> Iterator[list[tuple[Path, bytes | Fault, bool]]]:
+    """Some files at a time: the name, what is in it, and whether that is UTF-8."""
+    some: list[tuple[Path, bytes | Fault, bool]] = []
+    size = 0
+    for file in files:
         try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise ValueError(f"{key} holds half of a surrogate pair at character {error.start + 1}") from error
-    return text
+            data = (source / file).read_bytes()
+        except OSError as error:
+            some.append((file, Fault("unreadable", "", error.strerror or str(error), of_record=False), False))
+            continue
+        some.append((file, data, is_utf8(data)))
+        size += len(data)
+        if size >= BYTES_AT_A_TIME:
+            yield some
+            some, size = [], 0
+    yield some
 
 
-def _row(record: Any, file: str) -> dict[str, Any]:
-    if not isinstance(record, dict):
-        raise ValueError(f"is of type {type(record).__name__}, not an object")
-    if not isinstance(record.get("RawText", ""), str | None):
-        raise ValueError(f"RawText is of type {type(record['RawText']).__name__}, not a string")
-    return {
-        "Index": _text(record, "Index"),
-        "RawText": _text(record, "RawText") or "",
-        "GeneralPolarity": _text(record, "GeneralPolarity"),
-        "HasPolarity": "GeneralPolarity" in record,
-        "MainCategory": _text(record, "MainCategory"),
-        "file": file,
-    }
+def _rows(records: list[Record], files: list[str]) -> pa.RecordBatch:
+    polarity = [record.GeneralPolarity for record in records]
+    has_polarity = [value is not msgspec.UNSET for value in polarity]
+    columns = [
+        [record.Index for record in records],
+        [record.RawText or "" for record in records],
+        [value if has else None for value, has in zip(polarity, has_polarity, strict=True)],
+        has_polarity,
+        [record.MainCategory for record in records],
+        files,
+    ]
+    arrays = [pa.array(column, field.type) for column, field in zip(columns, SCHEMA, strict=True)]
+    return pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)
 
 
-def read_file(source: Path, file: Path) -> list[dict[str, Any]]:
-    """The rows of one file, UTF-8 with or without a byte order mark.
+def ingest(
+    source: Path, files: Iterable[Path], on_error: str = "stop", report: Report | None = None
+) -> Iterator[pa.RecordBatch]:
+    """Rows of all files, in their order; batches are the same wherever and whenever they are made.
+
+    Args:
+        on_error: `stop` at the first fault, or `skip` what is not valid.
+        report: is added to.
 
     Raises:
-        UserError: names the file and the place of the first fault.
+        UserError: names the file and the place of the first fault; or nothing was left.
     """
-    place = ""
-    rows = []
-    try:
-        for where, record in _parse((source / file).read_bytes().decode("utf-8-sig")):
-            place = f"{where} "
-            rows.append(_row(record, file.as_posix()))
-            place = ""
-    except UnicodeDecodeError as error:
-        raise UserError(f"{source / file}: byte {error.start}: not UTF-8") from error
-    except json.JSONDecodeError as error:
-        raise UserError(f"{source / file}: line {error.lineno} column {error.colno}: {error.msg}") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{source / file}: {place}{error}") from error
-    return rows
-
-
-def ingest(source: Path, files: Iterable[Path]) -> Iterator[pa.RecordBatch]:
-    """Rows of all files, in their order, as record batches of a fixed number of files."""
-    rows: list[dict[str, Any]] = []
-    for number, file in enumerate(files, start=1):
-        rows += read_file(source, file)
-        if number % FILES_A_BATCH == 0:
-            yield pa.RecordBatch.from_pylist(rows, schema=SCHEMA)
-            rows = []
-    if rows:
-        yield pa.RecordBatch.from_pylist(rows, schema=SCHEMA)
+    report = report or Report()
+    for some in ahead(_contents(source, files)):
+        rows: list[Record] = []
+        names: list[str] = []
+        for file, data, valid_utf8 in some:
+            records, faults = ([], [data]) if isinstance(data, Fault) else read_records(data, valid_utf8)
+            if faults and on_error == "stop":
+                raise UserError(f"{source / file}: {faults[0]}")
+            name = file.as_posix().encode(errors="backslashreplace").decode()
+            report.add(name, records, faults)
+            rows += records
+            names += [name] * len(records)
+        for start in range(0, len(rows), ROWS_A_BATCH):
+            yield _rows(rows[start : start + ROWS_A_BATCH], names[start : start + ROWS_A_BATCH])
+    if report.first and not report.records["read"]:
+        first = report.first[0]
+        raise UserError(
+            f"data.source: no valid record in {sum(report.files.values())} files of {source}; the first fault is in "
+            f"{first['file']}: {first['place']}: {first['detail']}"
+        )
 
 
 @one_line
 def main() -> None:
-    source = Path(load_params().data.source)
-    files = find_files(source)
-    write_table(INGESTED, ingest(source, tqdm(files, desc="ingest", unit="file", disable=None)), SCHEMA)
+    params = load_params().data
+    source, report = Path(params.source), Report()
+    files = tqdm(find_files(source), desc="ingest", unit="file", disable=None)
+    write_table(INGESTED, ingest(source, files, params.on_error, report), SCHEMA)
+    write_json(INGEST_METRICS, report.summary())
+    if report.first:
+        counts = f"{report.files['skipped']} files and {report.records['skipped']} records were skipped, "
+        warn(f"{counts}{report.files['partly_read']} files were read in part: see {INGEST_METRICS}")
 
 
 if __name__ == "__main__":

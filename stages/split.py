@@ -1,15 +1,20 @@
 """Stratified, leak-free train, validation and test rows."""
 
 import math
+from collections.abc import Iterable
+from contextlib import ExitStack
+from hashlib import blake2b
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
+from stages.common.ahead import ahead
 from stages.common.errors import UserError, one_line, warn
 from stages.common.files import write_json
 from stages.common.params import SplitParams, load_params
 from stages.common.paths import SPLIT_METRICS, TEST, TOKENIZED, TRAIN, VALIDATION
-from stages.common.records import LABELS, read_table, write_table
+from stages.common.records import LABELS, read_batches, read_table, table_writer
 
 
 def allocate(counts: np.ndarray, total: int, reserved: int) -> np.ndarray:
@@ -80,21 +85,40 @@ def describe(labels: np.ndarray) -> dict[str, int]:
     return {"rows": len(labels), **dict(zip(LABELS, counts, strict=True))}
 
 
+def labels_and_groups(batches: Iterable[pa.RecordBatch]) -> tuple[np.ndarray, np.ndarray]:
+    """Class index and group number of each row, (rows,) each; equal texts are one group, numbered as they are met."""
+    labels, digests = [], bytearray()
+    for batch in batches:
+        labels.append(batch["labels"].to_numpy().astype(np.int8))  # a copy: a view would keep the whole batch
+        # 16 bytes a row in place of its text, so that memory does not grow with the texts.
+        digests += b"".join(blake2b(text.encode(), digest_size=16).digest() for text in batch["text"].to_pylist())
+    hashed = pa.FixedSizeBinaryArray.from_buffers(pa.binary(16), len(digests) // 16, [None, pa.py_buffer(digests)])
+    return np.concatenate(labels), hashed.dictionary_encode().indices.to_numpy()
+
+
+def write_splits(batches: Iterable[pa.RecordBatch], rows: dict[Path, np.ndarray], schema: pa.Schema) -> None:
+    """Write the rows with the given ascending numbers to each path, in one pass."""
+    with ExitStack() as stack:
+        writers = {path: stack.enter_context(table_writer(path, schema)) for path in rows}
+        start = 0
+        for batch in batches:
+            for path, writer in writers.items():
+                first, end = np.searchsorted(rows[path], (start, start + batch.num_rows))
+                writer.write(batch.take(pa.array(rows[path][first:end] - start)))
+            start += batch.num_rows
+
+
 @one_line
 def main() -> None:
     params = load_params().split
-    table = read_table(TOKENIZED)
-    labels = table["labels"].to_numpy()
-    # numpy.unique needs numbers without gaps only, so the order in which texts were met will do.
-    groups = table["text"].combine_chunks().dictionary_encode().indices.to_numpy()
+    labels, groups = labels_and_groups(ahead(read_batches(TOKENIZED, ("labels", "text"))))
     rows = split(labels, groups, params)
     if not params.validation_size:
         warn(
             "split.validation_size is 0: epochs are chosen on the test rows, so the figures of `compare` are optimistic"
         )
-    for name, path in (("train", TRAIN), ("validation", VALIDATION), ("test", TEST)):
-        part = table.take(pa.array(rows[name])).combine_chunks()
-        write_table(path, part.to_batches(), table.schema)
+    paths = {TRAIN: rows["train"], VALIDATION: rows["validation"], TEST: rows["test"]}
+    write_splits(ahead(read_batches(TOKENIZED)), paths, read_table(TOKENIZED).schema)
     metrics = {name: describe(labels[part]) for name, part in rows.items()}
     duplicates = len(labels) - int(groups.max()) - 1
     write_json(SPLIT_METRICS, {**metrics, "duplicate_rows": duplicates})

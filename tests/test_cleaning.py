@@ -4,6 +4,7 @@ import re
 import time
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from stages.common.cleaning import WHITE_SPACE, clean
@@ -56,8 +57,22 @@ def test_white_space_is_what_python_takes_for_it():
     assert sorted(WHITE_SPACE) == sorted(re.findall(r"\s", every))
 
 
-@pytest.mark.parametrize("character", ["<", " ", "ㅋ", "가"])
-def test_time_is_linear_in_the_text(character):
-    started = time.monotonic()
-    cleaned([character * (10_000_000 // len(character.encode()))], NOTEBOOK)
-    assert time.monotonic() - started < 2
+@pytest.mark.parametrize(
+    "unit", ["<", " ", "ㅋ", "가", "<a", "<a ", "a<", "<>", "<<>", "<ㅋ>", "\u3000", "a ", "<" * 5000 + ">"]
+)
+def test_time_is_linear_in_the_text(unit):
+    started = time.process_time()
+    cleaned([unit * (10_000_000 // len(unit.encode()))], NOTEBOOK)
+    assert time.process_time() - started < 2
+
+
+@pytest.mark.parametrize("keep", ["", "0-9가-힣 ", "\\s가-힣", "[:space:]가", "\\W", "a-z-"])
+@pytest.mark.parametrize("strip_tags", [True, False])
+def test_a_rule_is_left_out_only_where_it_finds_nothing(keep, strip_tags):
+    texts = [*TEXTS, "가  나\t \n다\u2028\u2028라", "a \x1c\x1c b"]
+    params = NOTEBOOK.model_copy(update={"keep": keep, "strip_tags": strip_tags})
+    rules = ["<[^>]+>"] * strip_tags + ([f"[^{patterns_of}]+"] if (patterns_of := keep.replace("z-", "z\\-")) else [])
+    expected = pa.array(texts)
+    for rule in [*rules, f"[{WHITE_SPACE}]+"]:
+        expected = pc.replace_substring_regex(expected, pattern=rule, replacement=" ")
+    assert cleaned(texts, params) == [text.strip(WHITE_SPACE) for text in expected.to_pylist()]

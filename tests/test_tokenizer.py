@@ -2,6 +2,8 @@
 
 import json
 import os
+import resource
+import time
 import unicodedata
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import pytest
 from conftest import ROOT, encode, records
 
 from stages.common.errors import UserError
-from stages.common.tokenizer import load_tokenizer
+from stages.common.tokenizer import LONG, load_tokenizer
 
 TEXTS = [row["RawText"] for row in records()]
 
@@ -74,6 +76,29 @@ def test_damaged_files_are_refused(tiny_base_model, tmp_path):
     (tmp_path / "tokenizer.model").write_bytes(b"not a model")
     with pytest.raises(UserError, match="not a SentencePiece model"):
         load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("unit", ["가나다 ", "가", "<", "[SEP]", "a\u0301 "])
+def test_10_mb_in_one_text_take_seconds_and_little_memory(unit):
+    tokenizer = load_tokenizer(ROOT / "data/kobert-mini")
+    started, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    encoded = tokenizer.encode([unit * (10_000_000 // len(unit.encode()))], 256)
+    assert time.process_time() - started < 8
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**20  # KiB
+    assert (encoded.lengths.tolist(), encoded.cut) == ([256], 1)
+    # A text of the same units that is longer than 256 tokens begins like that one.
+    assert encoded.ids.tolist() == tokenizer.encode([unit * 2000], 256).ids.tolist()
+
+
+def test_a_tokenizer_json_reads_no_more_of_a_long_text_than_it_needs(tmp_path):
+    load_tokenizer(ROOT / "data/kobert-mini").to_fast().save(str(tmp_path / "tokenizer.json"))
+    tokenizer = load_tokenizer(tmp_path)
+    short = "배터리가 하루도 안 가요 "
+    started = time.process_time()
+    long = tokenizer.encode([short, short * 300_000, " " * LONG + short], 256)
+    assert time.process_time() - started < 4
+    assert long.ids.tolist() == tokenizer.encode([short, short * 100, short], 256).ids.tolist()
+    assert long.cut == 1
 
 
 def test_ids_equal_the_reference():

@@ -48,6 +48,7 @@ class Section(BaseModel):
 
 class DataParams(Section):
     source: Name  # folder of AI Hub JSON files, read recursively
+    on_error: Literal["stop", "skip"]  # at a broken file or record
 
 
 class BaseModelParams(Section):

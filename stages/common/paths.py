@@ -20,6 +20,7 @@ SCRATCH = Path("data/scratch")  # METHOD/SEED, saved points of a run under way
 TIMES = Path("data/times")  # what depends on the machine and the hour, beside the DAG
 METHODS = ("full", "lora")
 
+INGEST_METRICS = Path("metrics/ingest.json")
 FILTER_METRICS = Path("metrics/filter.json")
 TOKEN_METRICS = Path("metrics/tokens.json")
 SPLIT_METRICS = Path("metrics/split.json")

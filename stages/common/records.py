@@ -4,7 +4,8 @@
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
@@ -50,15 +51,30 @@ def read_preprocessing(path: Path) -> Preprocessing:
     return Preprocessing.model_validate_json(note)
 
 
-def write_table(path: Path, batches: Iterable[pa.RecordBatch | pa.Table], schema: pa.Schema) -> None:
-    """Write an Arrow stream batch by batch, so that memory holds one; if one of them fails, nothing is written."""
+@contextmanager
+def table_writer(path: Path, schema: pa.Schema) -> Iterator[pa.RecordBatchStreamWriter]:
+    """A writer of an Arrow stream; if the block fails, nothing is written."""
     with (
         replacing(path) as temporary,
         pa.OSFile(str(temporary), "wb") as sink,
         pa.ipc.new_stream(sink, schema) as writer,
     ):
+        yield writer
+
+
+def write_table(path: Path, batches: Iterable[pa.RecordBatch | pa.Table], schema: pa.Schema) -> None:
+    """Write an Arrow stream batch by batch, so that memory holds one; if one of them fails, nothing is written."""
+    with table_writer(path, schema) as writer:
         for batch in batches:
             writer.write(batch)
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, pa.ArrowInvalid) as error:
+        raise UserError(f"{path}: cannot be read as an Arrow stream ({error}); run `dvc repro` to make it") from error
 
 
 def read_table(path: Path) -> pa.Table:
@@ -67,7 +83,18 @@ def read_table(path: Path) -> pa.Table:
     Raises:
         UserError: the file is missing or damaged.
     """
-    try:
+    with _readable(path):
         return pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
-    except (OSError, pa.ArrowInvalid) as error:
-        raise UserError(f"{path}: cannot be read as an Arrow stream ({error}); run `dvc repro` to make it") from error
+
+
+def read_batches(path: Path, columns: Sequence[str] = ()) -> Iterator[pa.RecordBatch]:
+    """The batches of an Arrow stream, some columns or all, memory holding one: mapped pages would count as ours.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    with _readable(path), pa.OSFile(str(path)) as file:
+        names = pa.ipc.open_stream(file).schema.names
+        file.seek(0)
+        options = pa.ipc.IpcReadOptions(included_fields=sorted(map(names.index, columns)))
+        yield from pa.ipc.open_stream(file, options=options)

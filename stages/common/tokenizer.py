@@ -11,7 +11,6 @@ No code of the folder is run.
 import json
 import os
 import re
-import sys
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
 
 SPECIAL_TOKENS = ("[UNK]", "[PAD]", "[CLS]", "[SEP]", "[MASK]")
 TEXTS_AT_A_TIME = 1000
+LONG = 2**16  # characters
 _SPECIAL = re.compile(f"({'|'.join(map(re.escape, SPECIAL_TOKENS))})")
 # What the reference class's NFKD changes: it takes whole syllables apart for nothing, SentencePiece composes them.
 _FOLDED = re.compile(r"[^\n\x20-\x7e가-힣]+")
@@ -66,9 +66,13 @@ class Tokenizer(Protocol):
         ...
 
 
-def _combining_characters() -> re.Pattern[str]:
-    characters = (chr(point) for point in range(sys.maxunicode + 1) if unicodedata.combining(chr(point)))
-    return re.compile(f"[{''.join(characters)}]+")
+def _fold(run: str) -> str:
+    decomposed = unicodedata.normalize("NFKD", re.sub(r"\s", " ", run))
+    return "".join(character for character in decomposed if not unicodedata.combining(character))
+
+
+# Reviews repeat the same few runs: ㅋㅋ, ㅠㅠ, hearts.
+_fold_short = lru_cache(2**16)(_fold)
 
 
 class SentencePieceTokenizer:
@@ -105,11 +109,6 @@ class SentencePieceTokenizer:
         if split := [piece for piece in pieces if re.search(r"\d,$", piece)]:
             raise UserError(f"{model_file}: pieces that end in a digit and a comma are not supported: {split[:3]}")
         self._id_of_piece = np.array([ids.get(piece, self.unk_id) for piece in [*pieces, *SPECIAL_TOKENS]], np.int32)
-        combining = _combining_characters()
-        # Reviews repeat the same few runs: ㅋㅋ, ㅠㅠ, hearts.
-        self._fold = lru_cache(2**16)(
-            lambda run: combining.sub("", unicodedata.normalize("NFKD", re.sub(r"\s", " ", run)))
-        )
 
     def _normalize(self, texts: Sequence[str]) -> list[str]:
         """What the reference class does before SentencePiece, but for runs of spaces, which that collapses itself."""
@@ -117,7 +116,7 @@ class SentencePieceTokenizer:
         if lines.count("\n") >= len(texts):
             lines = "\n".join([text.replace("\n", " ") for text in texts])
         lines = lines.replace("``", '"').replace("''", '"')
-        lines = _FOLDED.sub(lambda match: self._fold(match[0]), lines)
+        lines = _FOLDED.sub(lambda match: (_fold_short if len(match[0]) < 64 else _fold)(match[0]), lines)
         if _FINAL.search(lines):
             lines = _OPEN_AND_FINAL.sub(lambda match: unicodedata.normalize("NFC", match[0]), lines)
         return lines.split("\n")
@@ -129,7 +128,8 @@ class SentencePieceTokenizer:
             known = self._piece_of_special
             for index, parts in enumerate(map(_SPECIAL.split, texts)):
                 if len(parts) > 1:
-                    found = ([known[part]] if part in known else self._pieces([part])[0] for part in parts)
+                    between = iter(self._pieces([part for part in parts if part not in known]))
+                    found = ([known[part]] if part in known else next(between) for part in parts)
                     rows[index] = list(chain.from_iterable(found))
         return rows
 
@@ -213,7 +213,11 @@ class FastTokenizer:
     def encode(self, texts: Sequence[str], max_length: int) -> Encoded:
         """Ids of the texts, each cut to `max_length` of them, special tokens included."""
         self._tokenizer.enable_truncation(max_length)
-        encodings = self._tokenizer.encode_batch(list(texts))
+        # Of 10 MB the library would keep each token that is cut off, in 1 GB; the first ones do not depend on the rest.
+        encodings = self._tokenizer.encode_batch([text[:LONG] for text in texts])
+        for number, text in enumerate(texts):
+            if len(text) > LONG and not encodings[number].overflowing:
+                encodings[number] = self._tokenizer.encode(text)
         rows = [encoding.ids for encoding in encodings]
         lengths = np.fromiter(map(len, rows), np.int64, len(rows))
         ids = np.fromiter(chain.from_iterable(rows), np.int32, lengths.sum())

@@ -1,0 +1,199 @@
+"""Data at scale: time and peak memory of the data stages, and of the notebook's way through the same files.
+
+    python -m tests.benchmarks.scale --rows 600000 2400000 [--reviews FILE.parquet] [--base-model DIR]
+        [--notebook 60000] [--output FILE.json]
+
+FILE holds the columns `review` and `rating` (1 to 10); without it, or where it is too short, reviews are repeated with
+a number at the end, so that no two are equal. DIR holds a base model's tokenizer and config.json (weights are not
+read). Each number of rows is written as AI Hub files, and every stage is a process of its own, as in `dvc repro`.
+`--notebook` sends that many rows through `datasets` and KoBERT's reference tokenizer (DIR must be KoBERT's), and
+through our stages, on the same files.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import yaml
+
+from stages.common.files import write_json
+from stages.ingest import find_files, ingest
+
+ROOT = Path(__file__).resolve().parents[2]
+STAGES = ("ingest", "filter", "clean_and_tokenize", "split")
+RECORDS_A_FILE = 100
+FILES_A_FOLDER = 500
+NO_POLARITY = ("", '    "GeneralPolarity": null,\n', '    "GeneralPolarity": "",\n')  # no key, null, ""
+RECORD = """  {{
+    "Index": "{index}",
+    "RawText": {text},
+    "Source": "SNS",
+    "Domain": "IT기기",
+    "MainCategory": "이어폰",
+    "ProductName": "가온전자 뷰온 라이트",
+    "ReviewScore": "{score}",
+    "Syllable": "{syllables}",
+    "Word": "{words}",
+    "RDate": "20190226",
+{polarity}    "Aspects": [
+      {{
+        "Aspect": "전체",
+        "SentimentText": {text},
+        "SentimentWord": "{words}",
+        "SentimentPolarity": "1"
+      }}
+    ]
+  }}"""
+
+
+def reviews(file: Path | None) -> Iterator[tuple[str, int]]:
+    """Texts and ratings without end, no text twice unless the file has it twice."""
+    for turn in itertools.count():
+        for text, rating in _read(file):
+            yield f"{text} {turn}" if turn else text, rating
+
+
+def _read(file: Path | None) -> Iterator[tuple[str, int]]:
+    if file:
+        for batch in pq.ParquetFile(file).iter_batches(columns=["review", "rating"]):
+            yield from zip(batch["review"].to_pylist(), batch["rating"].to_pylist(), strict=True)
+    else:
+        sample = ROOT / "data/sample"
+        for batch in ingest(sample, find_files(sample)):
+            yield from ((text, 1 + number % 10) for number, text in enumerate(batch["RawText"].to_pylist()))
+
+
+def write_corpus(folder: Path, rows: int, file: Path | None) -> int:
+    """AI Hub files of `rows` records, 12% of them without a polarity, and their size in bytes."""
+    generator, source, size = random.Random(42), reviews(file), 0
+    for number, start in enumerate(range(0, rows, RECORDS_A_FILE)):
+        records = []
+        for index in range(start, min(start + RECORDS_A_FILE, rows)):
+            text, rating = next(source)
+            polarity = f'    "GeneralPolarity": "{(rating > 4) + (rating > 7) - 1}",\n'
+            if generator.random() < 0.12:
+                polarity = generator.choice(NO_POLARITY)
+            quoted = json.dumps(text, ensure_ascii=False)
+            values = {"score": 10 * rating, "syllables": len(text), "words": text.count(" ") + 1}
+            records.append(RECORD.format(index=index + 1, text=quoted, polarity=polarity, **values))
+        target = folder / f"SNS/{number // FILES_A_FOLDER:02d}. IT기기/4-1.IT기기({number + 1}).json"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        size += target.write_bytes(("[\n" + ",\n".join(records) + "\n]\n").encode())
+    return size
+
+
+def run(command: list[str], folder: Path, **environment: str) -> dict[str, float]:
+    """Seconds on the clock and of the processor, and peak resident memory, of a process that must end well."""
+    started = time.perf_counter()
+    process = subprocess.Popen(command, cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT), **environment})
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        sys.exit(f"{' '.join(command)} failed")
+    return {
+        "seconds": round(time.perf_counter() - started, 2),
+        "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 2),
+        "peak_mib": round(usage.ru_maxrss / 1024),
+    }
+
+
+def our_way(folder: Path, source: Path, base_model: Path) -> dict[str, dict[str, float]]:
+    """Time and memory of each stage, run in `folder`."""
+    params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    params["data"]["source"] = str(source)
+    folder.mkdir()
+    (folder / "params.yaml").write_text(yaml.safe_dump(params, allow_unicode=True), encoding="utf-8")
+    shutil.copytree(base_model, folder / "data/base_model", ignore=shutil.ignore_patterns("*.safetensors", "*.bin"))
+    return {stage: run([sys.executable, "-m", f"stages.{stage}"], folder) for stage in STAGES}
+
+
+def notebook_way(source: Path, files: Path) -> None:
+    """What the notebook does up to training, in its order and with its tools."""
+    import re
+
+    import datasets
+
+    from tests.benchmarks.tokenizer import reference
+
+    tokenizer = reference(files)
+    labels = {"-1": 0, "0": 1, "1": 2}
+
+    def clean(text: str) -> str:
+        text = re.sub(r"<[^>]+>", " ", text)
+        text = re.sub(r"[^0-9가-힣A-Za-z\.\,\?\!]+", " ", text)
+        return re.sub(r"\s+", " ", text).strip()
+
+    def encode(batch: dict[str, list]) -> dict[str, list]:
+        encoded = tokenizer([clean(text) for text in batch["RawText"]], truncation=True, max_length=256)
+        return {**encoded, "labels": [labels[polarity] for polarity in batch["GeneralPolarity"]]}
+
+    paths = sorted(str(path) for path in source.rglob("*.json"))
+    rows = datasets.load_dataset("json", data_files=paths, split="train")
+    rows = rows.filter(lambda row: row["GeneralPolarity"] in labels)
+    rows = rows.map(encode, batched=True, remove_columns=rows.column_names)
+    rows.train_test_split(test_size=0.2)
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("--rows", type=int, nargs="*", default=[])
+    arguments.add_argument("--reviews", type=Path)
+    arguments.add_argument("--base-model", type=Path, default=ROOT / "data/kobert-mini")
+    arguments.add_argument("--notebook", type=int, metavar="ROWS")
+    arguments.add_argument("--run-notebook", type=Path, metavar="FOLDER", help=argparse.SUPPRESS)
+    arguments.add_argument("--work", type=Path, help="a new folder to leave everything in; otherwise all is removed")
+    arguments.add_argument("--output", type=Path)
+    options = arguments.parse_args()
+    if options.run_notebook:
+        notebook_way(options.run_notebook, options.base_model)
+        return
+    base_model = options.base_model.resolve()
+    work = options.work or Path(tempfile.mkdtemp())
+    measured: list[dict[str, object]] = []
+    try:
+        for rows in sorted({*options.rows, *([options.notebook] if options.notebook else [])}):
+            source = (work / f"{rows} 행").resolve()
+            size = write_corpus(source, rows, options.reviews)
+            result: dict[str, object] = {"rows": rows, "bytes": size}
+            result["stages"] = stages = our_way(work / f"ours-{rows}", source, base_model)
+            for clock in ("seconds", "cpu_seconds"):
+                result[clock] = round(sum(stage[clock] for stage in stages.values()), 2)
+            result["peak_mib"] = max(stage["peak_mib"] for stage in stages.values())
+            if rows == options.notebook:
+                script = [sys.executable, "-m", "tests.benchmarks.scale", "--base-model", str(base_model)]
+                environment = {"HF_DATASETS_CACHE": str(work / "cache"), "HF_HUB_OFFLINE": "1"}
+                notebook = run([*script, "--run-notebook", str(source)], work, **environment)
+                result["notebook"] = {**notebook, "times_ours": round(notebook["seconds"] / result["seconds"], 1)}
+            measured.append(result)
+            print_result(result)
+            shutil.rmtree(source)
+    finally:
+        if not options.work:
+            shutil.rmtree(work)
+    if options.output:
+        write_json(options.output, measured)
+
+
+def print_result(result: dict) -> None:
+    print(f"\n| {result['rows']:,} rows, {result['bytes'] / 1e6:,.0f} MB | seconds | of the processor | peak MiB |")
+    print("| --- | ---: | ---: | ---: |")
+    lines = {**result["stages"], "**all**": result}
+    if notebook := result.get("notebook"):
+        lines[f"the notebook's way, {notebook['times_ours']:.1f} times ours"] = notebook
+    for name, figures in lines.items():
+        print(
+            f"| {name} | {figures['seconds']:.1f} | {figures['cpu_seconds']:.1f} | {figures['peak_mib']} |", flush=True
+        )
+
+
+if __name__ == "__main__":
+    main()
