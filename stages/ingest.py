@@ -10,7 +10,7 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from stages.common.ahead import ahead
-from stages.common.aihub import REASONS, Fault, Record, is_utf8, read_records
+from stages.common.aihub import Fault, Record, is_utf8, read_records
 from stages.common.errors import UserError, one_line, warn
 from stages.common.files import write_json
 from stages.common.params import load_params
@@ -39,8 +39,8 @@ class Report:
     def __init__(self) -> None:
         self.files: Counter[str] = Counter(read=0, partly_read=0, skipped=0)
         self.records: Counter[str] = Counter(read=0, skipped=0)
-        self.faults = {kind: Counter(dict.fromkeys(REASONS, 0)) for kind in ("file", "record")}
-        self.first: list[dict[str, str]] = []
+        self.faults: dict[str, Counter[str]] = {"file": Counter(), "record": Counter()}  # by reason
+        self.first: list[tuple[str, Fault]] = []  # in which file
 
     def add(self, file: str, records: list[Record], faults: list[Fault]) -> None:
         """Count the records and the faults of one file."""
@@ -49,13 +49,13 @@ class Report:
         for fault in faults:
             self.records["skipped"] += fault.of_record
             self.faults["record" if fault.of_record else "file"][fault.reason] += 1
-        some = faults[: FAULTS_LISTED - len(self.first)]
-        self.first += [{"file": file, "place": f.place, "reason": f.reason, "detail": f.detail} for f in some]
+        self.first += [(file, fault) for fault in faults[: FAULTS_LISTED - len(self.first)]]
 
     def summary(self) -> dict[str, Any]:
         """Counts of files, records and faults by reason, and the first faults."""
-        faults = {f"{kind}_faults": dict(counts) for kind, counts in self.faults.items()}
-        return {"files": dict(self.files), "records": dict(self.records), **faults, "first_faults": self.first}
+        faults = {f"{kind}_faults": dict(sorted(counts.items())) for kind, counts in self.faults.items()}
+        first = [{"file": file, "place": f.place, "reason": f.reason, "detail": f.detail} for file, f in self.first]
+        return {"files": dict(self.files), "records": dict(self.records), **faults, "first_faults": first}
 
 
 def find_files(source: Path) -> list[Path]:
@@ -136,11 +136,9 @@ def ingest(
         for start in range(0, len(rows), ROWS_A_BATCH):
             yield _rows(rows[start : start + ROWS_A_BATCH], names[start : start + ROWS_A_BATCH])
     if report.first and not report.records["read"]:
-        first = report.first[0]
-        raise UserError(
-            f"data.source: no valid record in {sum(report.files.values())} files of {source}; the first fault is in "
-            f"{first['file']}: {first['place']}: {first['detail']}"
-        )
+        file, fault = report.first[0]
+        files_read = sum(report.files.values())
+        raise UserError(f"data.source: no valid record in {files_read} files of {source}, first {file}: {fault}")
 
 
 @one_line

@@ -9,12 +9,11 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import pyarrow as pa
 
-REASONS = ("unreadable", "not_json", "not_unicode", "wrong_type", "too_deep")
 MOST_DIGITS = 4300  # of an integer that Python takes from a string
 
 
@@ -31,7 +30,7 @@ class Record(msgspec.Struct, gc=False):
 class Fault:
     """What is wrong with one record of a file, or with the file itself."""
 
-    reason: str  # one of REASONS
+    reason: Literal["unreadable", "not_json", "not_unicode", "wrong_type"]
     place: str  # in the file
     detail: str
     of_record: bool
@@ -88,7 +87,6 @@ def _read_slowly(data: bytes) -> tuple[list[Record], list[Fault]]:
 
 def _values(text: str) -> Iterator[tuple[str, Any]]:
     """Where each record stands, and its value or a fault."""
-    records: Iterable[Any]
     if text.lstrip(" \t\r\n").startswith("{"):
         lines = list(_lines(text))
         first = lines[0][1]
@@ -96,26 +94,32 @@ def _values(text: str) -> Iterator[tuple[str, Any]]:
             lines = [("", replace(first, of_record=False))]  # one object of many lines
         yield from lines
         return
+    records: Iterable[Any]
     try:
-        records = _JSON.decode(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        yield "", _syntax_fault(error)
-        records = _before_the_fault(text)
-    else:
-        if not isinstance(records, list):
+        if not isinstance(records := _decode(text), list):
             detail = f"holds one {type(records).__name__}, not an array of objects"
             records = [Fault("wrong_type", "line 1 column 1", detail, of_record=False)]
+    except json.JSONDecodeError as error:
+        yield "", Fault("not_json", f"line {error.lineno} column {error.colno}", error.msg, of_record=False)
+        records = _before_the_fault(text)
     for number, record in enumerate(records, start=1):
         yield f"record {number}", record
+
+
+def _decode(text: str) -> Any:
+    try:
+        return _JSON.decode(text)
+    except RecursionError as error:
+        raise json.JSONDecodeError(f"nested too deep: {error}", text, 0) from error
 
 
 def _lines(text: str) -> Iterator[tuple[str, Any]]:
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             try:
-                yield f"line {number}", _JSON.decode(line)
-            except (json.JSONDecodeError, RecursionError) as error:
-                yield "", _syntax_fault(error, number)
+                yield f"line {number}", _decode(line)
+            except json.JSONDecodeError as error:
+                yield "", Fault("not_json", f"line {number} column {error.colno}", error.msg, of_record=True)
 
 
 def _before_the_fault(text: str) -> Iterator[Any]:
@@ -128,12 +132,6 @@ def _before_the_fault(text: str) -> Iterator[Any]:
             return
         yield value
         at, separator = _SPACE.match(text, at).end(), ","
-
-
-def _syntax_fault(error: json.JSONDecodeError | RecursionError, line: int | None = None) -> Fault:
-    if isinstance(error, RecursionError):
-        return Fault("too_deep", f"line {line}" if line else "", str(error), of_record=bool(line))
-    return Fault("not_json", f"line {line or error.lineno} column {error.colno}", error.msg, of_record=bool(line))
 
 
 def _record(place: str, value: Any) -> Record | Fault:
@@ -153,5 +151,5 @@ def _record(place: str, value: Any) -> Record | Fault:
                 detail = f"{key} holds half of a surrogate pair at character {error.start + 1}"
                 return Fault("not_unicode", place, detail, of_record=True)
             except RecursionError as error:
-                return Fault("too_deep", place, str(error), of_record=True)
+                return Fault("not_json", place, f"{key} is nested too deep: {error}", of_record=True)
     return Record(**texts)

@@ -1,0 +1,212 @@
+"""Broken AI Hub files: with `data.on_error: stop` named and fatal, with `skip` counted, and nothing else is lost.
+
+`FUZZ_EXAMPLES=2000 pytest tests/test_broken_input.py` is the long form.
+"""
+
+import json
+import os
+import random
+import resource
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import record, write_corpus
+from hypothesis import HealthCheck, given, seed, settings
+from hypothesis import strategies as st
+
+from stages.common.aihub import Fault, Record, _read_slowly, is_utf8, read_records
+from stages.common.records import read_table
+from stages.ingest import find_files, ingest
+
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", 150))
+TEXTS = ["배터리가 하루도 안 가요", "음질 최고! ㅋㅋ", "그냥\n그래요 😊", "<b>보통</b>", ""]
+HOPELESS = {
+    "empty.json": b"",
+    "cut.json": b'[{"RawText": "\xea\xb0',
+    "object.json": json.dumps(record(1, "a"), indent=2).encode(),
+    "text.json": b'"text"',
+    "deep.json": b"[" * 100_000,
+}
+
+
+def metrics() -> dict[str, Any]:
+    return json.loads(Path("metrics/ingest.json").read_text(encoding="utf-8"))
+
+
+def texts() -> list[str]:
+    return read_table(Path("data/ingested.arrow"))["RawText"].to_pylist()
+
+
+def test_what_is_whole_is_kept_and_what_is_not_is_counted(stage, tmp_path, capsys):
+    source = write_corpus(tmp_path / "raw", [record(n, f"글 {n}") for n in range(50)])
+    bad = [record(1, "앞"), 7, {"RawText": 7}, {"RawText": "\ud800"}, record(2, "뒤")]
+    (source / "array.json").write_text(json.dumps(bad), encoding="utf-8")
+    lines = [json.dumps(record(3, "첫 줄")), '{"RawText": ', "7", json.dumps(record(4, "끝 줄"))]
+    (source / "lines.json").write_text("\n".join(lines), encoding="utf-8")
+    whole = json.dumps([record(5, "온전"), record(6, "잘림")], ensure_ascii=False, indent=2)
+    (source / "half.json").write_bytes(whole.encode()[:-100])
+    mixed = json.dumps([record(7, "이름", ProductName="가"), record(8, "한글")], ensure_ascii=False).encode()
+    (source / "cp949.json").write_bytes(mixed.replace("가".encode(), b"\xb0\xa1").replace("한".encode(), b"\xc7\xd1"))
+    (source / "gone.json").symlink_to("nowhere")
+    (source / "folder.json").mkdir()
+    for name, content in HOPELESS.items():
+        (source / name).write_bytes(content)
+    stage("ingest", data__source=str(source), data__on_error="skip")
+    assert texts() == [*(f"글 {n}" for n in range(50)), "앞", "뒤", "이름", "온전", "첫 줄", "끝 줄"]
+    counted = metrics()
+    assert counted["files"] == {"read": 1, "partly_read": 4, "skipped": 6}
+    assert counted["records"] == {"read": 56, "skipped": 6}
+    assert counted["file_faults"] == {"not_json": 5, "not_unicode": 2, "unreadable": 1, "wrong_type": 1}
+    assert counted["record_faults"] == {"not_json": 1, "not_unicode": 2, "wrong_type": 3}
+    found = {(fault["file"], fault["place"]): fault["detail"] for fault in counted["first_faults"]}
+    assert found["array.json", "record 2"] == "is of type int, not an object"
+    assert found["array.json", "record 4"] == "RawText holds half of a surrogate pair at character 1"
+    assert found["lines.json", "line 3"] == "is of type int, not an object"
+    assert found["gone.json", ""] == "No such file or directory"
+    assert "6 files and 6 records were skipped, 4 files were read in part" in capsys.readouterr().err
+
+
+def test_only_the_first_faults_are_listed(stage, tmp_path):
+    source = write_corpus(tmp_path / "raw", [record(1, "a"), *range(40)])
+    stage("ingest", data__source=str(source), data__on_error="skip")
+    assert metrics()["records"] == {"read": 1, "skipped": 40}
+    assert [fault["place"] for fault in metrics()["first_faults"]] == [f"record {n}" for n in range(2, 22)]
+
+
+def test_nothing_valid_at_all_is_one_line(stage, tmp_path):
+    for name, content in HOPELESS.items():
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(SystemExit, match=r"no valid record in 5 files of .*cut\.json: byte 14: not UTF-8") as raised:
+        stage("ingest", data__source=str(tmp_path), data__on_error="skip")
+    assert "\n" not in str(raised.value)
+    assert not Path("data/ingested.arrow").exists()
+
+
+def test_a_file_whose_name_is_not_unicode_is_read(stage, tmp_path):
+    source = tmp_path / "raw"
+    source.mkdir()
+    (source / os.fsdecode(b"\xb0\xa1.json")).write_text(json.dumps([record(1, "글"), 7]), encoding="utf-8")
+    stage("ingest", data__source=str(source), data__on_error="skip")
+    assert read_table(Path("data/ingested.arrow"))["file"].to_pylist() == ["\\udcb0\\udca1.json"]
+
+
+def test_50_mb_in_one_text_and_in_many_records(tmp_path):
+    long, many = "가나다 " * 5_000_000, [record(number, "글") for number in range(60_000)]
+    (tmp_path / "long.json").write_text(json.dumps([record(1, long), 7], ensure_ascii=False), encoding="utf-8")
+    (tmp_path / "many.json").write_text("\n".join(map(json.dumps, many)), encoding="utf-8")
+    batches = list(ingest(tmp_path, find_files(tmp_path), "skip"))
+    assert [batch.num_rows for batch in batches] == [1, *[10_000] * 6]
+    assert batches[0]["RawText"].to_pylist() == [long]
+
+
+def _mutate(data: bytes, kind: str, random_: random.Random) -> bytes:
+    at = random_.randrange(len(data) + 1)
+    insertions = {
+        "bytes": random_.randbytes(random_.randrange(1, 5)),
+        "surrogate": b"\\ud8" + random_.choice([b"00", b"00\\ud800", b"3d\\ude00"]),
+        "token": random_.choice(
+            [b'"', b"\\", b"[", b"]", b"{", b"}", b",", b":", b"null", b"NaN", b"-", b"\n", b"\x00"]
+        ),
+        "number": random_.choice([b"1e999", b"-0", b"9" * 5000, b"1" * 10**5, b"0x1", b"01", b"1.5e-3"]),
+        "deep": random_.choice([b"[", b'{"a":']) * random_.choice([100, 3000, 100_000]),
+        "key": b'"RawText": "x", "RawText": ' + random_.choice([b"7, ", b"null, ", b'"y", ', b"{}, "]),
+    }
+    match kind:
+        case "cut":
+            return data[:at]
+        case "flip":
+            changed = bytearray(data)
+            for _ in range(random_.randrange(1, 4)):
+                changed[random_.randrange(len(data))] ^= 1 << random_.randrange(8)
+            return bytes(changed)
+        case "bom":
+            return b"\xef\xbb\xbf" * random_.randrange(1, 3) + data
+        case "crlf":
+            return data.replace(b"\n", b"\r\n")
+        case "nest":
+            return random_.choice([b"[" + data + b"]", b'{"data": ' + data + b"}", data + data, data[1:-1]])
+        case "encoding":
+            return data.decode("utf-8", "replace").encode(random_.choice(["utf-16", "utf-8-sig"]), "replace")
+        case "type":
+            values = [b"7", b"null", b"true", b"[]", b'{"a": [1]}', b"1e5", b'"1"', b"NaN", b"9" * 30, b"1.0"]
+            key = random_.choice([b'"Index"', b'"RawText"', b'"GeneralPolarity"', b'"MainCategory"'])
+            return data.replace(
+                key + b": ", key + b": " + random_.choice(values) + b', "was": ', random_.randrange(1, 3)
+            )
+    # Half of the insertions go where a value begins, or most would be syntax errors.
+    if random_.random() < 0.5 and (places := [n for n in range(len(data)) if data[n - 2 : n] in (b": ", b"[\n")]):
+        at = random_.choice(places)
+    return data[:at] + insertions[kind] + data[at:]
+
+
+KINDS = [
+    "cut",
+    "flip",
+    "bom",
+    "crlf",
+    "nest",
+    "encoding",
+    "type",
+    "bytes",
+    "surrogate",
+    "token",
+    "number",
+    "deep",
+    "key",
+]
+
+
+def _file(random_: random.Random) -> bytes:
+    rows = [
+        record(
+            number,
+            random_.choice(TEXTS),
+            random_.choice([*["1", "0", "-1", None, ""] * 4, -1, 1.0]),
+            ReviewScore=number,
+            Aspects=[{}],
+        )
+        for number in range(random_.randrange(6))
+    ]
+    if random_.random() < 0.3:
+        return "\n".join(json.dumps(row, ensure_ascii=random_.random() < 0.5) for row in rows).encode()
+    return json.dumps(rows, ensure_ascii=random_.random() < 0.5, indent=random_.choice([2, None])).encode()
+
+
+@seed(0)
+@settings(max_examples=EXAMPLES, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+@given(number=st.integers(0, 2**64), kinds=st.lists(st.sampled_from(KINDS), min_size=1, max_size=3))
+def test_no_broken_file_stops_the_others(stage, tmp_path, number, kinds):
+    random_ = random.Random(number)
+    data = _file(random_)
+    for kind in kinds:
+        data = _mutate(data, kind, random_) if data else data
+    source = tmp_path / "raw"
+    write_corpus(source / "a", [record(0, "앞")]) if not source.exists() else None
+    write_corpus(source / "z", [record(0, "뒤")]) if not (source / "z").exists() else None
+    (source / "b.json").write_bytes(data)
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    stage("ingest", data__source=str(source), data__on_error="skip")
+    kept, counted = texts(), metrics()
+    assert (kept[0], kept[-1]) == ("앞", "뒤")
+    assert counted["records"]["read"] == len(kept)
+    assert sum(counted["files"].values()) == 3
+    has_fault = sum(counted["file_faults"].values()) + sum(counted["record_faults"].values()) > 0
+    assert has_fault == (counted["files"]["read"] == 2) == bool(counted["first_faults"])
+    try:
+        stage("ingest", data__on_error="stop")
+        assert not has_fault
+    except SystemExit as exit_:
+        assert has_fault
+        assert "b.json: " in exit_.code
+        assert "\n" not in exit_.code
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory
+    assert grown < 200 * (1024 if sys.platform != "darwin" else 2**20)
+    # Where the fast way takes a file, the slow one finds the same in it.
+    records, faults = read_records(data, is_utf8(data))
+    if not faults:
+        slowly = _read_slowly(data)
+        assert slowly == (records, [])
+    assert all(isinstance(row, Record) for row in records)
+    assert all(isinstance(fault, Fault) for fault in faults)
