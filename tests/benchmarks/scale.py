@@ -175,7 +175,8 @@ def main() -> None:
                 result["notebook"] = {**notebook, "times_ours": round(notebook["seconds"] / result["seconds"], 1)}
             measured.append(result)
             print_result(result)
-            shutil.rmtree(source)
+            if not options.work:
+                shutil.rmtree(source)
     finally:
         if not options.work:
             shutil.rmtree(work)
