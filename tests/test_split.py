@@ -10,7 +10,7 @@ import pytest
 
 from stages.common.errors import UserError
 from stages.common.params import SplitParams
-from stages.split import split
+from stages.split import labels_and_groups, split
 
 
 def params(test_size: float = 0.2, validation_size: float = 0.1, seed: int = 42) -> SplitParams:
@@ -75,6 +75,15 @@ def test_a_class_with_too_few_texts_is_named():
         split(*rows_of((50, 2, 50)), params())
     with pytest.raises(UserError, match="중립 has 0 distinct"):
         split(*rows_of((50, 0, 50)), params(validation_size=0))
+
+
+def test_equal_texts_are_one_group_numbered_as_they_are_met():
+    generator = np.random.default_rng(0)
+    texts = [f"글 {number}" for number in generator.integers(0, 300, 1000)]
+    batches = [pa.record_batch({"labels": [1] * 500, "text": texts[start : start + 500]}) for start in (0, 500)]
+    labels, groups = labels_and_groups(batches)
+    assert labels.tolist() == [1] * 1000
+    assert groups.tolist() == [list(dict.fromkeys(texts)).index(text) for text in texts]
 
 
 def test_the_stage_writes_what_it_counts(stage, capsys):
