@@ -27,6 +27,7 @@ PAGE = """<!DOCTYPE html>
 @font-face { font-family: Labels; src: url(data:font/ttf;base64,FONT); }
 body { font-family: sans-serif; margin: 1rem; }
 img { max-width: 100%; }
+body > div { white-space: normal !important; }
 </style>
 <script>BUNDLE</script>
 </head>
