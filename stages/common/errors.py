@@ -9,8 +9,16 @@ class UserError(Exception):
     """A fault that the user can mend; its text names the file, key or value and what to do."""
 
 
+class Stopped(BaseException):
+    """A signal ended the work; BaseException, so that no one takes it for a fault."""
+
+    def __init__(self, signal: int, text: str) -> None:
+        super().__init__(text)
+        self.status = 128 + signal  # a shell's
+
+
 def one_line(main: Callable[[], None]) -> Callable[[], None]:
-    """Wrap a stage's `main`: a fault of the user or the disk ends in one line and status 1, Ctrl-C in status 130."""
+    """Wrap a stage's `main`: a fault of the user or the disk ends in one line and status 1, a signal in its status."""
 
     @functools.wraps(main)
     def run() -> None:
@@ -18,6 +26,9 @@ def one_line(main: Callable[[], None]) -> Callable[[], None]:
             main()
         except (UserError, OSError) as error:
             sys.exit(f"error: {' '.join(str(error).split())}")
+        except Stopped as stopped:
+            print(f"error: {stopped}", file=sys.stderr)
+            sys.exit(stopped.status)
         except KeyboardInterrupt:
             print("error: interrupted", file=sys.stderr)
             sys.exit(130)

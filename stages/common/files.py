@@ -19,6 +19,18 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def _flush(path: Path) -> None:
+    """Have the disk hold a file or a folder's list of names; else a power cut can leave an empty one."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        if not path.is_dir():  # some network drives flush no folders
+            raise
+    finally:
+        os.close(descriptor)
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary name beside `path`, for a file or a folder; it takes the place of `path` when the block ends well."""
@@ -26,9 +38,12 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary, before = (path.with_name(f".{path.name}.{os.getpid()}.{kind}") for kind in ("tmp", "old"))
     try:
         yield temporary
+        for written in (*temporary.rglob("*"), temporary):
+            _flush(written)
         if path.is_dir():  # a folder cannot be renamed over one that is not empty
             path.rename(before)
         temporary.replace(path)
+        _flush(path.parent)
     finally:
         _remove(temporary)
         _remove(before)

@@ -28,6 +28,19 @@ class Processes:
             distributed.all_reduce(values)
         return values
 
+    def most(self, values: torch.Tensor) -> torch.Tensor:
+        """The largest of every process's `values`, element by element, on all of them."""
+        if self.count > 1:
+            distributed.all_reduce(values, distributed.ReduceOp.MAX)
+        return values
+
+    def all(self, values: torch.Tensor) -> list[torch.Tensor]:
+        """Every process's `values`, by rank, on all of them."""
+        everyones = [torch.empty_like(values) for _ in range(self.count)]
+        if self.count > 1:
+            distributed.all_gather(everyones, values)
+        return everyones if self.count > 1 else [values]
+
 
 def device() -> torch.device:
     """This process's GPU, if there is one."""

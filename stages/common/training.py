@@ -4,9 +4,11 @@ import argparse
 import contextlib
 import math
 import os
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +30,7 @@ from stages.common.batches import (
     shuffled,
 )
 from stages.common.dropout import use_fast_dropout
-from stages.common.errors import UserError
+from stages.common.errors import Stopped, UserError
 from stages.common.files import read_json, replacing, write_json
 from stages.common.graphs import Graphed
 from stages.common.metrics import macro_scores
@@ -37,9 +39,11 @@ from stages.common.params import RunParams, TrainParams
 from stages.common.paths import BASE_MODEL, TRAIN, VALIDATION
 from stages.common.processes import Processes, device, joined
 from stages.common.records import read_preprocessing
+from stages.common.saving import SavedPoints
 from stages.common.times import write_time
 
 SCHEDULES = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}
+OPTIMIZER = ("step", "exp_avg", "exp_avg_sq")  # what AdamW keeps of a parameter
 CHECK_EVERY = 50  # steps between looks at the loss; each look makes a GPU wait
 
 
@@ -58,20 +62,23 @@ def train(
     params: RunParams,
     rate: float,
     processes: Processes | None = None,
+    points: SavedPoints | None = None,
 ) -> Outcome:
     """Train, and leave `model` with the weights of the epoch that had the best validation macro-F1.
 
     Of equal epochs the earlier one is best. Dropout and the order of the rows draw from separate streams. Neither the
     batches nor, dropout apart, the losses depend on the number of `processes`, each of which gets its share of a batch.
+    With `points`, training goes on from the last one, to the same bytes.
 
     Raises:
         UserError: a loss is not finite.
+        Stopped: a signal came; what was done is saved in `points`.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else cuBLAS may sum in another order each time
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads what it has not written
-    run = Run(model, train_rows, params, rate, processes or Processes(0, 1, device()))
-    with run.progress:
+    run = Run(model, train_rows, params, rate, processes or Processes(0, 1, device()), points)
+    with run.progress, points.on_signals() if points else contextlib.nullcontext():
         while not run.is_over():
             run.train_epoch()
             run.validate(validation_rows)
@@ -84,8 +91,16 @@ def train(
 class Run:
     """A training under way."""
 
-    def __init__(self, model: nn.Module, rows: Rows, params: RunParams, rate: float, processes: Processes) -> None:
-        self.rows, self.params, self.processes = rows, params, processes
+    def __init__(
+        self,
+        model: nn.Module,
+        rows: Rows,
+        params: RunParams,
+        rate: float,
+        processes: Processes,
+        points: SavedPoints | None = None,
+    ) -> None:
+        self.rows, self.params, self.processes, self.points = rows, params, processes, points
         # Each process draws its own dropout.
         torch.manual_seed(int(np.random.default_rng([params.seed, processes.rank]).integers(2**63)))
         use_fast_dropout(model)
@@ -106,13 +121,17 @@ class Run:
             capturable=bool(self.graphed),
         )
         self.step_size = params.batch_size * params.gradient_accumulation_steps
-        steps = math.ceil(len(rows) / self.step_size) * params.epochs
+        self.steps_an_epoch = math.ceil(len(rows) / self.step_size)
+        steps = self.steps_an_epoch * params.epochs
         warmup = round(params.warmup_ratio * steps)
         self.scheduler = get_scheduler(SCHEDULES[params.schedule], self.optimizer, warmup, steps)
         self.autocast = torch.autocast(processes.device.type, torch.bfloat16, enabled=_in_bfloat16(params, processes))
         self.history: list[dict[str, float]] = []
         self.best_epoch, self.best_f1, self.best = 0, -1.0, {}
+        self.losses: list[float] = []  # of the epoch under way, a step each
         self.progress = tqdm(total=steps, unit="step", leave=False, disable=None if processes.is_main else True)
+        if points and (point := points.latest()):
+            self._go_on(*point)
 
     @property
     def epoch(self) -> int:
@@ -129,18 +148,68 @@ class Run:
         self.model.train()
         params = self.params
         steps = shuffled(self.rows, self.step_size, params.seed, self.epoch, params.group_by_length)
-        self.losses: list[float] = []
         unread: list[torch.Tensor] = []
-        for number, batches in enumerate(ahead(self._batches, steps), start=1):
+        for number, batches in enumerate(ahead(self._batches, steps[len(self.losses) :]), start=len(self.losses) + 1):
             unread.append(self._step(batches))
             self.progress.update()
-            if number % CHECK_EVERY == 0 or number == len(steps):
+            may_look = number % CHECK_EVERY == 0 or number == len(steps)
+            # Asking other GPUs makes this one wait.
+            may_ask = may_look or self.processes.count == 1 or self.processes.device.type == "cpu"
+            save, signal = self.points.wanted() if self.points and may_ask else (False, 0)
+            if save or may_look:
                 self.losses += self.processes.total(torch.stack(unread)).tolist()
                 unread = []
                 self._check_finite()
                 f1 = f"{self.history[-1]['macro_f1']:.3f}" if self.history else "-"
                 self.progress.set_postfix(epoch=self.epoch, loss=f"{self.losses[-1]:.3f}", f1=f1)
+            if save:
+                self._save(signal)
         self.train_loss = float(np.average(self.losses, weights=list(map(len, steps))))
+
+    def _save(self, signal: int) -> None:
+        states = {f"{kind}.{name}": p for kind, named in self._named_tensors().items() for name, p in named.items()}
+        rngs = {
+            f"rng.{rank}": rng for rank, rng in enumerate(self.processes.all(self._rng().to(self.processes.device)))
+        }
+        facts = {"history": self.history, "best_epoch": self.best_epoch, "losses": self.losses}
+        self.points.save(self._steps_done(), {**states, **rngs}, facts)
+        if signal:
+            where = f"epoch {self.epoch}, step {len(self.losses)}"
+            raise Stopped(signal, f"stopped in {where}, and saved; `dvc repro` goes on from there")
+
+    def _go_on(self, tensors: dict[str, torch.Tensor], facts: dict[str, Any]) -> None:
+        """Be the run that `_save` saved."""
+        self.history, self.best_epoch, self.losses = facts["history"], facts["best_epoch"], facts["losses"]
+        self.best_f1 = self.history[self.best_epoch - 1]["macro_f1"] if self.history else -1.0
+        kinds: dict[str, dict[str, torch.Tensor]] = {}
+        for name, tensor in tensors.items():
+            kind, _, rest = name.partition(".")
+            kinds.setdefault(kind, {})[rest] = tensor
+        with torch.no_grad():
+            for name, parameter in self.trainable.items():
+                parameter.copy_(kinds["model"][name])
+        self.best = {name: tensor.to(self.processes.device) for name, tensor in kinds.get("best", {}).items()}
+        own = self.optimizer.state_dict()
+        slots = [{kind: kinds[kind][name] for kind in OPTIMIZER} for name in self.trainable]
+        self.optimizer.load_state_dict({**own, "state": dict(enumerate(slots))})
+        self.scheduler.last_epoch = self._steps_done() - 1
+        self.scheduler.step()
+        rng = kinds["rng"][str(self.processes.rank)]
+        (torch.cuda if self.processes.device.type == "cuda" else torch).set_rng_state(rng)
+        self.progress.update(self._steps_done())
+        if self.processes.is_main:
+            print(f"going on from epoch {self.epoch}, step {len(self.losses)}", file=sys.stderr)
+
+    def _steps_done(self) -> int:
+        return len(self.history) * self.steps_an_epoch + len(self.losses)
+
+    def _rng(self) -> torch.Tensor:
+        return torch.cuda.get_rng_state() if self.processes.device.type == "cuda" else torch.get_rng_state()
+
+    def _named_tensors(self) -> dict[str, dict[str, torch.Tensor]]:
+        states = {name: self.optimizer.state[parameter] for name, parameter in self.trainable.items()}
+        slots = {kind: {name: state[kind] for name, state in states.items()} for kind in OPTIMIZER}
+        return {"model": self.trainable, "best": self.best, **slots}
 
     def _batches(self, step: np.ndarray) -> list[tuple[Batch, float]]:
         """This process's share of a step, and what each loss in it weighs."""
@@ -200,9 +269,13 @@ class Run:
             self.best_epoch, self.best_f1 = self.epoch, row["macro_f1"]
             self.best = {name: p.detach().clone() for name, p in self.trainable.items()}
         self.history.append(row)
+        self.losses = []
         if self.processes.is_main:
             with self.progress.external_write_mode():
                 _print_epoch(row, self.params.epochs, is_best)
+        save, signal = self.points.wanted() if self.points else (False, 0)
+        if save:
+            self._save(signal)
 
 
 def _in_bfloat16(params: TrainParams, processes: Processes) -> bool:
