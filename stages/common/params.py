@@ -94,6 +94,7 @@ class TrainParams(Section):
     group_by_length: bool  # batches of reviews of like length
     precision: Literal["auto", "fp32", "bf16"]  # auto: bf16 on a GPU that has it, else fp32
     launcher: Annotated[str, Field(pattern=r"^(python|torchrun|accelerate launch)( [\w$./:=,-]+)*$")]  # before -m
+    save_every: Annotated[Float, Field(ge=0)]  # seconds between saved points; 0: only when a signal stops the run
 
     def run(self, seed: int) -> "RunParams":
         """The parameters of one of the runs."""

@@ -16,6 +16,7 @@ RUNS = Path("data/runs")  # METHOD/SEED, a checkpoint with its history.json
 EVALUATED = Path("data/evaluated")  # logits.safetensors and runs.json
 BASELINES = Path("data/baselines.safetensors")
 MODELS = Path("data/models")  # METHOD, the run with the best validation macro-F1
+SCRATCH = Path("data/scratch")  # METHOD/SEED, saved points of a run under way
 TIMES = Path("data/times")  # what depends on the machine and the hour, beside the DAG
 METHODS = ("full", "lora")
 

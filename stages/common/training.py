@@ -1,13 +1,11 @@
 """One training loop, blind to the method: it optimises whatever of the model requires a gradient."""
 
-import argparse
 import contextlib
 import math
 import os
 import sys
-import time
+import warnings
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,21 +24,15 @@ from stages.common.batches import (
     ahead,
     first_logits,
     predict_logits,
-    read_rows,
     shuffled,
 )
 from stages.common.dropout import use_fast_dropout
 from stages.common.errors import Stopped, UserError
-from stages.common.files import read_json, replacing, write_json
 from stages.common.graphs import Graphed
 from stages.common.metrics import macro_scores
-from stages.common.model import count_parameters, save_checkpoint
 from stages.common.params import RunParams, TrainParams
-from stages.common.paths import BASE_MODEL, TRAIN, VALIDATION
-from stages.common.processes import Processes, device, joined
-from stages.common.records import read_preprocessing
+from stages.common.processes import Processes, device
 from stages.common.saving import SavedPoints
-from stages.common.times import write_time
 
 SCHEDULES = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}
 OPTIMIZER = ("step", "exp_avg", "exp_avg_sq")  # what AdamW keeps of a parameter
@@ -193,7 +185,8 @@ class Run:
         slots = [{kind: kinds[kind][name] for kind in OPTIMIZER} for name in self.trainable]
         self.optimizer.load_state_dict({**own, "state": dict(enumerate(slots))})
         self.scheduler.last_epoch = self._steps_done() - 1
-        self.scheduler.step()
+        with warnings.catch_warnings(action="ignore"):  # no step of this process comes before
+            self.scheduler.step()
         rng = kinds["rng"][str(self.processes.rank)]
         (torch.cuda if self.processes.device.type == "cuda" else torch).set_rng_state(rng)
         self.progress.update(self._steps_done())
@@ -282,41 +275,6 @@ def _in_bfloat16(params: TrainParams, processes: Processes) -> bool:
     if params.precision == "auto":
         return processes.device.type == "cuda" and torch.cuda.is_bf16_supported()
     return params.precision == "bf16"
-
-
-def run_seed(description: str | None) -> int:
-    """The seed on the command line of a training stage."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("seed", type=int, help="one of train.seeds")
-    return parser.parse_args().seed
-
-
-def fit(model: nn.Module, params: TrainParams, seed: int, rate: float, out: Path) -> None:
-    """Train `model` on the splits and write the best checkpoint, with an object an epoch in history.json, to `out`.
-
-    Of several processes one writes.
-    """
-    rows = read_rows(TRAIN)
-    with joined() as processes:
-        start = time.perf_counter()
-        outcome = train(model, rows, read_rows(VALIDATION), params.run(seed), rate, processes)
-        seconds = time.perf_counter() - start
-    if not processes.is_main:
-        return
-    base = read_json(BASE_MODEL / "base_model.json")
-    tokenizer = [BASE_MODEL / name for name in base["sha256"] if name not in ("config.json", "model.safetensors")]
-    facts = {
-        "base_model": base,
-        "preprocessing": read_preprocessing(TRAIN).model_dump(),
-        "seed": seed,
-        "best_epoch": outcome.best_epoch,
-        "validation": outcome.history[outcome.best_epoch - 1],
-        **count_parameters(model),
-    }
-    with replacing(out) as temporary:
-        save_checkpoint(model, temporary, facts, tokenizer)
-        write_json(temporary / "history.json", outcome.history)
-    write_time(out, "training", seconds, len(rows) * len(outcome.history))
 
 
 def _print_epoch(row: dict[str, float], epochs: int, is_best: bool) -> None:
