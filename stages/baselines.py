@@ -24,7 +24,8 @@ def fit_tfidf(texts: Texts, labels: np.ndarray, validation_texts: Texts, validat
     x, validation = features.fit_transform(texts), features.transform(validation_texts)
     best, best_score = None, -1.0
     for strength in tqdm(STRENGTHS, desc="tfidf", disable=None):
-        model = LogisticRegression(C=strength, max_iter=1000).fit(x, labels)
+        # Newton's method takes a tenth of the default's time here, and gets closer to the optimum.
+        model = LogisticRegression(C=strength, solver="newton-cg", tol=1e-6, max_iter=1000).fit(x, labels)
         score = f1_score(validation_labels, model.predict(validation), average="macro", zero_division=0)
         if score > best_score:
             best, best_score = model, score
