@@ -200,7 +200,7 @@ def test_plots_draw_in_a_browser_without_a_network(clone, tmp_path, command):
         assert chart.count('aria-roledescription="point"') == 2 * revisions
     for chart in charts[3:]:
         assert "부정" in chart
-        assert chart.count('aria-roledescription="rect mark"') >= 3 * revisions
+        assert chart.count('aria-roledescription="rect mark"') == 9 * revisions
     images = re.findall(r'<img src="(static/[^"]+)"', seen.dom)
     assert len(images) == 5 * revisions
     assert all((tmp_path / "out" / image).is_file() for image in images)
