@@ -1,16 +1,18 @@
 """Pre-train kobert-mini, the embedded stand-in for KoBERT, on unlabelled Korean film reviews.
 
-    python data/kobert-mini/pretrain.py --corpus nsmc-corpus.parquet --output DIR [--minutes 60]
+    python data/kobert-mini/pretrain.py --corpus nsmc-corpus.parquet --output DIR [--exclude FOLDER] [--tokens 420]
 
 The corpus is a Parquet file with a column `review` (Naver sentiment movie corpus, CC0); ratings are never read.
 
-1. A SentencePiece unigram vocabulary in KoBERT's layout: `tokenizer.model` and `vocab.txt`, [UNK] 0 ... [MASK] 4.
+1. A SentencePiece unigram vocabulary in KoBERT's layout: `tokenizer.model` and `vocab.txt`, [UNK] 0 ... [MASK] 4. A
+   folder that has these two keeps them.
 2. Word embeddings from a truncated SVD of the tokens' PPMI matrix: half an hour of masked tokens in a few seconds.
 3. BERT, masked tokens (15%, of which 80% [MASK], 10% random, 10% kept), batches of reviews of like length.
 
-Half of the batches are cleaned like the pipeline's default, half are raw, so that an ablation of the cleaning finds a
-vocabulary and vectors for ㅋㅋ and ㅠㅠ too. The schedule ends when `--minutes` do, so the result is not the same bit
-for bit on another machine; that is why the weights are committed.
+Half of the rows are cleaned like the pipeline's default, half are raw, so that an ablation of the cleaning finds a
+vocabulary and vectors for ㅋㅋ and ㅠㅠ too. A GPU replays every step as a CUDA graph, one for each of a few lengths.
+On a CPU take fewer tokens and smaller batches: `--tokens 40 --batch 5000`. Another device rounds sums in another
+order, which is why the weights are committed.
 """
 
 import argparse
@@ -20,6 +22,7 @@ import re
 import shutil
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -29,19 +32,23 @@ import torch
 from safetensors.torch import save_file
 from scipy import sparse
 from sklearn.utils.extmath import randomized_svd
-from tqdm import tqdm
+from torch.nn.functional import cross_entropy
 from transformers import BertConfig, BertForMaskedLM
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from stages.common.tokenizer import SPECIAL_TOKENS, SentencePieceTokenizer
+from stages.common.tokenizer import SPECIAL_TOKENS, Encoded, SentencePieceTokenizer
+from stages.ingest import find_files, ingest
 
 SEED = 42
 VOCAB_SIZE = 8002  # KoBERT's
-MAX_LENGTH = 128  # tokens; the longest review has 150 characters
-BATCH_SIZE = 256  # reviews
-LEARNING_RATE = 1.2e-3
-WARMUP = 0.02  # share of the time
+PAD, SEP, MASK, FIRST_WORD = 1, 3, 4, 5
+LENGTHS = (8, 12, 16, 20, 24, 32, 40, 48, 64, 96, 128)  # tokens; the longest review has 150 characters
+LEARNING_RATE = 2e-3
+WARMUP = 0.02  # share of the tokens
 MASKED = 0.15
+LOG_EVERY = 2000  # steps
+
+Step = Callable[[torch.Tensor, int], None]  # learns from the rows with these numbers, filled up to a length
 
 
 def clean(text: str) -> str:
@@ -50,7 +57,19 @@ def clean(text: str) -> str:
     return re.sub(r"\s+", " ", text).strip()
 
 
-def train_tokenizer(texts: list[str], folder: Path) -> SentencePieceTokenizer:
+def read_reviews(corpus: Path, exclude: Path | None) -> list[str]:
+    """The corpus without the reviews that, once cleaned, also stand in the AI Hub files of `exclude`."""
+    reviews = pq.read_table(corpus, columns=["review"])["review"].to_pylist()
+    if exclude is None:
+        return reviews
+    batches = ingest(exclude, find_files(exclude))
+    unwanted = {clean(text) for batch in batches for text in batch["RawText"].to_pylist()}
+    kept = [text for text in reviews if clean(text) not in unwanted]
+    print(f"{len(reviews) - len(kept):,} of {len(reviews):,} reviews also stand in {exclude.name} and are left out")
+    return kept
+
+
+def train_tokenizer(texts: list[str], folder: Path) -> None:
     """Train the vocabulary on raw reviews and write it in KoBERT's layout."""
     unk, pad, *control = SPECIAL_TOKENS
     sentencepiece.SentencePieceTrainer.train(
@@ -74,12 +93,11 @@ def train_tokenizer(texts: list[str], folder: Path) -> SentencePieceTokenizer:
     model = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
     pieces = (model.id_to_piece(index) for index in range(model.vocab_size()))
     (folder / "vocab.txt").write_text("".join(f"{piece}\n" for piece in pieces), encoding="utf-8")
-    return SentencePieceTokenizer(folder / "tokenizer.model", folder / "vocab.txt")
 
 
 def ppmi_vectors(rows: list[np.ndarray], size: int, window: int = 4) -> np.ndarray:
     """Truncated SVD of the PPMI matrix of tokens at most `window` apart, (VOCAB_SIZE, size)."""
-    flat = np.concatenate([np.append(row, 3) for row in rows]).astype(np.int64)  # a [SEP] between reviews
+    flat = np.concatenate([np.append(row, SEP) for row in rows]).astype(np.int64)  # a [SEP] between reviews
     counts = sparse.csr_matrix((VOCAB_SIZE, VOCAB_SIZE), dtype=np.float64)
     for distance in range(1, window + 1):
         pairs = sparse.coo_matrix(
@@ -97,113 +115,154 @@ def ppmi_vectors(rows: list[np.ndarray], size: int, window: int = 4) -> np.ndarr
     return (vectors - vectors.mean(0)) / vectors.std() * 0.04
 
 
-def batches(lengths: np.ndarray, generator: np.random.Generator) -> list[np.ndarray]:
-    """Row numbers of each batch of an epoch: random reviews, of like length within a batch."""
-    order = generator.permutation(len(lengths))
-    chunks = np.array_split(order, max(1, len(order) // (BATCH_SIZE * 50)))
-    result = []
-    for chunk in chunks:
-        chunk = chunk[np.argsort(lengths[chunk], kind="stable")]
-        result += np.array_split(chunk, max(1, len(chunk) // BATCH_SIZE))
-    return [result[index] for index in generator.permutation(len(result))]
-
-
-def mask_tokens(rows: list[np.ndarray], generator: np.random.Generator) -> tuple[torch.Tensor, ...]:
-    """Padded input_ids (batch, length), attention_mask, and the flat positions and ids of the tokens to predict."""
-    length = max(map(len, rows))
-    input_ids = np.full((len(rows), length), 1)
-    for index, row in enumerate(rows):
-        input_ids[index, : len(row)] = row
-    chosen = (generator.random(input_ids.shape) < MASKED) & (input_ids > 4)
-    targets = input_ids[chosen]
-    draw = generator.random(len(targets))
-    random_ids = generator.integers(5, VOCAB_SIZE, len(targets))
-    attention_mask = (input_ids != 1).astype(np.int64)
-    input_ids[chosen] = np.where(draw < 0.8, 4, np.where(draw < 0.9, random_ids, targets))
-    return tuple(map(torch.from_numpy, (input_ids, attention_mask, np.flatnonzero(chosen), targets)))
-
-
-def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("--corpus", type=Path, required=True, help="Parquet file with a column `review`")
-    arguments.add_argument("--output", type=Path, required=True, help="folder to write the model to")
-    arguments.add_argument("--minutes", type=float, default=60, help="time for masked tokens")
-    arguments.add_argument("--layers", type=int, default=2)
-    arguments.add_argument("--hidden", type=int, default=256)
-    arguments.add_argument("--reviews", type=int, default=None, help="use only the first so many")
-    options = arguments.parse_args()
-    folder = options.output
-    folder.mkdir(parents=True, exist_ok=True)
-    generator = np.random.default_rng(SEED)
-    torch.manual_seed(SEED)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-    reviews = pq.read_table(options.corpus, columns=["review"])["review"].to_pylist()[: options.reviews]
-    tokenizer = train_tokenizer(reviews, folder)
-    versions = [tokenizer.encode(texts, MAX_LENGTH).rows() for texts in ([clean(text) for text in reviews], reviews)]
+def build_model(vectors: np.ndarray, layers: int, device: torch.device) -> BertForMaskedLM:
+    """A BERT with random weights but for the word embeddings."""
+    hidden = vectors.shape[1]
     config = BertConfig(
         vocab_size=VOCAB_SIZE,
-        hidden_size=options.hidden,
-        num_hidden_layers=options.layers,
-        num_attention_heads=options.hidden // 64,
-        intermediate_size=4 * options.hidden,
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=hidden // 64,
+        intermediate_size=4 * hidden,
         max_position_embeddings=512,
-        attn_implementation="eager",  # with bf16 on a CPU the backward of "sdpa" is three times slower
-        pad_token_id=1,
+        # With bf16 on a CPU the backward of "sdpa" is three times slower.
+        attn_implementation="sdpa" if device.type == "cuda" else "eager",
+        pad_token_id=PAD,
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
     )
+    torch.manual_seed(SEED)
     model = BertForMaskedLM(config)
     with torch.no_grad():
-        vectors = torch.from_numpy(ppmi_vectors(versions[0] + versions[1][::4], options.hidden)).float()
-        model.bert.embeddings.word_embeddings.weight[5:] = vectors[5:]
-    model.to(device).train()
-    decayed = [p for p in model.parameters() if p.dim() > 1]
-    others = [p for p in model.parameters() if p.dim() == 1]
+        model.bert.embeddings.word_embeddings.weight[FIRST_WORD:] = torch.from_numpy(vectors[FIRST_WORD:])
+    return model.to(device).train()
+
+
+def epoch(
+    buckets: dict[int, np.ndarray], slots: int, generator: np.random.Generator
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Length and row numbers of each batch of an epoch, of `slots` tokens, padding included.
+
+    All batches of a length are of one size, as CUDA graphs want it; what is left of a length waits for another epoch.
+    """
+    batches = []
+    for length, rows in buckets.items():
+        size = min(slots // length, len(rows))
+        order = generator.permutation(rows)[: len(rows) // size * size]
+        batches += [(length, batch) for batch in order.reshape(-1, size)]
+    for index in generator.permutation(len(batches)):
+        yield batches[index]
+
+
+def make_step(
+    model: BertForMaskedLM,
+    optimizer: torch.optim.Optimizer,
+    encoded: Encoded,
+    counts: dict[int, int],
+    total_loss: torch.Tensor,
+) -> Step:
+    """A training step that reads and masks on the model's device and never waits for it.
+
+    `counts` are the tokens to mask in a batch, by its length; each step's loss is added to `total_loss`.
+    """
+    device = model.device
+    ids = torch.from_numpy(encoded.ids).long().to(device)
+    sizes = torch.from_numpy(encoded.lengths).to(device)
+    starts = sizes.cumsum(0) - sizes
+
+    def step(rows: torch.Tensor, length: int) -> None:
+        place = torch.arange(length, device=device)
+        real = place < sizes[rows][:, None]
+        input_ids = ids[(starts[rows][:, None] + place).clamp(max=len(ids) - 1)].masked_fill(~real, PAD)
+        lots = torch.rand(input_ids.shape, device=device).masked_fill(input_ids < FIRST_WORD, -1.0)
+        masked = lots.flatten().topk(counts[length], sorted=False).indices
+        targets = input_ids.flatten().index_select(0, masked)
+        draw = torch.rand(len(masked), device=device)
+        noise = torch.randint(FIRST_WORD, VOCAB_SIZE, masked.shape, device=device)
+        shown = torch.where(draw < 0.8, MASK, torch.where(draw < 0.9, noise, targets))
+        input_ids = input_ids.flatten().scatter(0, masked, shown).view_as(input_ids)
+        # A finished mask: transformers would look whether one is needed, and wait for the GPU.
+        mask = torch.zeros(real.shape, dtype=torch.bfloat16, device=device).masked_fill(~real, -1e4)[:, None, None, :]
+        with torch.autocast(device.type, torch.bfloat16, cache_enabled=False):
+            hidden = model.bert(input_ids=input_ids, attention_mask=mask).last_hidden_state
+            logits = model.cls(hidden.flatten(0, 1).index_select(0, masked))
+            loss = cross_entropy(logits.float(), targets)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()  # here, so that a graph's gradients are its own memory
+        total_loss.add_(loss.detach())
+
+    return step
+
+
+class Graphed:
+    """`step` as one CUDA graph a length: launching its kernels one by one takes longer than they do."""
+
+    def __init__(self, step: Step) -> None:
+        self._step = step
+        self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, torch.Tensor]] = {}
+
+    def __call__(self, rows: torch.Tensor, length: int) -> None:
+        if length not in self._graphs:
+            stream = torch.cuda.Stream()
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):  # what libraries set up at a first call must not be recorded
+                self._step(rows, length)
+            torch.cuda.current_stream().wait_stream(stream)
+            graph, own = torch.cuda.CUDAGraph(), rows.clone()
+            with torch.cuda.graph(graph):
+                self._step(own, length)
+            self._graphs[length] = graph, own
+        else:
+            graph, own = self._graphs[length]
+            own.copy_(rows)
+            graph.replay()
+
+
+def pretrain(model: BertForMaskedLM, encoded: Encoded, tokens: int, slots: int) -> list[dict[str, float]]:
+    """Train on `tokens` tokens in batches of `slots`; an object every `LOG_EVERY` steps, its loss their mean."""
+    device, generator = model.device, np.random.default_rng(SEED)
+    lengths = encoded.lengths
+    buckets = {
+        longest: rows
+        for shorter, longest in zip((2, *LENGTHS), LENGTHS, strict=False)
+        if len(rows := np.flatnonzero((lengths > shorter) & (lengths <= longest)))
+    }
+    mean = {length: lengths[rows].mean() for length, rows in buckets.items()}
+    counts = {n: max(1, int(MASKED * mean[n] * min(slots // n, len(rows)))) for n, rows in buckets.items()}
+    rate, total_loss = torch.tensor(0.0, device=device), torch.zeros((), device=device)
     optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": 0.01}, {"params": others, "weight_decay": 0.0}],
-        lr=LEARNING_RATE,
+        [
+            {"params": [p for p in model.parameters() if p.dim() > 1], "weight_decay": 0.01},
+            {"params": [p for p in model.parameters() if p.dim() == 1], "weight_decay": 0.0},
+        ],
+        lr=rate,  # a tensor, which a graph reads anew at each replay
         betas=(0.9, 0.98),
         fused=True,
+        capturable=device.type == "cuda",
     )
-
-    lengths = np.array([len(row) for row in versions[0]])
-    started, step, tokens, recent, log = time.monotonic(), 0, 0, [], []
-    progress = tqdm(total=100, unit="%", disable=None)
-    done = 0.0
-    while done < 1:
-        for batch in batches(lengths, generator):
-            done = (time.monotonic() - started) / (60 * options.minutes)
+    step = make_step(model, optimizer, encoded, counts, total_loss)
+    if device.type == "cuda":
+        torch.backends.cuda.enable_cudnn_sdp(False)  # it makes a plan for each shape
+        step = Graphed(step)
+    started, steps, seen, logged, log = time.monotonic(), 0, 0, 0, []
+    while seen < tokens:
+        for length, rows in epoch(buckets, slots, generator):
+            done = seen / tokens
             if done >= 1:
                 break
-            scale = min(1.0, done / WARMUP) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
-            for group in optimizer.param_groups:
-                group["lr"] = LEARNING_RATE * scale
-            # All cleaned or all raw within a batch: their lengths differ.
-            rows = [versions[step % 2][index] for index in batch]
-            input_ids, attention_mask, positions, targets = (
-                tensor.to(device) for tensor in mask_tokens(rows, generator)
-            )
-            with torch.autocast(device.type, torch.bfloat16):
-                hidden = model.bert(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-                logits = model.cls(hidden.flatten(0, 1)[positions])
-            loss = torch.nn.functional.cross_entropy(logits.float(), targets)
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            step += 1
-            tokens += int(attention_mask.sum())
-            recent.append(loss.detach())
-            if step % 500 == 0:
+            rate.fill_(LEARNING_RATE * min(1.0, done / WARMUP) * 0.5 * (1 + math.cos(math.pi * done)))
+            step(torch.from_numpy(rows).to(device, non_blocking=True), length)
+            steps += 1
+            seen += int(mean[length] * len(rows))
+            if steps % LOG_EVERY == 0 or seen >= tokens:
+                log.append({"step": steps, "tokens": seen, "loss": float(total_loss) / (steps - logged)})
+                logged = steps
+                total_loss.zero_()
                 seconds = time.monotonic() - started
-                log.append({"step": step, "tokens": tokens, "loss": float(torch.stack(recent).mean())})
-                recent = []
-                print(f"{seconds:6.0f} s  {json.dumps(log[-1])}  {tokens / seconds:,.0f} tokens/s", flush=True)
-            if step % 4000 == 0:
-                save(model, folder, log)
-        progress.update(round(100 * min(1, done)) - progress.n)
-    save(model, folder, log)
+                print(f"{seconds:6.0f} s  {json.dumps(log[-1])}  {seen / seconds:,.0f} tokens/s", flush=True)
+    return log
 
 
 def save(model: BertForMaskedLM, folder: Path, log: list[dict[str, float]]) -> None:
@@ -220,6 +279,35 @@ def save(model: BertForMaskedLM, folder: Path, log: list[dict[str, float]]) -> N
     config.pop("dtype", None)
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     (folder / "pretraining.json").write_text(json.dumps(log, indent=0) + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("--corpus", type=Path, required=True, help="Parquet file with a column `review`")
+    arguments.add_argument("--output", type=Path, required=True, help="folder to write the model to")
+    arguments.add_argument("--exclude", type=Path, help="folder of AI Hub JSON files whose reviews are left out")
+    arguments.add_argument("--tokens", type=float, default=420, help="millions to train on")
+    arguments.add_argument("--batch", type=int, default=32768, help="tokens in a batch, padding included")
+    arguments.add_argument("--layers", type=int, default=2)
+    arguments.add_argument("--hidden", type=int, default=256)
+    options = arguments.parse_args()
+    folder = options.output
+    folder.mkdir(parents=True, exist_ok=True)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.set_float32_matmul_precision("high")
+
+    reviews = read_reviews(options.corpus, options.exclude)
+    if not (folder / "tokenizer.model").is_file():
+        train_tokenizer(reviews, folder)
+    tokenizer = SentencePieceTokenizer(folder / "tokenizer.model", folder / "vocab.txt")
+    cleaned, raw = (tokenizer.encode(texts, LENGTHS[-1]) for texts in ([clean(text) for text in reviews], reviews))
+    vectors = ppmi_vectors(cleaned.rows() + raw.rows()[::4], options.hidden).astype(np.float32)
+    both = Encoded(
+        np.concatenate([cleaned.ids, raw.ids]), np.concatenate([cleaned.lengths, raw.lengths]), cleaned.cut + raw.cut
+    )
+    model = build_model(vectors, options.layers, device)
+    log = pretrain(model, both, int(options.tokens * 1e6), options.batch)
+    save(model, folder, log)
 
 
 if __name__ == "__main__":
