@@ -84,7 +84,7 @@ def test_the_stage_writes_what_it_counts(stage, capsys):
     texts = [f"글 {number}" for number in range(90)] + ["글 0"] * 10
     labels = [number % 3 for number in range(90)] + [0] * 10
     ids = [[2, number, 3] for number in range(100)]
-    columns = [ids, [[1] * 3] * 100, [[0] * 3] * 100, labels, list(map(str, range(100))), texts]
+    columns = [ids, [[1] * 3] * 100, [[0] * 3] * 100, labels, list(map(str, range(100))), texts, [None] * 100]
     write_table(Path("data/tokenized.arrow"), [pa.table(columns, schema=SCHEMA)], SCHEMA)
     stage("split", split__validation_size=0.0)
     assert "optimistic" in capsys.readouterr().err
