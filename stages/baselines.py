@@ -19,11 +19,13 @@ Texts = list[str]
 
 def fit_tfidf(texts: Texts, labels: np.ndarray, validation_texts: Texts, validation_labels: np.ndarray) -> Pipeline:
     """Character 1- to 4-grams within words, TF-IDF and logistic regression, of the strength best on validation."""
-    features = TfidfVectorizer(analyzer="char_wb", ngram_range=(1, 4), sublinear_tf=True, min_df=2, dtype=np.float32)
+    rare = 2 if len(texts) >= 1000 else 1  # a small corpus may have no n-gram twice
+    features = TfidfVectorizer(analyzer="char_wb", ngram_range=(1, 4), sublinear_tf=True, min_df=rare, dtype=np.float32)
     x, validation = features.fit_transform(texts), features.transform(validation_texts)
     best, best_score = None, -1.0
     for strength in tqdm(STRENGTHS, desc="tfidf", disable=None):
-        model = LogisticRegression(C=strength, max_iter=1000).fit(x, labels)
+        # Newton's method takes a tenth of the default's time here, and gets closer to the optimum.
+        model = LogisticRegression(C=strength, solver="newton-cg", tol=1e-6, max_iter=1000).fit(x, labels)
         score = f1_score(validation_labels, model.predict(validation), average="macro", zero_division=0)
         if score > best_score:
             best, best_score = model, score

@@ -178,11 +178,11 @@ def main() -> None:
     times = {name: {seed: read_times(run["key"]) for seed, run in of.items()} for name, of in runs.items()}
     write_json(TIMINGS, times)
     write_json(COMPARE_METRICS, result)
-    said = verdicts(result)
+    english, korean = zip(*verdicts(result), strict=True)
     with replacing(COMPARE_TABLE) as temporary:
-        lines = [" ".join(said["en"]), "", markdown(table(result)), "", markdown(class_table(result)), ""]
+        lines = [" ".join(english), "", markdown(table(result)), "", markdown(class_table(result)), ""]
         temporary.write_text("\n".join(lines), encoding="utf-8")
-    print("\n".join([*said["en"], *said["ko"]]))
+    print("\n".join([*english, *korean]))
 
 
 if __name__ == "__main__":

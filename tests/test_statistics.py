@@ -123,6 +123,7 @@ def test_the_permutation_test_is_exact_on_few_rows():
     expected = np.mean([abs(value) >= abs(observed) - 1e-12 for value in every])
     assert permutation_p(labels, a[None], b[None], 10_000, 0) == pytest.approx(expected)
     assert permutation_p(labels, a[None], a[None], 1000, 0) == 1.0
+    assert permutation_p(labels, a[None], np.where(np.arange(8) == 1, b, a)[None], 1000, 0) == 1.0
     assert permutation_p(labels, np.stack([a, a]), np.stack([b, b]), 10_000, 0) == pytest.approx(expected)
 
 

@@ -12,7 +12,8 @@ from stages.common.plotting import embedded_font
 from stages.common.records import LABELS
 
 START = """
-const options = {renderer: "svg", config: {font: "Labels, sans-serif"}};
+const actions = {export: true, source: true, compiled: false, editor: false};  // the editor is on the net
+const options = {renderer: "svg", actions, config: {font: "Labels, sans-serif"}};
 window.vegaEmbed = (place, spec) => vegaEmbed(place, spec, options);
 """
 PAGE = """<!DOCTYPE html>
@@ -27,6 +28,7 @@ PAGE = """<!DOCTYPE html>
 @font-face { font-family: Labels; src: url(data:font/ttf;base64,FONT); }
 body { font-family: sans-serif; margin: 1rem; }
 img { max-width: 100%; }
+body > div { white-space: normal !important; }
 </style>
 <script>BUNDLE</script>
 </head>

@@ -21,7 +21,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from stages.common.errors import UserError
 from stages.common.files import replacing
 from stages.common.records import LABELS
-from stages.common.wording import ENGLISH, METHODS, Figures, decimals, rounded, with_interval
+from stages.common.wording import METHODS, VERDICTS, Figures, decimals, rounded, with_interval
 
 COLOURS = {"full": "#0072b2", "lora": "#d55e00", "tfidf": "#009e73", "majority": "#555555"}
 MARKERS = {"full": "o", "lora": "s", "tfidf": "^", "majority": "D"}
@@ -164,7 +164,7 @@ def _around(value: float, span: list[float]) -> list[list[float]]:
 
 def f1(figures: Figures) -> Figure:
     """Macro-F1 and the F1 of each class, with 95% intervals, of both methods and the baselines."""
-    verdict = ENGLISH[figures["difference"]["verdict"]]
+    verdict = VERDICTS[figures["difference"]["verdict"]][0]
     figure, (axis,) = _canvas(4.6, 1, f"{verdict}\nF1 on {figures['rows']:,} test rows, with 95% intervals")
     for number, method in enumerate(METHODS):
         values, spans = figures[method], figures[method]["interval"]

@@ -129,8 +129,8 @@ def permutation_p(labels: np.ndarray, a: np.ndarray, b: np.ndarray, samples: int
         a, b: (runs, rows) predictions of the two methods.
     """
     differ = (a != b).any(0)
-    if not differ.any():
-        return 1.0
+    if differ.sum() < 2:
+        return 1.0  # a swap turns the sign at most
     same = np.stack([confusion_cells(run, labels[~differ]).sum(0) for run in a[:, ~differ]])  # (runs, 9)
     # A row's label and its predictions in all runs are one number: its place in a table of the patterns that occur.
     both = np.hstack([np.vstack([labels, method])[:, differ] for method in (a, b)])

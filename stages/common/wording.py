@@ -12,12 +12,7 @@ METHODS = {
     "tfidf": "TF-IDF + logistic regression",
     "majority": "majority class",
 }
-IN_KOREAN = {
-    "full": "전체 미세조정",
-    "lora": "LoRA",
-    "tfidf": "TF-IDF와 로지스틱 회귀",
-    "majority": "다수 클래스",
-}
+IN_KOREAN = {"full": "전체 미세조정", "lora": "LoRA", "tfidf": "TF-IDF와 로지스틱 회귀", "majority": "다수 클래스"}
 COLUMNS = {
     "macro_f1": "macro-F1",
     "macro_precision": "precision",
@@ -30,17 +25,14 @@ COLUMNS = {
     "scaled.brier": "Brier, scaled",
     "scaled.ece": "ECE, scaled",
 }
-ENGLISH = {
-    "better": "LoRA is better than full fine-tuning",
-    "worse": "LoRA is worse than full fine-tuning",
-    "equivalent": "LoRA and full fine-tuning are equivalent",
-    "undecided": "Undecided: these rows and runs tell neither a difference nor equivalence",
-}
-KOREAN = {
-    "better": "LoRA가 전체 미세조정보다 낫습니다",
-    "worse": "LoRA가 전체 미세조정보다 못합니다",
-    "equivalent": "LoRA와 전체 미세조정은 동등합니다",
-    "undecided": "판단 보류: 이 데이터와 실행만으로는 차이도 동등함도 말할 수 없습니다",
+VERDICTS = {
+    "better": ("LoRA is better than full fine-tuning", "LoRA가 전체 미세조정보다 낫습니다"),
+    "worse": ("LoRA is worse than full fine-tuning", "LoRA가 전체 미세조정보다 못합니다"),
+    "equivalent": ("LoRA and full fine-tuning are equivalent", "LoRA와 전체 미세조정은 동등합니다"),
+    "undecided": (
+        "Undecided: these rows and runs show neither a difference nor equivalence",
+        "판단 보류: 이 데이터와 실행만으로는 차이도 동등함도 말할 수 없습니다",
+    ),
 }
 
 
@@ -85,51 +77,60 @@ def p_value(p: float) -> str:
     return "p < 0.001" if p < 0.001 else f"p = {p:.{2 if p >= 0.1 else 3}f}"
 
 
-def verdicts(figures: Figures) -> dict[str, list[str]]:
-    """What can be said, English and Korean, the verdict first."""
+def verdicts(figures: Figures) -> list[tuple[str, str]]:
+    """What can be said, each sentence in English and in Korean, the verdict first."""
     of = figures["difference"]
-    gap = difference(of["macro_f1"], of["low"], of["high"])
-    word, margin, excludes_0 = of["verdict"], of["margin"], of["low"] > 0 or of["high"] < 0
-    beyond = of["low"] > margin or of["high"] < -margin
-    english, korean = [f"{ENGLISH[word]}."], [f"{KOREAN[word]}."]
+    gap, margin = difference(of["macro_f1"], of["low"], of["high"]), of["margin"]
     tests = f"{p_value(of['p_permutation'])} (permutation), McNemar {p_value(of['p_mcnemar'])}"
-    english.append(f"Macro-F1, LoRA minus full: {gap}, 95% interval; margin {margin:g}; {tests}.")
-    korean.append(f"매크로 F1 차이(LoRA − 전체): {gap}, 95% 신뢰구간; 허용 한계 {margin:g}; {tests}.")
-    if word == "equivalent" and excludes_0:
-        english.append("There is a difference, but one below the margin.")
-        korean.append("차이는 있으나 허용 한계보다 작습니다.")
-    elif word in ("better", "worse"):
-        english.append(f"The whole interval lies {'beyond' if beyond else 'beyond 0, but not beyond'} the margin.")
-        korean.append(
-            "구간 전체가 허용 한계를 벗어납니다." if beyond else "0은 벗어나지만 허용 한계 안쪽에 걸쳐 있습니다."
-        )
+    said = [
+        tuple(f"{words}." for words in VERDICTS[of["verdict"]]),
+        (
+            f"Macro-F1, LoRA minus full: {gap}, 95% interval; margin {margin:g}; {tests}.",
+            f"매크로 F1 차이(LoRA − 전체): {gap}, 95% 신뢰구간; 허용 한계 {margin:g}; {tests}.",
+        ),
+    ]
+    if of["verdict"] == "equivalent" and (of["low"] > 0 or of["high"] < 0):
+        said.append(("There is a difference, but one below the margin.", "차이는 있으나 허용 한계보다 작습니다."))
+    elif of["low"] > margin or of["high"] < -margin:
+        said.append(("The whole interval lies beyond the margin.", "구간 전체가 허용 한계를 벗어납니다."))
+    elif of["verdict"] in ("better", "worse"):
+        said.append(("The difference may still be below the margin.", "차이가 허용 한계보다 작을 수도 있습니다."))
     for method in ("full", "lora"):
-        values, name = figures[method], METHODS[method]
+        values, english, korean = figures[method], METHODS[method], IN_KOREAN[method]
         for against in values["against"]:
-            if against["verdict"] != "better":
-                gap, baseline = (
-                    with_interval(against["macro_f1"], *against["interval"], "+"),
-                    METHODS[against["baseline"]],
+            if (word := against["verdict"]) != "better":
+                gap, baseline = difference(against["macro_f1"], *against["interval"]), against["baseline"]
+                said.append(
+                    (
+                        f"{english} does not beat the baseline {METHODS[baseline]} ({word}: {gap}).",
+                        f"{korean}: 기준선({IN_KOREAN[baseline]})을 이기지 못했습니다({gap}).",
+                    )
                 )
-                english.append(f"{name} does not beat the baseline {METHODS[baseline]} ({against['verdict']}: {gap}).")
-                korean.append(f"{IN_KOREAN[method]}: 기준선({IN_KOREAN[baseline]})을 이기지 못했습니다({gap}).")
         for run in values["runs"]["each"]:
-            by_f1, by_loss = run["best_epoch"], run["best_epoch_by_loss"]
-            if by_f1 != by_loss:
-                seed = f", seed {run['seed']}" if "sd" in values["runs"] else ""
-                english.append(
-                    f"{name}{seed}: best epoch {by_f1} by validation macro-F1, but {by_loss} by validation loss."
-                )
-                korean.append(
-                    f"{IN_KOREAN[method]}{seed}: 최고 에폭이 검증 매크로 F1로는 {by_f1}, 검증 손실로는 {by_loss}입니다."
+            f1, loss = run["best_epoch"], run["best_epoch_by_loss"]
+            seed = f", seed {run['seed']}" if "sd" in values["runs"] else ""
+            if f1 != loss:
+                said.append(
+                    (
+                        f"{english}{seed}: best epoch {f1} by validation macro-F1, but {loss} by validation loss.",
+                        f"{korean}{seed}: 최고 에폭이 검증 매크로 F1로는 {f1}, 검증 손실로는 {loss}입니다.",
+                    )
                 )
     if figures["selected_on_test_rows"]:
-        english.append("Epochs were chosen on the test rows (split.validation_size: 0): the figures are optimistic.")
-        korean.append("에폭을 평가 데이터로 골랐으므로(split.validation_size: 0) 수치가 실제보다 좋게 나옵니다.")
+        said.append(
+            (
+                "Epochs were chosen on the test rows (split.validation_size: 0): the figures are optimistic.",
+                "에폭을 평가 데이터로 골랐으므로(split.validation_size: 0) 수치가 실제보다 좋게 나옵니다.",
+            )
+        )
     if "sd" not in figures["full"]["runs"]:
-        english.append("One run a method: the interval knows nothing of what another seed would give.")
-        korean.append("방법마다 한 번씩만 학습했으므로, 다른 시드의 변동은 구간에 들어 있지 않습니다.")
-    return {"en": english, "ko": korean}
+        said.append(
+            (
+                "One run a method: the interval knows nothing of what another seed would give.",
+                "방법마다 한 번씩만 학습했으므로, 다른 시드의 변동은 구간에 들어 있지 않습니다.",
+            )
+        )
+    return said
 
 
 def table(figures: Figures) -> list[list[str]]:
@@ -154,7 +155,8 @@ def seed_table(figures: Figures) -> list[list[str]]:
     for method in ("full", "lora"):
         runs, spans = figures[method]["runs"], figures[method]["interval"]
         for run in (*runs["each"], *({"seed": name, **runs[name]} for name in ("mean", "sd") if name in runs)):
-            scores = [f"{run[name]:.{decimals(*spans[name])}f}" for name in ("macro_f1", "accuracy")]
+            more = run["seed"] == "sd"
+            scores = [f"{run[name]:.{decimals(*spans[name]) + more}f}" for name in ("macro_f1", "accuracy")]
             rest = [f"{run[key]:.2f}" if "gap" in key else str(run[key]) for key in keys if key in run]
             rows.append([METHODS[method], str(run["seed"]), *scores, *(rest or [""] * len(keys))])
     return rows
