@@ -1,23 +1,18 @@
 """Rows of an Arrow split as batches of tensors, packed or, where the model does not allow it, padded."""
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import datasets
 import numpy as np
 import pyarrow as pa
 import torch
-from torch import nn
 
 from stages.common.errors import UserError, warn
-from stages.common.packing import Layout, set_packing
+from stages.common.packing import Layout, Model, set_packing
 from stages.common.processes import Processes
 
-In, Out = TypeVar("In"), TypeVar("Out")
 GROUPED = 50  # batches that are sorted by length together
 FULL_TOKENS, FULL_LENGTH = 64, 32  # what a filled batch's tokens, and its longest review, are multiples of
 NO_LABEL = -100  # cross_entropy passes it over
@@ -69,18 +64,6 @@ def by_length(rows: Rows, batch_size: int) -> list[np.ndarray]:
     return [order[start : start + batch_size] for start in range(0, len(rows), batch_size)]
 
 
-def ahead(make: Callable[[In], Out], items: Iterable[In]) -> Iterator[Out]:
-    """`make` of each item in turn, the next one already being made on a thread while the caller uses this one."""
-    with ThreadPoolExecutor(1) as pool:
-        made: deque[Future[Out]] = deque()
-        for item in items:
-            made.append(pool.submit(make, item))
-            if len(made) > 1:
-                yield made.popleft().result()
-        while made:
-            yield made.popleft().result()
-
-
 @dataclass(frozen=True)
 class Batch:
     """What the model is called with, and where to read its answer."""
@@ -99,7 +82,7 @@ class Batch:
 class Collator:
     """Turns rows into batches for one model, packed if `packing` is wanted and the model allows it."""
 
-    def __init__(self, model: nn.Module, packing: bool) -> None:
+    def __init__(self, model: Model, packing: bool) -> None:
         self._pad_id = model.config.pad_token_id
         # RoBERTa and its kin count positions from pad_token_id + 1.
         counts_from_pad = any(hasattr(module, "create_position_ids_from_input_ids") for module in model.modules())
@@ -146,7 +129,7 @@ class Collator:
         return tensor.pin_memory().to(self._device, non_blocking=True) if self._device.type == "cuda" else tensor
 
     @torch.inference_mode()
-    def _packs_exactly(self, model: nn.Module) -> bool:
+    def _packs_exactly(self, model: Model) -> bool:
         """Whether packed reviews get the logits of padded ones; if so, the model is left with packed attention."""
         was_training, before = model.training, model.config._attn_implementation
         reviews = [self._pad_id + 1 + np.arange(length) % 2 for length in (3, 9, 5)]
@@ -171,7 +154,7 @@ class Collator:
         return exact
 
 
-def first_logits(model: nn.Module, batch: Batch) -> torch.Tensor:
+def first_logits(model: Model, batch: Batch) -> torch.Tensor:
     """Logits (reviews, 3) of the token classifier at token 0, [CLS]."""
     logits = model(**batch.inputs).logits.flatten(0, 1)
     # A short last layer has left out the other tokens.
@@ -180,7 +163,7 @@ def first_logits(model: nn.Module, batch: Batch) -> torch.Tensor:
 
 @torch.inference_mode()
 def predict_logits(
-    model: nn.Module, collate: Collator, rows: Rows, batch_size: int, processes: Processes | None = None
+    model: Model, collate: Collator, rows: Rows, batch_size: int, processes: Processes | None = None
 ) -> torch.Tensor:
     """Logits (rows, 3), float32 on the CPU, in the order of `rows`; `processes` share the work, all get the result."""
     model.eval()

@@ -17,6 +17,7 @@ from torch import nn
 
 from stages.common.errors import UserError
 from stages.common.files import read_json, write_json
+from stages.common.packing import Model
 from stages.common.params import LoraParams
 from stages.common.records import LABELS
 
@@ -77,7 +78,7 @@ def add_lora(model: transformers.PreTrainedModel, params: LoraParams, seed: int)
     config = LoraConfig(
         task_type=TaskType.TOKEN_CLS,
         r=params.r,
-        lora_alpha=params.alpha,
+        lora_alpha=params.alpha,  # type: ignore[arg-type]  # PEFT scales by any number
         lora_dropout=params.dropout,
         target_modules=sorted(params.target_modules),
         modules_to_save=["classifier"],
@@ -87,7 +88,7 @@ def add_lora(model: transformers.PreTrainedModel, params: LoraParams, seed: int)
     return get_peft_model(model, config)
 
 
-def count_parameters(model: nn.Module) -> dict[str, int]:
+def count_parameters(model: Model) -> dict[str, int]:
     """`trainable_parameters` and `total_parameters`, each distinct tensor once.
 
     PEFT keeps a frozen copy of the head beside the trained one; it takes part in nothing and is not counted.
@@ -99,9 +100,7 @@ def count_parameters(model: nn.Module) -> dict[str, int]:
     }
 
 
-def save_checkpoint(
-    model: nn.Module, folder: Path, facts: dict[str, object], tokenizer_files: Iterable[Path] = ()
-) -> None:
+def save_checkpoint(model: Model, folder: Path, facts: dict[str, object], tokenizer_files: Iterable[Path] = ()) -> None:
     """Write weights, config, `training.json` with `facts`, and copies of `tokenizer_files`.
 
     Of a model with adapters only these and the head are written: the rest, tokenizer included, is its base model's.

@@ -18,6 +18,9 @@ from transformers.masking_utils import sdpa_mask
 
 from stages.common.dropout import drop
 
+# A token classifier of transformers, or PEFT's around it; to a type checker an nn.Module has no config and no parts.
+Model = Any
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -71,7 +74,7 @@ def packed_attention(
 
 
 def _first_tokens(
-    whole: Any, layer: nn.Module, hidden_states: torch.Tensor, *args: Any, layout: Layout | None = None, **kwargs: Any
+    whole: Any, layer: Any, hidden_states: torch.Tensor, *args: Any, layout: Layout | None = None, **kwargs: Any
 ) -> torch.Tensor:
     """A layer of BERT's kind on a packed row (1, tokens, width), its result for token 0 alone (1, reviews, width)."""
     if layout is None:
@@ -93,7 +96,7 @@ AttentionInterface.register("packed", packed_attention)
 AttentionMaskInterface.register("packed", sdpa_mask)
 
 
-def set_packing(model: nn.Module, attention: str, short_last_layer: bool) -> None:
+def set_packing(model: Model, attention: str, short_last_layer: bool) -> None:
     """Give `model`, with adapters or without, its attention function; its last layer all tokens or the first alone."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     base.set_attn_implementation(attention)

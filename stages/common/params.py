@@ -20,7 +20,7 @@ def _number(value: Any) -> Any:
 
 def _character_class(value: str) -> str:
     try:
-        re.compile(f"[^{value}]")
+        re.compile(f"[^{value}]" if value else "")
     except re.error as error:
         raise ValueError(f"not the inside of a regular expression's [...]: {error}") from error
     return value

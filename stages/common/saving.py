@@ -56,11 +56,11 @@ class SavedPoints:
         """Tensors and facts of the last whole point that every process has; a damaged one is set aside."""
         found = None
         for path in sorted(self._folder.glob("*.safetensors"), reverse=True):
-            steps, _, digest = path.stem.partition("-")
+            number, _, digest = path.stem.partition("-")
             if sha256(path) == digest:
                 tensors = load_file(path)
                 facts = json.loads(bytes(tensors.pop("facts").tolist()))
-                found = int(steps), tensors, facts
+                found = int(number), tensors, facts
                 break
             warn(f"{path}: is damaged and set aside; the point before is used, if there is one")
             path.rename(path.with_suffix(".damaged"))

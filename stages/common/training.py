@@ -10,18 +10,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 from transformers import get_scheduler
 
+from stages.common.ahead import ahead
 from stages.common.batches import (
     NO_LABEL,
     Batch,
     Collator,
     Rows,
-    ahead,
     first_logits,
     predict_logits,
     shuffled,
@@ -30,6 +29,7 @@ from stages.common.dropout import use_fast_dropout
 from stages.common.errors import Stopped, UserError
 from stages.common.graphs import Graphed
 from stages.common.metrics import macro_scores
+from stages.common.packing import Model
 from stages.common.params import RunParams, TrainParams
 from stages.common.processes import Processes, device
 from stages.common.saving import SavedPoints
@@ -48,7 +48,7 @@ class Outcome:
 
 
 def train(
-    model: nn.Module,
+    model: Model,
     train_rows: Rows,
     validation_rows: Rows,
     params: RunParams,
@@ -68,7 +68,8 @@ def train(
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else cuBLAS may sum in another order each time
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads what it has not written
+    # Nothing here reads what it has not written.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     run = Run(model, train_rows, params, rate, processes or Processes(0, 1, device()), points)
     with run.progress, points.on_signals() if points else contextlib.nullcontext():
         while not run.is_over():
@@ -85,7 +86,7 @@ class Run:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Model,
         rows: Rows,
         params: RunParams,
         rate: float,
@@ -119,7 +120,8 @@ class Run:
         self.scheduler = get_scheduler(SCHEDULES[params.schedule], self.optimizer, warmup, steps)
         self.autocast = torch.autocast(processes.device.type, torch.bfloat16, enabled=_in_bfloat16(params, processes))
         self.history: list[dict[str, float]] = []
-        self.best_epoch, self.best_f1, self.best = 0, -1.0, {}
+        self.best_epoch, self.best_f1 = 0, -1.0
+        self.best: dict[str, torch.Tensor] = {}
         self.losses: list[float] = []  # of the epoch under way, a step each
         self.progress = tqdm(total=steps, unit="step", leave=False, disable=None if processes.is_main else True)
         if points and (point := points.latest()):
@@ -141,7 +143,8 @@ class Run:
         params = self.params
         steps = shuffled(self.rows, self.step_size, params.seed, self.epoch, params.group_by_length)
         unread: list[torch.Tensor] = []
-        for number, batches in enumerate(ahead(self._batches, steps[len(self.losses) :]), start=len(self.losses) + 1):
+        coming = ahead(map(self._batches, steps[len(self.losses) :]))
+        for number, batches in enumerate(coming, start=len(self.losses) + 1):
             unread.append(self._step(batches))
             self.progress.update()
             may_look = number % CHECK_EVERY == 0 or number == len(steps)
@@ -154,17 +157,17 @@ class Run:
                 self._check_finite()
                 f1 = f"{self.history[-1]['macro_f1']:.3f}" if self.history else "-"
                 self.progress.set_postfix(epoch=self.epoch, loss=f"{self.losses[-1]:.3f}", f1=f1)
-            if save:
-                self._save(signal)
+            if save and self.points:
+                self._save(self.points, signal)
         self.train_loss = float(np.average(self.losses, weights=list(map(len, steps))))
 
-    def _save(self, signal: int) -> None:
+    def _save(self, points: SavedPoints, signal: int) -> None:
         states = {f"{kind}.{name}": p for kind, named in self._named_tensors().items() for name, p in named.items()}
         rngs = {
             f"rng.{rank}": rng for rank, rng in enumerate(self.processes.all(self._rng().to(self.processes.device)))
         }
         facts = {"history": self.history, "best_epoch": self.best_epoch, "losses": self.losses}
-        self.points.save(self._steps_done(), {**states, **rngs}, facts)
+        points.save(self._steps_done(), {**states, **rngs}, facts)
         if signal:
             where = f"epoch {self.epoch}, step {len(self.losses)}"
             raise Stopped(signal, f"stopped in {where}, and saved; `dvc repro` goes on from there")
@@ -267,8 +270,8 @@ class Run:
             with self.progress.external_write_mode():
                 _print_epoch(row, self.params.epochs, is_best)
         save, signal = self.points.wanted() if self.points else (False, 0)
-        if save:
-            self._save(signal)
+        if save and self.points:
+            self._save(self.points, signal)
 
 
 def _in_bfloat16(params: TrainParams, processes: Processes) -> bool:
