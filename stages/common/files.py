@@ -5,9 +5,11 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 from stages.common.errors import UserError
 
@@ -33,10 +35,14 @@ def _flush(path: Path) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`, for a file or a folder; it takes the place of `path` when the block ends well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """A temporary name beside `path`, for a file or a folder; it takes the place of `path` when the block ends well.
+
+    Raises:
+        UserError: the disk is full, say, or the folder read-only; `path` is as it was.
+    """
     temporary, before = (path.with_name(f".{path.name}.{os.getpid()}.{kind}") for kind in ("tmp", "old"))
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         for written in (*temporary.rglob("*"), temporary):
             _flush(written)
@@ -44,9 +50,14 @@ def replacing(path: Path) -> Iterator[Path]:
             path.rename(before)
         temporary.replace(path)
         _flush(path.parent)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: cannot be written: {error}") from error
     finally:
-        _remove(temporary)
-        _remove(before)
+        if before.exists() and not path.exists():
+            before.rename(path)
+        with suppress(OSError):  # what hindered writing may hinder this
+            _remove(temporary)
+            _remove(before)
 
 
 def sha256(path: Path) -> str:

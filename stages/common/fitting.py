@@ -3,7 +3,6 @@
 import argparse
 import platform
 import sys
-import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -40,6 +39,7 @@ def fit(model: nn.Module, params: TrainParams, method: FullParams | LoraParams, 
     """
     rows = read_rows(TRAIN)
     base = read_json(BASE_MODEL / "base_model.json")
+    tokenizer = [BASE_MODEL / name for name in base["sha256"] if name not in ("config.json", "model.safetensors")]
     with joined() as processes:
         circumstances = {
             "parameters": [params.model_dump(exclude=HARMLESS), method.model_dump(), seed],
@@ -48,25 +48,24 @@ def fit(model: nn.Module, params: TrainParams, method: FullParams | LoraParams, 
             **_circumstances(processes),
         }
         points = SavedPoints(SCRATCH / out.relative_to(RUNS), circumstances, params.save_every, processes)
-        start = time.perf_counter()
-        outcome = train(model, rows, read_rows(VALIDATION), params.run(seed), method.learning_rate, processes, points)
-        seconds = time.perf_counter() - start
-    if not processes.is_main:
-        return
-    tokenizer = [BASE_MODEL / name for name in base["sha256"] if name not in ("config.json", "model.safetensors")]
-    facts = {
-        "base_model": base,
-        "preprocessing": read_preprocessing(TRAIN).model_dump(),
-        "seed": seed,
-        "best_epoch": outcome.best_epoch,
-        "validation": outcome.history[outcome.best_epoch - 1],
-        **count_parameters(model),
-    }
-    with replacing(out) as temporary:
-        save_checkpoint(model, temporary, facts, tokenizer)
-        write_json(temporary / "history.json", outcome.history)
-    points.remove()
-    write_time(out, "training", seconds, len(rows) * len(outcome.history))
+        with points.on_signals():  # one that comes while the model is written waits until it is
+            outcome = train(
+                model, rows, read_rows(VALIDATION), params.run(seed), method.learning_rate, processes, points
+            )
+            facts = {
+                "base_model": base,
+                "preprocessing": read_preprocessing(TRAIN).model_dump(),
+                "seed": seed,
+                "best_epoch": outcome.best_epoch,
+                "validation": outcome.history[outcome.best_epoch - 1],
+                **count_parameters(model),
+            }
+            if processes.is_main:
+                with replacing(out) as temporary:
+                    save_checkpoint(model, temporary, facts, tokenizer)
+                    write_json(temporary / "history.json", outcome.history)
+                points.remove()
+                write_time(out, "training", outcome.seconds, len(rows) * len(outcome.history))
 
 
 def _circumstances(processes: Processes) -> dict[str, Any]:

@@ -4,8 +4,9 @@ import contextlib
 import math
 import os
 import sys
+import time
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,7 @@ class Outcome:
 
     history: list[dict[str, float]]  # an object an epoch
     best_epoch: int  # counted from 1
+    seconds: float = field(compare=False)  # with those before a stop
 
 
 def train(
@@ -71,14 +73,14 @@ def train(
     # Nothing here reads what it has not written.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     run = Run(model, train_rows, params, rate, processes or Processes(0, 1, device()), points)
-    with run.progress, points.on_signals() if points else contextlib.nullcontext():
+    with run.progress:
         while not run.is_over():
             run.train_epoch()
             run.validate(validation_rows)
     with torch.no_grad():
         for name, parameter in run.trainable.items():
             parameter.copy_(run.best[name])
-    return Outcome(run.history, run.best_epoch)
+    return Outcome(run.history, run.best_epoch, run.seconds())
 
 
 class Run:
@@ -123,6 +125,7 @@ class Run:
         self.best_epoch, self.best_f1 = 0, -1.0
         self.best: dict[str, torch.Tensor] = {}
         self.losses: list[float] = []  # of the epoch under way, a step each
+        self.started = time.monotonic()
         self.progress = tqdm(total=steps, unit="step", leave=False, disable=None if processes.is_main else True)
         if points and (point := points.latest()):
             self._go_on(*point)
@@ -131,6 +134,10 @@ class Run:
     def epoch(self) -> int:
         """The epoch under way, counted from 1."""
         return len(self.history) + 1
+
+    def seconds(self) -> float:
+        """How long the run has been under way, pauses left out."""
+        return time.monotonic() - self.started
 
     def is_over(self) -> bool:
         """Whether the epochs or the patience are at an end."""
@@ -167,6 +174,7 @@ class Run:
             f"rng.{rank}": rng for rank, rng in enumerate(self.processes.all(self._rng().to(self.processes.device)))
         }
         facts = {"history": self.history, "best_epoch": self.best_epoch, "losses": self.losses}
+        facts["seconds"] = self.seconds()
         points.save(self._steps_done(), {**states, **rngs}, facts)
         if signal:
             where = f"epoch {self.epoch}, step {len(self.losses)}"
@@ -175,6 +183,7 @@ class Run:
     def _go_on(self, tensors: dict[str, torch.Tensor], facts: dict[str, Any]) -> None:
         """Be the run that `_save` saved."""
         self.history, self.best_epoch, self.losses = facts["history"], facts["best_epoch"], facts["losses"]
+        self.started -= facts["seconds"]
         self.best_f1 = self.history[self.best_epoch - 1]["macro_f1"] if self.history else -1.0
         kinds: dict[str, dict[str, torch.Tensor]] = {}
         for name, tensor in tensors.items():

@@ -1,0 +1,161 @@
+"""What a full disk, another machine's habits and hostile input cannot do."""
+
+import ast
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import ROOT, copy_project, records, run, stage_runner, write_corpus
+
+# Where, in which environment, and in which order the files of the corpus came into being.
+PLACES = (
+    ("one", {"TZ": "Asia/Seoul", "LC_ALL": "C.UTF-8", "PYTHONHASHSEED": "1"}, 1),
+    ("둘째 clone", {"TZ": "America/New_York", "LC_ALL": "C", "PYTHONHASHSEED": "77"}, -1),
+)
+
+
+def test_two_runs_in_two_places_leave_the_same_hashes(tiny_base_model, tmp_path):
+    source = write_corpus(tmp_path / "raw", records())
+    locks = []
+    for name, environment, order in PLACES:
+        clone = copy_project(tmp_path / name)
+        for path in sorted(source.rglob("*.json"))[::order]:
+            target = clone / "data/tiny" / path.relative_to(source)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
+        shutil.copytree(tiny_base_model, clone / "data/tiny-model")
+        params = yaml.safe_load((clone / "params.yaml").read_text(encoding="utf-8"))
+        params["data"]["source"], params["base_model"]["name"] = "data/tiny", "data/tiny-model"
+        params["tokenize"]["max_length"], params["train"]["epochs"] = 32, 2
+        (clone / "params.yaml").write_text(yaml.safe_dump(params, allow_unicode=True), encoding="utf-8")
+        (clone / "dvc.lock").unlink(missing_ok=True)
+        for command in (("git", "init", "-q"), ("git", "add", "-A"), (sys.executable, "-m", "dvc", "repro")):
+            result = run(*command, cwd=clone, **environment)
+            assert result.returncode == 0, result.stderr
+        stages = yaml.safe_load((clone / "dvc.lock").read_text(encoding="utf-8"))["stages"]
+        locks.append({out["path"]: out["md5"] for stage in stages.values() for out in stage["outs"]})
+    assert len(locks[0]) > 20
+    # The page names the commit, and these have none.
+    assert locks[0] == locks[1]
+
+
+@pytest.fixture
+def project(tiny_base_model, tmp_path, monkeypatch) -> Path:
+    """A folder ready for training."""
+    monkeypatch.chdir(tmp_path)
+    stage = stage_runner()
+    stage("base_model", base_model__name=str(tiny_base_model))
+    stage("ingest", data__source=str(write_corpus(tmp_path / "raw", records())))
+    for name in ("filter", "clean_and_tokenize", "split"):
+        stage(name, tokenize__max_length=64, train__epochs=3, train__patience=0, train__save_every=0.01)
+    return tmp_path
+
+
+def limited(blocks: int, name: str, *arguments: str) -> tuple[int, str]:
+    """A stage that can write files of so many 512-byte blocks, as on a full disk; status and standard error."""
+    command = f"ulimit -f {blocks}; exec {sys.executable} -m stages.{name} {' '.join(arguments)}"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(["sh", "-c", command], env=environment, capture_output=True, text=True)
+    return result.returncode, result.stderr
+
+
+def files(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(("name", "arguments"), [("train_full", ["42"]), ("ingest", []), ("split", [])])
+def test_a_full_disk_costs_one_line_and_no_file(project, name, arguments):
+    stage_runner()  # the parameters stay those of `project`
+    if name == "train_full":
+        status, _ = limited(100_000, name, *arguments)
+        assert status == 0
+    before = {path: content for path, content in files(project / "data").items() if "scratch" not in path.parts}
+    status, errors = limited(4, name, *arguments)
+    assert status == 1
+    lines = [line for line in errors.splitlines() if not line.startswith("warning:")]
+    assert len(lines) == 1
+    assert lines[0].startswith("error: data/")
+    assert "cannot be written" in lines[0]
+    assert "too large" in lines[0].lower()
+    after = {path: content for path, content in files(project / "data").items() if "scratch" not in path.parts}
+    assert after == before
+
+
+def test_a_full_disk_leaves_the_last_saved_point(project):
+    """With room for points but not for the model, training ends, and goes on where it was."""
+    params = yaml.safe_load((project / "params.yaml").read_text(encoding="utf-8"))
+    status, errors = limited(100_000, "train_full", "42")
+    assert status == 0, errors
+    whole = files(project / "data/runs")
+    shutil.rmtree(project / "data/runs")
+    (project / "data/runs").write_text("in the way")  # the model cannot be written
+    status, errors = limited(100_000, "train_full", "42")
+    assert status == 1
+    assert "cannot be written" in errors.splitlines()[-1]
+    assert list((project / "data/scratch/full/42").rglob("*.safetensors"))
+    (project / "data/runs").unlink()
+    status, errors = limited(100_000, "train_full", "42")
+    assert status == 0
+    assert "going on from epoch" in errors
+    assert files(project / "data/runs") == whole
+    assert params["train"]["epochs"] == 3
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write into a read-only folder")
+def test_a_read_only_folder_costs_one_line(project):
+    (project / "data").chmod(0o555)
+    try:
+        status, errors = limited(100_000, "ingest")
+    finally:
+        (project / "data").chmod(0o755)
+    assert status == 1
+    assert len(errors.splitlines()) == 1
+    assert "data/ingested.arrow" in errors
+
+
+FORBIDDEN = {"pickle", "cPickle", "dill", "joblib", "marshal", "shelve"}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "stages").rglob("*.py")), ids=lambda path: path.stem)
+def test_no_stage_loads_code_or_pickles(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = {alias.name.partition(".")[0] for alias in node.names}
+            names |= {(getattr(node, "module", None) or "").partition(".")[0]}
+            assert not names & FORBIDDEN
+        elif isinstance(node, ast.Call):
+            keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+            called = ast.unparse(node.func)
+            assert "trust_remote_code" not in keywords
+            assert keywords.get("weights_only", "True") == "True"
+            assert keywords.get("shell", "False") == "False"
+            assert keywords.get("allow_pickle", "False") == "False"
+            assert called not in {"eval", "exec", "os.system", "yaml.load", "yaml.unsafe_load"}
+            if called in {"torch.load", "load"}:
+                assert keywords.get("weights_only") == "True"
+
+
+def test_a_base_model_brings_no_code(tiny_base_model, project):
+    """Its Python files are neither run nor copied, whatever its config says."""
+    hostile = shutil.copytree(tiny_base_model, project / "hostile")
+    for name in ("modeling_bert.py", "tokenization_bert.py", "configuration_bert.py", "__init__.py", "torch.py"):
+        (hostile / name).write_text("open('was-run', 'w').close()\n")
+    config = json.loads((hostile / "config.json").read_text())
+    config["auto_map"] = {
+        "AutoConfig": "configuration_bert.BertConfig",
+        "AutoModelForTokenClassification": "modeling_bert.BertForTokenClassification",
+    }
+    (hostile / "config.json").write_text(json.dumps(config))
+    params = yaml.safe_load((project / "params.yaml").read_text(encoding="utf-8"))
+    params["base_model"]["name"] = "hostile"
+    (project / "params.yaml").write_text(yaml.safe_dump(params, allow_unicode=True), encoding="utf-8")
+    for name, arguments in (("base_model", []), ("clean_and_tokenize", []), ("train_lora", ["42"])):
+        status, errors = limited(100_000, name, *arguments)
+        assert status == 0, errors
+    assert not list(project.rglob("was-run"))
+    assert not list((project / "data").rglob("*.py"))
