@@ -4,14 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
-import pyarrow as pa
 import torch
 
-from stages.common.errors import UserError, warn
+from stages.common.errors import warn
 from stages.common.packing import Layout, Model, set_packing
 from stages.common.processes import Processes
+from stages.common.records import read_table
 
 GROUPED = 50  # batches that are sorted by length together
 FULL_TOKENS, FULL_LENGTH = 64, 32  # what a filled batch's tokens, and its longest review, are multiples of
@@ -35,11 +34,10 @@ def read_rows(path: Path) -> Rows:
     Raises:
         UserError: the file is missing or damaged.
     """
-    try:
-        rows = datasets.Dataset.from_file(str(path)).with_format("numpy")
-    except (OSError, pa.ArrowInvalid) as error:
-        raise UserError(f"{path}: cannot be read ({error}); run `dvc repro` to make it") from error
-    return Rows([np.asarray(ids) for ids in rows["input_ids"]], np.asarray(rows["labels"]))
+    table = read_table(path)
+    input_ids = table["input_ids"].combine_chunks()
+    ends = np.cumsum(input_ids.value_lengths().to_numpy())
+    return Rows(np.split(input_ids.flatten().to_numpy(), ends[:-1]), np.array(table["labels"]))
 
 
 def shuffled(rows: Rows, batch_size: int, seed: int, epoch: int, group_by_length: bool = False) -> list[np.ndarray]:
