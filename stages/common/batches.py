@@ -37,7 +37,7 @@ def read_rows(path: Path) -> Rows:
     table = read_table(path)
     input_ids = table["input_ids"].combine_chunks()
     ends = np.cumsum(input_ids.value_lengths().to_numpy())
-    return Rows(np.split(input_ids.flatten().to_numpy(), ends[:-1]), np.array(table["labels"]))
+    return Rows(np.split(input_ids.flatten().to_numpy(), ends[:-1]), table["labels"].to_numpy().copy())
 
 
 def shuffled(rows: Rows, batch_size: int, seed: int, epoch: int, group_by_length: bool = False) -> list[np.ndarray]:
