@@ -36,12 +36,11 @@ def describe(text: str, probabilities: np.ndarray) -> str:
     return f"{LABELS[int(probabilities.argmax())]}  {shares}  {text}"
 
 
-def columns(probabilities: np.ndarray) -> pa.RecordBatch:
+def columns(probabilities: np.ndarray) -> list[pa.Array]:
     """The columns `ADDED`; null where nothing was classified."""
     nothing = np.isnan(probabilities[:, 0])
     labels = pa.array(np.array(LABELS)[probabilities.argmax(1)], pa.string(), mask=nothing)
-    shares = [pa.array(column.round(DIGITS), mask=nothing) for column in probabilities.T]
-    return pa.RecordBatch.from_arrays([labels, *shares], schema=ADDED)
+    return [labels, *(pa.array(column.round(DIGITS), mask=nothing) for column in probabilities.T)]
 
 
 def predict_file(path: Path, column: str, output: Path, model: Path, base_model: Path | None) -> None:
@@ -50,14 +49,14 @@ def predict_file(path: Path, column: str, output: Path, model: Path, base_model:
     Raises:
         UserError: see `open_source`, `open_target` and `load_trained`; `output` is as it was.
     """
-    source = open_source(path, column, ADDED.names, keep_lines=check_suffix(output) == ".jsonl")
+    schema, chunks = open_source(path, column, ADDED.names, keep_lines=check_suffix(output) == ".jsonl")
     with (
-        open_target(output, source.schema, ADDED) as write,
-        tqdm(total=source.total, unit=source.unit, unit_scale=True, desc="predict", disable=None) as progress,
+        open_target(output, schema, ADDED) as write,
+        tqdm(total=path.stat().st_size, unit="B", unit_scale=True, desc="predict", disable=None) as progress,
     ):
         classifier = load_classifier(model, base_model)
-        for chunk in source.chunks:
-            write(chunk.rows, columns(classifier.probabilities(chunk.texts)))
+        for chunk in chunks:
+            write([*chunk.rows, *columns(classifier.probabilities(chunk.texts))])
             progress.update(chunk.done - progress.n)
 
 
