@@ -31,7 +31,7 @@ Rows = list[dict[str, Any]]
 
 def _font_file(name: str) -> Path:
     """Of Nanum Gothic. The package that holds it is not imported: from Python 3.12 on, that fails."""
-    return Path(distribution("koreanize-matplotlib").locate_file(f"koreanize_matplotlib/fonts/{name}"))
+    return Path(str(distribution("koreanize-matplotlib").locate_file(f"koreanize_matplotlib/fonts/{name}")))
 
 
 def use_korean_font() -> None:
