@@ -2,8 +2,10 @@
 
 import shutil
 from collections.abc import Collection
-from fnmatch import fnmatch
 from pathlib import Path
+
+import safetensors
+from huggingface_hub.utils import filter_repo_objects
 
 from stages.common.errors import UserError, one_line, warn
 from stages.common.files import read_json, replacing, sha256, write_json
@@ -14,7 +16,7 @@ from stages.common.tokenizer import load_tokenizer
 
 CONFIG, WEIGHTS, PICKLED_WEIGHTS = "config.json", "model.safetensors", "pytorch_model.bin"
 TOKENIZER_CONFIG = "tokenizer_config.json"
-TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "*.model", TOKENIZER_CONFIG, "special_tokens_map.json")
+TOKENIZER_FILES = ["tokenizer.json", "vocab.txt", "*.model", TOKENIZER_CONFIG, "special_tokens_map.json"]
 
 
 def needed(names: Collection[str], source: str) -> list[str]:
@@ -28,8 +30,7 @@ def needed(names: Collection[str], source: str) -> list[str]:
         raise UserError(f"base_model.name: {source} has no {CONFIG}")
     if weights is None:
         raise UserError(f"base_model.name: {source} has neither {WEIGHTS} nor {PICKLED_WEIGHTS}")
-    tokenizer = [name for name in sorted(names) if any(fnmatch(name, pattern) for pattern in TOKENIZER_FILES)]
-    return [CONFIG, weights, *tokenizer]
+    return [CONFIG, weights, *sorted(filter_repo_objects(names, allow_patterns=TOKENIZER_FILES))]
 
 
 def fetch(params: BaseModelParams, folder: Path) -> None:
@@ -81,8 +82,6 @@ def check_base_model(folder: Path) -> None:
     Raises:
         UserError: a file is missing or damaged, or the config and the tokenizer contradict each other.
     """
-    import safetensors
-
     config = read_json(folder / CONFIG)
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
         raise UserError(f"{folder / CONFIG}: has no model_type")

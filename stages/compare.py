@@ -6,35 +6,16 @@ from typing import Any
 
 import numpy as np
 
+from stages.common import paths, statistics
 from stages.common.errors import one_line, warn
 from stages.common.files import read_json, replacing, write_json
 from stages.common.histories import best_seed, overfitting
 from stages.common.mistakes import confusion, errors, groups, reliability, write_csv
 from stages.common.outputs import Outputs, read_outputs
 from stages.common.params import CompareParams, load_params
-from stages.common.paths import (
-    BASELINES,
-    COMPARE_METRICS,
-    COMPARE_TABLE,
-    EVALUATED,
-    GROUPS,
-    METHODS,
-    PLOTS,
-    TEST,
-    TIMINGS,
-    VALIDATION,
-)
-from stages.common.records import LABELS, read_table
-from stages.common.statistics import (
-    bootstrap,
-    figures,
-    fit_temperature,
-    interval,
-    mcnemar_p,
-    permutation_p,
-    row_values,
-    verdict,
-)
+from stages.common.paths import METHODS, PLOTS
+from stages.common.records import read_table
+from stages.common.statistics import figures, interval
 from stages.common.times import read_times
 from stages.common.wording import class_table, markdown, table, verdicts
 
@@ -65,8 +46,8 @@ def measure(outputs: Outputs, runs: Mapping[str, Runs], labels: Mapping[str, np.
     for name in (*METHODS, *BASES):
         keys = [f"{name}/{seed}" for seed in runs[name]] if name in runs else [name]
         logits = [outputs[f"{key}/test"] for key in keys]
-        temperatures = [fit_temperature(outputs[f"{key}/validation"], labels["validation"]) for key in keys]
-        values = [row_values(run, labels["test"], t) for run, t in zip(logits, temperatures, strict=True)]
+        temperatures = [statistics.fit_temperature(outputs[f"{key}/validation"], labels["validation"]) for key in keys]
+        values = [statistics.row_values(run, labels["test"], t) for run, t in zip(logits, temperatures, strict=True)]
         best = list(runs[name]).index(best_seed(runs[name])) if name in runs else 0
         methods[name] = Method(np.stack(logits), temperatures, np.stack(values, axis=1), best)
     return methods
@@ -99,12 +80,8 @@ def by_seed(points: Mapping[str, np.ndarray], runs: Runs) -> dict[str, Any]:
     ]
     if len(each) == 1:
         return {"each": each}
-    spread = {name: (float(points[name].mean()), float(points[name].std(ddof=1))) for name in BY_SEED}
-    return {
-        "mean": {name: mean for name, (mean, _) in spread.items()},
-        "sd": {name: deviation for name, (_, deviation) in spread.items()},
-        "each": each,
-    }
+    means = {name: float(points[name].mean()) for name in BY_SEED}
+    return {"mean": means, "sd": {name: float(points[name].std(ddof=1)) for name in BY_SEED}, "each": each}
 
 
 def compare(
@@ -114,13 +91,15 @@ def compare(
 
     Intervals, runs and baselines stand in lists, which `dvc metrics` leaves out of its tables.
     """
-    draws = bootstrap({name: method.values for name, method in methods.items()}, params.bootstrap_samples, params.seed)
+    draws = statistics.bootstrap(
+        {name: method.values for name, method in methods.items()}, params.bootstrap_samples, params.seed
+    )
     points = {name: figures(method.values.mean(0)) for name, method in methods.items()}
 
     def difference(a: str, b: str) -> dict[str, Any]:
         gap = float(points[a]["macro_f1"].mean() - points[b]["macro_f1"].mean())
         span = interval(draws[a]["macro_f1"] - draws[b]["macro_f1"])
-        return {"macro_f1": gap, "interval": span, "verdict": verdict(*span, params.margin)}
+        return {"macro_f1": gap, "interval": span, "verdict": statistics.verdict(*span, params.margin)}
 
     result: dict[str, Any] = {}
     for name, method in methods.items():
@@ -142,10 +121,10 @@ def compare(
     result["difference"] = {
         "macro_f1": gap["macro_f1"],
         **dict(zip(("low", "high"), gap["interval"], strict=True)),
-        "p_permutation": permutation_p(
+        "p_permutation": statistics.permutation_p(
             labels, full.predictions, lora.predictions, params.bootstrap_samples, params.seed
         ),
-        "p_mcnemar": mcnemar_p(*right),
+        "p_mcnemar": statistics.mcnemar_p(*right),
         "margin": params.margin,
         "verdict": gap["verdict"],
     }
@@ -155,10 +134,12 @@ def compare(
 @one_line
 def main() -> None:
     params = load_params()
-    test = read_table(TEST)
-    labels = {"test": test["labels"].to_numpy(), "validation": read_table(VALIDATION)["labels"].to_numpy()}
-    runs = read_json(EVALUATED / "runs.json")
-    methods = measure({**read_outputs(EVALUATED / "logits.safetensors"), **read_outputs(BASELINES)}, runs, labels)
+    test = read_table(paths.TEST)
+    labels = {"test": test["labels"].to_numpy(), "validation": read_table(paths.VALIDATION)["labels"].to_numpy()}
+    runs = read_json(paths.EVALUATED / "runs.json")
+    methods = measure(
+        {**read_outputs(paths.EVALUATED / "logits.safetensors"), **read_outputs(paths.BASELINES)}, runs, labels
+    )
     result = compare(methods, runs, labels["test"], params.compare)
     if on_test := not params.split.validation_size:
         warn("split.validation_size is 0: epochs were chosen on the test rows, so these figures are optimistic")
@@ -171,15 +152,13 @@ def main() -> None:
         of_method = reliability(logits, labels["test"], methods[name].temperatures[methods[name].best])
         bins += [{"method": name, **row} for row in of_method]
     write_json(PLOTS / "reliability.json", bins)
-    shares = [f"{name}_{label}" for name in METHODS for label in LABELS]
-    columns = ["Index", "text", "label", *METHODS, "disagree", *shares]
-    write_csv(PLOTS / "errors.csv", errors(test, best), columns)
-    write_json(GROUPS, groups(test, {name: methods[name].logits for name in METHODS}))
+    write_csv(PLOTS / "errors.csv", errors(test, best))
+    write_json(paths.GROUPS, groups(test, {name: methods[name].logits for name in METHODS}))
     times = {name: {seed: read_times(run["key"]) for seed, run in of.items()} for name, of in runs.items()}
-    write_json(TIMINGS, times)
-    write_json(COMPARE_METRICS, result)
+    write_json(paths.TIMINGS, times)
+    write_json(paths.COMPARE_METRICS, result)
     english, korean = zip(*verdicts(result), strict=True)
-    with replacing(COMPARE_TABLE) as temporary:
+    with replacing(paths.COMPARE_TABLE) as temporary:
         lines = [" ".join(english), "", markdown(table(result)), "", markdown(class_table(result)), ""]
         temporary.write_text("\n".join(lines), encoding="utf-8")
     print("\n".join([*english, *korean]))

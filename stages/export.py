@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 import transformers
+from jinja2 import Template
 from peft import PeftModel
 from tokenizers import Regex, Tokenizer, normalizers
 from torch import nn
@@ -18,43 +19,8 @@ from stages.common.params import CleanParams
 from stages.common.records import LABELS
 from stages.common.trained import Trained, load_trained
 
-USE = {
-    "safetensors": """\
-from transformers import AutoModelForTokenClassification, AutoTokenizer
-
-tokenizer = AutoTokenizer.from_pretrained(".")  # this folder
-model = AutoModelForTokenClassification.from_pretrained(".").eval()
-inputs = tokenizer(["배터리가 하루도 안 가요", "음질 최고!"], padding=True, truncation=True, return_tensors="pt")
-probabilities = model(**inputs).logits[:, 0].softmax(1)
-for row in probabilities:
-    print(model.config.id2label[int(row.argmax())], row.tolist())
-""",
-    "onnx": """\
-import onnxruntime
-from transformers import AutoTokenizer
-
-tokenizer = AutoTokenizer.from_pretrained(".")  # this folder
-session = onnxruntime.InferenceSession("model.onnx")
-inputs = tokenizer(["배터리가 하루도 안 가요", "음질 최고!"], padding=True, truncation=True, return_tensors="np")
-(logits,) = session.run(["logits"], dict(inputs))
-for row in logits:
-    print(["부정", "중립", "긍정"][row.argmax()], row.tolist())
-""",
-}
-README = """\
-# Sentiment of Korean reviews: {labels}
-
-{what} The tokenizer takes raw reviews: it cleans them as training did, and cuts them to {max_length} tokens.
-
-```python
-{use}```
-
-A review of which cleaning leaves nothing gets an answer too; it means nothing.
-"""
-WHAT = {
-    "safetensors": "A token classifier of transformers. Its logits at token 0 are those of the review.",
-    "onnx": "`model.onnx`: `input_ids`, `attention_mask` (int64, reviews x tokens) to `logits` (float32, reviews x 3).",
-}
+FORMATS = ("safetensors", "onnx")
+TEMPLATE = Path(__file__).parent / "common/exported.md"  # of the README in the folder
 
 
 class ReviewLogits(nn.Module):
@@ -130,9 +96,8 @@ def save_onnx(model: nn.Module, path: Path) -> None:
 def export(trained: Trained, form: str, output: Path) -> None:
     """Merge adapters, if there are any, and write model, tokenizer and a README to the folder `output`."""
     model = trained.model.merge_and_unload() if isinstance(trained.model, PeftModel) else trained.model
-    text = README.format(
-        labels=", ".join(LABELS), what=WHAT[form], max_length=trained.preprocessing.max_length, use=USE[form]
-    )
+    template = Template(TEMPLATE.read_text(encoding="utf-8"), trim_blocks=True, keep_trailing_newline=True)
+    text = template.render(labels=LABELS, onnx=form == "onnx", max_length=trained.preprocessing.max_length)
     with replacing(output) as folder:
         folder.mkdir()
         if form == "onnx":
@@ -149,7 +114,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="data/models/lora, for instance")
     parser.add_argument("--base-model", type=Path, metavar="DIR", help="of adapters, where it is not the one they name")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="a folder that is new or empty")
-    parser.add_argument("--format", choices=sorted(USE), default="safetensors")
+    parser.add_argument("--format", choices=FORMATS, default="safetensors")
     return parser.parse_args()
 
 

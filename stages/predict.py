@@ -14,17 +14,17 @@ from stages.common.records import LABELS
 from stages.common.tables import check_suffix, open_source, open_target
 
 if TYPE_CHECKING:
-    from stages.common.trained import Classifier
+    from stages.common.trained import Trained
 
 ADDED = pa.schema([("label", pa.string()), *((f"p_{label}", pa.float64()) for label in LABELS)])
 DIGITS = 6  # of a probability in a file
 
 
-def load_classifier(model: Path, base_model: Path | None) -> "Classifier":
-    """The classifier of a checkpoint; imports what takes seconds, so call it when all else is known to be right."""
-    from stages.common.trained import Classifier, load_trained
+def load(model: Path, base_model: Path | None) -> "Trained":
+    """`load_trained`, whose import takes seconds: call it when all else is known to be right."""
+    from stages.common.trained import load_trained
 
-    return Classifier(load_trained(model, base_model))
+    return load_trained(model, base_model)
 
 
 def describe(text: str, probabilities: np.ndarray) -> str:
@@ -36,12 +36,11 @@ def describe(text: str, probabilities: np.ndarray) -> str:
     return f"{LABELS[int(probabilities.argmax())]}  {shares}  {text}"
 
 
-def columns(probabilities: np.ndarray) -> pa.RecordBatch:
+def columns(probabilities: np.ndarray) -> list[pa.Array]:
     """The columns `ADDED`; null where nothing was classified."""
     nothing = np.isnan(probabilities[:, 0])
     labels = pa.array(np.array(LABELS)[probabilities.argmax(1)], pa.string(), mask=nothing)
-    shares = [pa.array(column.round(DIGITS), mask=nothing) for column in probabilities.T]
-    return pa.RecordBatch.from_arrays([labels, *shares], schema=ADDED)
+    return [labels, *(pa.array(column.round(DIGITS), mask=nothing) for column in probabilities.T)]
 
 
 def predict_file(path: Path, column: str, output: Path, model: Path, base_model: Path | None) -> None:
@@ -50,14 +49,14 @@ def predict_file(path: Path, column: str, output: Path, model: Path, base_model:
     Raises:
         UserError: see `open_source`, `open_target` and `load_trained`; `output` is as it was.
     """
-    source = open_source(path, column, ADDED.names, keep_lines=check_suffix(output) == ".jsonl")
+    schema, chunks = open_source(path, column, ADDED.names, keep_lines=check_suffix(output) == ".jsonl")
     with (
-        open_target(output, source.schema, ADDED) as write,
-        tqdm(total=source.total, unit=source.unit, unit_scale=True, desc="predict", disable=None) as progress,
+        open_target(output, schema, ADDED) as write,
+        tqdm(total=path.stat().st_size, unit="B", unit_scale=True, desc="predict", disable=None) as progress,
     ):
-        classifier = load_classifier(model, base_model)
-        for chunk in source.chunks:
-            write(chunk.rows, columns(classifier.probabilities(chunk.texts)))
+        classifier = load(model, base_model)
+        for chunk in chunks:
+            write([*chunk.rows, *columns(classifier.probabilities(chunk.texts))])
             progress.update(chunk.done - progress.n)
 
 
@@ -88,9 +87,8 @@ def main() -> None:
     for text in arguments.texts:
         if not text.isprintable() and any("\ud800" <= character <= "\udfff" for character in text):
             raise UserError(f"{text!a}: not UTF-8")
-    for text, probabilities in zip(
-        arguments.texts, load_classifier(*model).probabilities(arguments.texts), strict=True
-    ):
+    shares = load(*model).probabilities(arguments.texts)
+    for text, probabilities in zip(arguments.texts, shares, strict=True):
         print(describe(text, probabilities))
 
 

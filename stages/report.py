@@ -9,36 +9,16 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
-from stages.common import plotting
+from stages.common import paths, plotting
 from stages.common.errors import one_line
 from stages.common.files import read_json, replacing
 from stages.common.params import load_params
-from stages.common.paths import (
-    COMPARE_METRICS,
-    FILTER_METRICS,
-    GROUPS,
-    METHODS,
-    PLOTS,
-    REPORT_TEMPLATE,
-    SPLIT_METRICS,
-    TOKEN_METRICS,
-)
+from stages.common.paths import METHODS, PLOTS
 from stages.common.wording import by_rows, class_table, seed_table, table, verdicts
 
 MISTAKES = 30  # shown of plots/errors.csv
 SHARES = 6  # the column of errors.csv from which on there are probabilities
-PACKAGES = (
-    "datasets",
-    "dvc",
-    "evaluate",
-    "matplotlib",
-    "numpy",
-    "peft",
-    "scikit-learn",
-    "scipy",
-    "torch",
-    "transformers",
-)
+TOOLS = ("datasets", "dvc", "evaluate", "matplotlib", "numpy", "peft", "scikit-learn", "scipy", "torch", "transformers")
 INPUTS = ("stages", "params.yaml", "data/sample", "data/kobert-mini")
 
 
@@ -52,7 +32,7 @@ def flat(values: Any, prefix: str = "") -> dict[str, str]:
 def versions() -> dict[str, str]:
     """Python's and those of the libraries behind the figures."""
     found = {"Python": platform.python_version()}
-    for name in PACKAGES:
+    for name in TOOLS:
         try:
             found[name] = version(name)
         except PackageNotFoundError:
@@ -77,7 +57,7 @@ def revision() -> str:
 @one_line
 def main() -> None:
     params = load_params()
-    figures = read_json(COMPARE_METRICS)
+    figures = read_json(paths.COMPARE_METRICS)
     histories, pairs = (
         {name: read_json(PLOTS / f"{kind}{name}.json") for name in METHODS} for kind in ("", "confusion_")
     )
@@ -93,16 +73,16 @@ def main() -> None:
         plotting.save(picture, PLOTS / f"{name}.png")
     with (PLOTS / "errors.csv").open(encoding="utf-8-sig", newline="") as file:
         header, *mistakes = csv.reader(file)
-    counts = {"filter": FILTER_METRICS, "split": SPLIT_METRICS, "tokens": TOKEN_METRICS}
+    counts = {"filter": paths.FILTER_METRICS, "split": paths.SPLIT_METRICS, "tokens": paths.TOKEN_METRICS}
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = REPORT_TEMPLATE.read_text(encoding="utf-8")
+    template = paths.REPORT_TEMPLATE.read_text(encoding="utf-8")
     shown = [
         [f"{float(cell):.2f}" if number >= SHARES else cell for number, cell in enumerate(row)] for row in mistakes
     ]
     values = {
-        "verdicts": verdicts(figures),
+        "verdicts": list(verdicts(figures)),
         "mistakes": [header, *shown[:MISTAKES]],
-        "groups": read_json(GROUPS),
+        "groups": read_json(paths.GROUPS),
         "params": flat(params.model_dump()),
         "counts": flat({name: read_json(path) for name, path in counts.items()}),
     }

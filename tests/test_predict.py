@@ -35,7 +35,7 @@ LORA = ("--model", "data/models/lora")
 
 
 def expected(texts: list[str], model: str = "lora") -> np.ndarray:
-    """Probabilities without Classifier: one padded review at a time, cleaned by hand."""
+    """Probabilities without `Trained.probabilities`: one padded review at a time, cleaned by hand."""
     tokenizer = load_tokenizer(Path("data/base_model"))
     classifier = load_checkpoint(Path(f"data/models/{model}"), Path("data/base_model"))
     rows = []

@@ -1,7 +1,7 @@
 """Row by row: where the methods err, how sure they were, and among which rows."""
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,36 +37,28 @@ def reliability(logits: np.ndarray, labels: np.ndarray, temperature: float) -> l
     return rows
 
 
-def errors(table: pa.Table, logits: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
-    """Rows that a method has wrong, the most confident mistake first; `disagree` where the methods differ."""
+def errors(table: pa.Table, logits: Mapping[str, np.ndarray]) -> list[list[str | None]]:
+    """Header and the rows that a method has wrong, the surest mistake first; `disagree` where the methods differ."""
     labels = table["labels"].to_numpy()
-    shares = {method: softmax(values, axis=1) for method, values in logits.items()}
-    guesses = np.stack([values.argmax(1) for values in logits.values()])
-    sure = np.stack([share.max(1) for share in shares.values()])
-    worst = np.where(guesses != labels, sure, -1.0).max(0)
+    shares = np.stack([softmax(values, axis=1) for values in logits.values()])  # (methods, rows, 3)
+    guesses = shares.argmax(2)
+    worst = np.where(guesses != labels, shares.max(2), -1.0).max(0)
     disagree = (guesses != guesses[0]).any(0)
-    rows = []
+    columns = [f"{method}_{label}" for method in logits for label in LABELS]
+    rows: list[list[str | None]] = [["Index", "text", "label", *logits, "disagree", *columns]]
     for row in np.argsort(-worst, kind="stable")[: int((worst >= 0).sum())]:
-        values = {name: table[name][int(row)].as_py() for name in ("Index", "text")}
-        values["label"] = LABELS[labels[row]]
-        values |= {method: LABELS[guess] for method, guess in zip(logits, guesses[:, row], strict=True)}
-        values["disagree"] = "yes" if disagree[row] else ""
-        for method, share in shares.items():
-            values |= {f"{method}_{label}": f"{share[row, i]:.3f}" for i, label in enumerate(LABELS)}
-        rows.append(values)
+        texts = [table[name][int(row)].as_py() for name in ("Index", "text")]
+        named = [LABELS[label] for label in (labels[row], *guesses[:, row])]
+        figures = [f"{share:.3f}" for share in shares[:, row].flat]
+        rows.append([*texts, *named, "yes" if disagree[row] else "", *figures])
     return rows
 
 
-def write_csv(path: Path, rows: list[dict[str, Any]], columns: list[str]) -> None:
+def write_csv(path: Path, rows: Iterable[list[str | None]]) -> None:
     """Write UTF-8 with a byte order mark, for spreadsheets; a text that would run as a formula gets a `'` before it."""
-
-    def safe(value: str | None) -> str:
-        return f"'{value}" if value and value.startswith(FORMULA) else value or ""
-
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8-sig", newline="") as file:
         writer = csv.writer(file, quoting=csv.QUOTE_ALL, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows([safe(row[name]) for name in columns] for row in rows)
+        writer.writerows([f"'{cell}" if cell and cell.startswith(FORMULA) else cell for cell in row] for row in rows)
 
 
 def groups(table: pa.Table, logits: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:

@@ -6,7 +6,7 @@ Every method has a colour of Okabe and Ito's palette, and a marker and a line of
 import base64
 import io
 from collections.abc import Mapping
-from importlib.util import find_spec
+from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from stages.common.errors import UserError
+from stages.common import paths
 from stages.common.files import replacing
 from stages.common.records import LABELS
 from stages.common.wording import METHODS, VERDICTS, Figures, decimals, rounded, with_interval
@@ -26,16 +26,12 @@ from stages.common.wording import METHODS, VERDICTS, Figures, decimals, rounded,
 COLOURS = {"full": "#0072b2", "lora": "#d55e00", "tfidf": "#009e73", "majority": "#555555"}
 MARKERS = {"full": "o", "lora": "s", "tfidf": "^", "majority": "D"}
 LINES = {"full": "-", "lora": "--", "tfidf": "-.", "majority": ":"}
-TRAINED = ("full", "lora")
 Rows = list[dict[str, Any]]
 
 
 def _font_file(name: str) -> Path:
     """Of Nanum Gothic. The package that holds it is not imported: from Python 3.12 on, that fails."""
-    spec = find_spec("koreanize_matplotlib")
-    if spec is None or not spec.submodule_search_locations:
-        raise UserError("the package koreanize-matplotlib is missing; run `pip install -r requirements.txt`")
-    return Path(spec.submodule_search_locations[0]) / "fonts" / name
+    return Path(str(distribution("koreanize-matplotlib").locate_file(f"koreanize_matplotlib/fonts/{name}")))
 
 
 def use_korean_font() -> None:
@@ -93,7 +89,7 @@ def curves(histories: Mapping[str, Rows], figures: Figures) -> Figure:
         if spread.any():
             axis.fill_between(epochs, means - spread, means + spread, color=style["color"], alpha=0.15, linewidth=0)
 
-    for axis, method in zip(axes, TRAINED, strict=False):
+    for axis, method in zip(axes, paths.METHODS, strict=False):
         look = {"color": COLOURS[method], "marker": MARKERS[method], "linestyle": LINES[method]}
         draw(axis, method, "train_loss", "training loss", color="#555555", linestyle=":")
         draw(axis, method, "validation_loss", "validation loss", **look)
@@ -141,7 +137,7 @@ def confusion(pairs: Mapping[str, Rows]) -> Figure:
 def reliability(bins: Rows, figures: Figures) -> Figure:
     """Accuracy against confidence before and after temperature scaling; larger marks hold more rows."""
     figure, axes = _canvas(4.8, 2, "Reliability on the test rows: does 80% sure mean right in 80%?", sharey=True)
-    for axis, method in zip(axes, TRAINED, strict=True):
+    for axis, method in zip(axes, paths.METHODS, strict=True):
         axis.plot([0, 1], [0, 1], color="black", linewidth=0.8, linestyle=":", label="perfect")
         for scaled, colour, marker, line in ((False, COLOURS[method], "o", "-"), (True, "#555555", "s", "--")):
             rows = [row for row in bins if row["method"] == method and row["scaled"] is scaled]
@@ -158,8 +154,9 @@ def reliability(bins: Rows, figures: Figures) -> Figure:
     return figure
 
 
-def _around(value: float, span: list[float]) -> list[list[float]]:
-    return [[max(0.0, value - span[0])], [max(0.0, span[1] - value)]]  # a skewed interval may leave its value out
+def _errorbar(axis: Axes, x: float, method: str, value: float, span: list[float], label: str) -> None:
+    around = np.maximum(0, [[value - span[0]], [span[1] - value]])  # a skewed interval may leave its value out
+    axis.errorbar(x, value, around, fmt=MARKERS[method], color=COLOURS[method], capsize=4, label=label)
 
 
 def f1(figures: Figures) -> Figure:
@@ -171,10 +168,7 @@ def f1(figures: Figures) -> Figure:
         by_class = [(values["per_class"][label]["f1"], spans["per_class"][label]["f1"]) for label in LABELS]
         for place, (value, span) in enumerate([(values["macro_f1"], spans["macro_f1"]), *by_class]):
             x = place + 0.2 * (number - 1.5)
-            label = "" if place else METHODS[method]
-            axis.errorbar(
-                x, value, _around(value, span), fmt=MARKERS[method], color=COLOURS[method], capsize=4, label=label
-            )
+            _errorbar(axis, x, method, value, span, "" if place else METHODS[method])
             text = f"{value:.{decimals(*span)}f}"
             axis.annotate(text, (x, span[1]), (0, 7), textcoords="offset points", ha="center", fontsize="small")
     axis.set_xticks(range(len(LABELS) + 1), ["macro-F1", *LABELS])
@@ -191,11 +185,11 @@ def cost(figures: Figures) -> Figure:
         for method, text in METHODS.items():
             values, span = figures[method], figures[method]["interval"]["macro_f1"]
             score = values["macro_f1"]
-            style = {"color": COLOURS[method], "label": f"{text}: {with_interval(score, *span)}"}
-            if method in TRAINED:
-                axis.errorbar(values[name], score, _around(score, span), fmt=MARKERS[method], capsize=4, **style)
+            text += f": {with_interval(score, *span)}"
+            if method in paths.METHODS:
+                _errorbar(axis, values[name], method, score, span, text)
             else:
-                axis.axhline(score, linestyle=LINES[method], **style)
+                axis.axhline(score, linestyle=LINES[method], color=COLOURS[method], label=text)
         axis.set(xscale="log", xlabel=label, ylabel="macro-F1", ylim=(0, 1))
         axis.margins(x=0.4)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)

@@ -15,9 +15,9 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import chain
+from itertools import chain, repeat
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -49,21 +49,6 @@ class Encoded:
         """The ids of each text."""
         ends = np.cumsum(self.lengths)
         return [self.ids[end - length : end] for end, length in zip(ends, self.lengths, strict=True)]
-
-
-class Tokenizer(Protocol):
-    """What the stages need of a tokenizer."""
-
-    unk_id: int
-    vocab_size: int
-
-    def to_fast(self) -> "tokenizers.Tokenizer":
-        """A copy in the form that transformers reads, `tokenizer.json`."""
-        ...
-
-    def encode(self, texts: Sequence[str], max_length: int) -> Encoded:
-        """Ids of the texts, each cut to `max_length` of them, special tokens included."""
-        ...
 
 
 def _fold(run: str) -> str:
@@ -99,7 +84,7 @@ class SentencePieceTokenizer:
         missing = [token for token in SPECIAL_TOKENS if token not in ids]
         if missing:
             raise UserError(f"{vocab_file}: lacks {', '.join(missing)}")
-        self.unk_id, self.pad_id, self.cls_id, self.sep_id, self.mask_id = (ids[token] for token in SPECIAL_TOKENS)
+        self.unk_id = ids["[UNK]"]
         self._special_ids = {token: ids[token] for token in SPECIAL_TOKENS}
         self._piece_of_special = {token: self._model.vocab_size() + n for n, token in enumerate(SPECIAL_TOKENS)}
         self.vocab_size = max(ids.values()) + 1
@@ -139,13 +124,9 @@ class SentencePieceTokenizer:
         if cut := int((lengths > room).sum()):
             rows, lengths = [row[:room] for row in rows], np.minimum(lengths, room)
         lengths += 2
-        ends = np.cumsum(lengths)
-        ids = np.empty(lengths.sum(), np.int32)
-        is_piece = np.ones(len(ids), dtype=bool)
-        for places, special_id in ((ends - lengths, self.cls_id), (ends - 1, self.sep_id)):
-            ids[places] = special_id
-            is_piece[places] = False
-        ids[is_piece] = self._id_of_piece[np.fromiter(chain.from_iterable(rows), np.int32, is_piece.sum())]
+        begin, end = ([self._piece_of_special[token]] for token in ("[CLS]", "[SEP]"))
+        whole = chain.from_iterable(zip(repeat(begin), rows, repeat(end)))
+        ids = self._id_of_piece[np.fromiter(chain.from_iterable(whole), np.int32, lengths.sum())]
         return Encoded(ids, lengths, cut)
 
     def encode(self, texts: Sequence[str], max_length: int) -> Encoded:
@@ -222,6 +203,9 @@ class FastTokenizer:
         lengths = np.fromiter(map(len, rows), np.int64, len(rows))
         ids = np.fromiter(chain.from_iterable(rows), np.int32, lengths.sum())
         return Encoded(ids, lengths, sum(bool(encoding.overflowing) for encoding in encodings))
+
+
+Tokenizer = SentencePieceTokenizer | FastTokenizer
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,26 @@ class Trained:
     model: nn.Module
     tokenizer: Tokenizer
     preprocessing: Preprocessing
+
+    @cached_property
+    def _collate(self) -> Collator:
+        return Collator(self.model.to(device()), packing=True)
+
+    def probabilities(self, texts: Sequence[str]) -> np.ndarray:
+        """Of each class for each raw review, float64 (texts, 3); NaN where cleaning leaves no text.
+
+        In batches of like length without padding, on the GPU if there is one.
+        """
+        cleaned = clean(pa.array(texts, pa.string()), self.preprocessing.clean).to_pylist()
+        present = np.array([bool(text) for text in cleaned], dtype=bool)
+        result = np.full((len(texts), len(LABELS)), np.nan)
+        if present.any():
+            kept = [text for text in cleaned if text]
+            encoded = self.tokenizer.encode(kept, self.preprocessing.max_length)
+            rows = Rows(encoded.rows(), np.zeros(len(kept), dtype=np.int64))
+            logits = predict_logits(self.model, self._collate, rows, BATCH_SIZE)
+            result[present] = logits.double().softmax(1).numpy()
+        return result
 
 
 def load_trained(folder: Path, base_model: Path | None = None) -> Trained:
@@ -64,25 +85,3 @@ def _check_base_model(folder: Path, hashes: dict[str, str], adapters: Path) -> N
             raise UserError(f"{folder} has no {name}, so it is not the base model of {adapters}; see --base-model")
         if sha256(folder / name) != expected:
             raise UserError(f"{folder / name} is not that of the base model of {adapters}; see --base-model")
-
-
-class Classifier:
-    """Raw reviews to probabilities, in batches of like length without padding, on the GPU if there is one."""
-
-    def __init__(self, trained: Trained) -> None:
-        self._trained = trained
-        self._collate = Collator(trained.model.to(device()), packing=True)
-
-    def probabilities(self, texts: Sequence[str]) -> np.ndarray:
-        """Of each class for each text, float64 (texts, 3); NaN where cleaning leaves no text."""
-        preprocessing = self._trained.preprocessing
-        cleaned = clean(pa.array(texts, pa.string()), preprocessing.clean).to_pylist()
-        present = np.array([bool(text) for text in cleaned], dtype=bool)
-        result = np.full((len(texts), len(LABELS)), np.nan)
-        if present.any():
-            kept = [text for text in cleaned if text]
-            encoded = self._trained.tokenizer.encode(kept, preprocessing.max_length)
-            rows = Rows(encoded.rows(), np.zeros(len(kept), dtype=np.int64))
-            logits = predict_logits(self._trained.model, self._collate, rows, BATCH_SIZE)
-            result[present] = logits.double().softmax(1).numpy()
-        return result

@@ -1,8 +1,10 @@
 """The figures of `compare` as people read them: words, tables, and no more digits than an interval deserves."""
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
+from stages.common import paths
 from stages.common.records import LABELS
 
 Figures = dict[str, Any]  # metrics/compare.json
@@ -77,60 +79,53 @@ def p_value(p: float) -> str:
     return "p < 0.001" if p < 0.001 else f"p = {p:.{2 if p >= 0.1 else 3}f}"
 
 
-def verdicts(figures: Figures) -> list[tuple[str, str]]:
+def verdicts(figures: Figures) -> Iterator[tuple[str, str]]:
     """What can be said, each sentence in English and in Korean, the verdict first."""
     of = figures["difference"]
     gap, margin = difference(of["macro_f1"], of["low"], of["high"]), of["margin"]
     tests = f"{p_value(of['p_permutation'])} (permutation), McNemar {p_value(of['p_mcnemar'])}"
-    said = [
-        tuple(f"{words}." for words in VERDICTS[of["verdict"]]),
-        (
-            f"Macro-F1, LoRA minus full: {gap}, 95% interval; margin {margin:g}; {tests}.",
-            f"매크로 F1 차이(LoRA − 전체): {gap}, 95% 신뢰구간; 허용 한계 {margin:g}; {tests}.",
-        ),
-    ]
+    english, korean = VERDICTS[of["verdict"]]
+    yield f"{english}.", f"{korean}."
+    yield (
+        f"Macro-F1, LoRA minus full: {gap}, 95% interval; margin {margin:g}; {tests}.",
+        f"매크로 F1 차이(LoRA − 전체): {gap}, 95% 신뢰구간; 허용 한계 {margin:g}; {tests}.",
+    )
     if of["verdict"] == "equivalent" and (of["low"] > 0 or of["high"] < 0):
-        said.append(("There is a difference, but one below the margin.", "차이는 있으나 허용 한계보다 작습니다."))
+        yield "There is a difference, but one below the margin.", "차이는 있으나 허용 한계보다 작습니다."
     elif of["low"] > margin or of["high"] < -margin:
-        said.append(("The whole interval lies beyond the margin.", "구간 전체가 허용 한계를 벗어납니다."))
+        yield "The whole interval lies beyond the margin.", "구간 전체가 허용 한계를 벗어납니다."
     elif of["verdict"] in ("better", "worse"):
-        said.append(("The difference may still be below the margin.", "차이가 허용 한계보다 작을 수도 있습니다."))
-    for method in ("full", "lora"):
-        values, english, korean = figures[method], METHODS[method], IN_KOREAN[method]
-        for against in values["against"]:
-            if (word := against["verdict"]) != "better":
-                gap, baseline = difference(against["macro_f1"], *against["interval"]), against["baseline"]
-                said.append(
-                    (
-                        f"{english} does not beat the baseline {METHODS[baseline]} ({word}: {gap}).",
-                        f"{korean}: 기준선({IN_KOREAN[baseline]})을 이기지 못했습니다({gap}).",
-                    )
-                )
-        for run in values["runs"]["each"]:
-            f1, loss = run["best_epoch"], run["best_epoch_by_loss"]
-            seed = f", seed {run['seed']}" if "sd" in values["runs"] else ""
-            if f1 != loss:
-                said.append(
-                    (
-                        f"{english}{seed}: best epoch {f1} by validation macro-F1, but {loss} by validation loss.",
-                        f"{korean}{seed}: 최고 에폭이 검증 매크로 F1로는 {f1}, 검증 손실로는 {loss}입니다.",
-                    )
-                )
+        yield "The difference may still be below the margin.", "차이가 허용 한계보다 작을 수도 있습니다."
+    for method in paths.METHODS:
+        yield from _of_method(figures[method], METHODS[method], IN_KOREAN[method])
     if figures["selected_on_test_rows"]:
-        said.append(
-            (
-                "Epochs were chosen on the test rows (split.validation_size: 0): the figures are optimistic.",
-                "에폭을 평가 데이터로 골랐으므로(split.validation_size: 0) 수치가 실제보다 좋게 나옵니다.",
-            )
+        yield (
+            "Epochs were chosen on the test rows (split.validation_size: 0): the figures are optimistic.",
+            "에폭을 평가 데이터로 골랐으므로(split.validation_size: 0) 수치가 실제보다 좋게 나옵니다.",
         )
     if "sd" not in figures["full"]["runs"]:
-        said.append(
-            (
-                "One run a method: the interval knows nothing of what another seed would give.",
-                "방법마다 한 번씩만 학습했으므로, 다른 시드의 변동은 구간에 들어 있지 않습니다.",
-            )
+        yield (
+            "One run a method: the interval knows nothing of what another seed would give.",
+            "방법마다 한 번씩만 학습했으므로, 다른 시드의 변동은 구간에 들어 있지 않습니다.",
         )
-    return said
+
+
+def _of_method(values: Figures, english: str, korean: str) -> Iterator[tuple[str, str]]:
+    for against in values["against"]:
+        if (word := against["verdict"]) != "better":
+            gap, baseline = difference(against["macro_f1"], *against["interval"]), against["baseline"]
+            yield (
+                f"{english} does not beat the baseline {METHODS[baseline]} ({word}: {gap}).",
+                f"{korean}: 기준선({IN_KOREAN[baseline]})을 이기지 못했습니다({gap}).",
+            )
+    for run in values["runs"]["each"]:
+        f1, loss = run["best_epoch"], run["best_epoch_by_loss"]
+        seed = f", seed {run['seed']}" if "sd" in values["runs"] else ""
+        if f1 != loss:
+            yield (
+                f"{english}{seed}: best epoch {f1} by validation macro-F1, but {loss} by validation loss.",
+                f"{korean}{seed}: 최고 에폭이 검증 매크로 F1로는 {f1}, 검증 손실로는 {loss}입니다.",
+            )
 
 
 def table(figures: Figures) -> list[list[str]]:
@@ -152,7 +147,7 @@ def seed_table(figures: Figures) -> list[list[str]]:
     """Header and a row a run, then the mean and the standard deviation of several."""
     keys = ("best_epoch", "best_epoch_by_loss", "gap_at_best_epoch", "gap_at_best_epoch_by_loss")
     rows = [["method", "seed", "macro-F1", "accuracy", "best epoch by F1", "by loss", "gap there", "gap there"]]
-    for method in ("full", "lora"):
+    for method in paths.METHODS:
         runs, spans = figures[method]["runs"], figures[method]["interval"]
         for run in (*runs["each"], *({"seed": name, **runs[name]} for name in ("mean", "sd") if name in runs)):
             more = run["seed"] == "sd"
