@@ -99,11 +99,11 @@ def compare(
     def difference(a: str, b: str) -> dict[str, Any]:
         gap = float(points[a]["macro_f1"].mean() - points[b]["macro_f1"].mean())
         span = interval(draws[a]["macro_f1"] - draws[b]["macro_f1"])
-        return {"macro_f1": gap, "interval": span, "verdict": statistics.verdict(*span, params.margin)}
+        return {"macro_f1": gap, "interval": span, "verdict": statistics.verdict(span, params.margin)}
 
     result: dict[str, Any] = {}
     for name, method in methods.items():
-        of_method = {figure: float(values.mean()) for figure, values in points[name].items()}
+        of_method: dict[str, Any] = {figure: float(values.mean()) for figure, values in points[name].items()}
         of_method["scaled.temperature"] = float(np.mean(method.temperatures))
         of_method |= {f"interval.{figure}": interval(values) for figure, values in draws[name].items()}
         if name in runs:

@@ -15,6 +15,7 @@ from torch import nn
 from stages.common.cleaning import WHITE_SPACE, patterns
 from stages.common.errors import UserError, one_line
 from stages.common.files import replacing
+from stages.common.packing import Model
 from stages.common.params import CleanParams
 from stages.common.records import LABELS
 from stages.common.trained import Trained, load_trained
@@ -61,7 +62,7 @@ def save_tokenizer(trained: Trained, folder: Path) -> None:
     ).save_pretrained(folder)
 
 
-def save_onnx(model: nn.Module, path: Path) -> None:
+def save_onnx(model: Model, path: Path) -> None:
     """Write `model` as one ONNX file, for any number of reviews of any length.
 
     Raises:
@@ -95,7 +96,7 @@ def save_onnx(model: nn.Module, path: Path) -> None:
 
 def export(trained: Trained, form: str, output: Path) -> None:
     """Merge adapters, if there are any, and write model, tokenizer and a README to the folder `output`."""
-    model = trained.model.merge_and_unload() if isinstance(trained.model, PeftModel) else trained.model
+    model: Model = trained.model.merge_and_unload() if isinstance(trained.model, PeftModel) else trained.model
     template = Template(TEMPLATE.read_text(encoding="utf-8"), trim_blocks=True, keep_trailing_newline=True)
     text = template.render(labels=LABELS, onnx=form == "onnx", max_length=trained.preprocessing.max_length)
     with replacing(output) as folder:

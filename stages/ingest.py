@@ -136,9 +136,9 @@ def ingest(
         for start in range(0, len(rows), ROWS_A_BATCH):
             yield _rows(rows[start : start + ROWS_A_BATCH], names[start : start + ROWS_A_BATCH])
     if report.first and not report.records["read"]:
-        file, fault = report.first[0]
+        first, fault = report.first[0]
         files_read = sum(report.files.values())
-        raise UserError(f"data.source: no valid record in {files_read} files of {source}, first {file}: {fault}")
+        raise UserError(f"data.source: no valid record in {files_read} files of {source}, first {first}: {fault}")
 
 
 @one_line

@@ -163,7 +163,7 @@ def test_mcnemar_is_that_of_statsmodels(only_a, only_b):
     ],
 )
 def test_the_verdict_follows_from_the_interval(low, high, word):
-    assert verdict(low, high, 0.01) == word
+    assert verdict([low, high], 0.01) == word
 
 
 def test_no_more_digits_than_the_interval_deserves():

@@ -72,7 +72,8 @@ def read_records(data: bytes, valid_utf8: bool) -> tuple[list[Record], list[Faul
 
 
 def _read_slowly(data: bytes) -> tuple[list[Record], list[Fault]]:
-    records, faults = [], []
+    records: list[Record] = []
+    faults: list[Fault] = []
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -81,7 +82,10 @@ def _read_slowly(data: bytes) -> tuple[list[Record], list[Fault]]:
         text = data.decode("utf-8-sig", "surrogateescape")
     for place, value in _values(text):
         record = value if isinstance(value, Fault) else _record(place, value)
-        (faults if isinstance(record, Fault) else records).append(record)
+        if isinstance(record, Fault):
+            faults.append(record)
+        else:
+            records.append(record)
     return records, faults
 
 
@@ -122,16 +126,21 @@ def _lines(text: str) -> Iterator[tuple[str, Any]]:
                 yield "", Fault("not_json", f"line {number} column {error.colno}", error.msg, of_record=True)
 
 
+def _skip_space(text: str, at: int) -> int:
+    space = _SPACE.match(text, at)
+    return space.end() if space else at
+
+
 def _before_the_fault(text: str) -> Iterator[Any]:
     """The values of a broken array, up to the first one that is not whole."""
-    at, separator = _SPACE.match(text).end(), "["
+    at, separator = _skip_space(text, 0), "["
     while text[at : at + 1] == separator:
         try:
-            value, at = _JSON.raw_decode(text, _SPACE.match(text, at + 1).end())
+            value, at = _JSON.raw_decode(text, _skip_space(text, at + 1))
         except (json.JSONDecodeError, RecursionError):
             return
         yield value
-        at, separator = _SPACE.match(text, at).end(), ","
+        at, separator = _skip_space(text, at), ","
 
 
 def _record(place: str, value: Any) -> Record | Fault:

@@ -79,6 +79,7 @@ def _damage(path: Path, file: RepoSibling) -> str | None:
     """How a file differs from what the hub says of it: by size, then by SHA-256 (LFS) or by git's own hash."""
     if (size := path.stat().st_size) != file.size:
         return f"{size} bytes, the hub says {file.size}"
+    expected: str | None
     if file.lfs is not None:
         expected, actual = file.lfs.sha256, sha256(path)
     else:

@@ -103,7 +103,11 @@ def curves(histories: Mapping[str, Rows], figures: Figures) -> Figure:
             ):
                 label = f"{what}: epoch {epoch}" if where is axis else None
                 best = histories[method][epoch - 1][f"{name}_{values['best_seed']}"]
-                style = {"markersize": 13 if marker == "*" else 9, "markeredgecolor": "black", "linestyle": ""}
+                style: dict[str, Any] = {
+                    "markersize": 13 if marker == "*" else 9,
+                    "markeredgecolor": "black",
+                    "linestyle": "",
+                }
                 where.plot(epoch, best, marker=marker, color=COLOURS[method], label=label, zorder=3, **style)
     axes[2].set(title="validation rows", ylabel="macro-F1")
     axes[1].sharey(axes[0])

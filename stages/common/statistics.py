@@ -164,12 +164,13 @@ def mcnemar_p(a_right: np.ndarray, b_right: np.ndarray) -> float:
     return float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
 
 
-def verdict(low: float, high: float, margin: float) -> str:
+def verdict(span: list[float], margin: float) -> str:
     """What the 95% interval of a difference says against a margin named beforehand.
 
     Inside the margin is `equivalent`, even where 0 lies outside: the margin says what matters. Else an interval above 0
     is `better`, one below 0 `worse`, and one that holds 0 leaves the question `undecided`.
     """
+    low, high = span
     if -margin < low and high < margin:
         return "equivalent"
     return "better" if low > 0 else "worse" if high < 0 else "undecided"

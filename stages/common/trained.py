@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 from pydantic import ValidationError
-from torch import nn
 
 from stages.common.batches import Collator, Rows, predict_logits
 from stages.common.cleaning import clean
 from stages.common.errors import UserError
 from stages.common.files import read_json, sha256
 from stages.common.model import load_checkpoint
+from stages.common.packing import Model
 from stages.common.params import Preprocessing
 from stages.common.processes import device
 from stages.common.records import LABELS
@@ -27,7 +27,7 @@ BATCH_SIZE = 64  # reviews
 class Trained:
     """A whole classifier, from raw text on."""
 
-    model: nn.Module
+    model: Model
     tokenizer: Tokenizer
     preprocessing: Preprocessing
 
