@@ -4,6 +4,7 @@ import base64
 import csv
 import platform
 import subprocess
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -72,6 +73,7 @@ def main() -> None:
     for name, picture in pictures.items():
         plotting.save(picture, PLOTS / f"{name}.png")
     with (PLOTS / "errors.csv").open(encoding="utf-8-sig", newline="") as file:
+        csv.field_size_limit(sys.maxsize)  # a review may be longer than csv's 131,072 characters
         header, *mistakes = csv.reader(file)
     counts = {"filter": paths.FILTER_METRICS, "split": paths.SPLIT_METRICS, "tokens": paths.TOKEN_METRICS}
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)

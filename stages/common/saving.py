@@ -4,6 +4,7 @@ They lie in a scratch folder that git and DVC do not know, since DVC deletes a s
 point is used only by a run with the same parameters, data, code, libraries and hardware.
 """
 
+import fcntl
 import hashlib
 import json
 import shutil
@@ -13,12 +14,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import IO, Any
 
 import torch
 from safetensors.torch import load_file, save_file
 
-from stages.common.errors import warn
+from stages.common.errors import UserError, warn
 from stages.common.files import read_json, replacing, sha256, write_json
 from stages.common.processes import Processes
 
@@ -37,10 +38,22 @@ class SavedPoints:
         digest = hashlib.sha256(json.dumps(circumstances, sort_keys=True).encode()).hexdigest()[:16]
         self._runs, self._folder = folder, folder / digest
         if processes.is_main:
+            self._lock = self._locked(folder / "lock")
             for other in sorted(folder.glob("*")):
-                if other != self._folder:
+                if other not in (self._folder, folder / "lock"):
                     self._drop(other, circumstances)
             write_json(self._folder / "circumstances.json", circumstances)
+
+    @staticmethod
+    def _locked(path: Path) -> IO[str]:
+        """An open file, locked until it is closed: a `dvc repro` that is killed leaves its training running."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("w")
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
+            raise UserError(f"{path}: a training of this run is under way; wait for it to end, or end it") from error
+        return file
 
     @staticmethod
     def _drop(other: Path, circumstances: dict[str, Any]) -> None:
@@ -54,19 +67,28 @@ class SavedPoints:
 
     def latest(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
         """Tensors and facts of the last whole point that every process has; a damaged one is set aside."""
-        found = None
+        last = self._last_whole() if self._processes.is_main else 0
+        steps = int(self._processes.most(torch.tensor(last, device=self._processes.device)))
+        path = next(self._folder.glob(f"{steps:09d}-*.safetensors"), None)
+        has = torch.tensor(path is not None and self._is_whole(path), device=self._processes.device)
+        everyone_has = all(self._processes.all(has))  # another machine may not see this one's folder
+        if path is None or not everyone_has:
+            return None
+        tensors = load_file(path)
+        return tensors, json.loads(bytes(tensors.pop("facts").tolist()))
+
+    @staticmethod
+    def _is_whole(path: Path) -> bool:
+        return sha256(path) == path.stem.partition("-")[2]
+
+    def _last_whole(self) -> int:
+        """Steps of the last whole point, 0 if there is none. For one process, since it renames what is damaged."""
         for path in sorted(self._folder.glob("*.safetensors"), reverse=True):
-            number, _, digest = path.stem.partition("-")
-            if sha256(path) == digest:
-                tensors = load_file(path)
-                facts = json.loads(bytes(tensors.pop("facts").tolist()))
-                found = int(number), tensors, facts
-                break
+            if self._is_whole(path):
+                return int(path.stem.partition("-")[0])
             warn(f"{path}: is damaged and set aside; the point before is used, if there is one")
             path.rename(path.with_suffix(".damaged"))
-        steps = torch.tensor(found[0] if found else 0, device=self._processes.device)
-        alike = all(torch.equal(steps, others) for others in self._processes.all(steps))
-        return found[1:] if found and alike else None
+        return 0
 
     def save(self, steps: int, tensors: dict[str, torch.Tensor], facts: dict[str, Any]) -> None:
         """Write the point after `steps`, then forget all but the last `KEPT`. Of several processes one writes."""
