@@ -62,9 +62,9 @@ def rewrite_pickled_weights(folder: Path) -> None:
             raise TypeError
         # Safetensors refuses tensors that share memory, as tied weights do.
         tensors = {name: tensor.detach().clone().contiguous() for name, tensor in weights.items()}
-        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     except Exception as error:  # PyTorch's own text advises to load it unsafely
         raise UserError(f"{path}: damaged, or not tensors alone; not loaded, because it could run code") from error
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     path.unlink()
 
 

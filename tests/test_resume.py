@@ -21,6 +21,7 @@ from conftest import ROOT, records, stage_runner, write_corpus
 
 from stages.common.batches import Rows, read_rows
 from stages.common.errors import Stopped
+from stages.common.files import write_json
 from stages.common.model import add_lora, build_classifier
 from stages.common.params import load_params
 from stages.common.processes import Processes
@@ -169,3 +170,21 @@ def test_other_circumstances_start_afresh(tiny_base_model, rows, tmp_path, capsy
     assert not list(tmp_path.glob("*/*.safetensors"))
     other.remove()
     assert not tmp_path.exists()
+
+
+def test_leftovers_of_killed_processes_are_removed(tmp_path):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    for pid in (ended.pid, os.getppid()):
+        (tmp_path / f".a.json.{pid}.tmp").write_text("half")
+    write_json(tmp_path / "a.json", {})
+    assert {path.name for path in tmp_path.iterdir()} == {"a.json", f".a.json.{os.getppid()}.tmp"}
+
+
+def test_one_training_of_a_run_at_a_time(tmp_path):
+    held = points(tmp_path, data="a")
+    command = f"from tests.test_resume import *; points(Path({str(tmp_path)!r}), data='a')"
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
+    second = subprocess.run([sys.executable, "-c", command], env=environment, capture_output=True, text=True)
+    assert "a training of this run is under way" in second.stderr
+    held.remove()

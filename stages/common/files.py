@@ -1,5 +1,6 @@
 """Files that are either whole or not there."""
 
+import glob
 import hashlib
 import json
 import os
@@ -33,6 +34,17 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
+def _remove_leftovers(path: Path) -> None:
+    """Of processes that were killed; they would fill the disk."""
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        try:
+            os.kill(int(leftover.name.split(".")[-2]), 0)
+        except (ProcessLookupError, ValueError):
+            _remove(leftover)
+        except PermissionError:
+            pass  # another user's process is alive
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary name beside `path`, for a file or a folder; it takes the place of `path` when the block ends well.
@@ -43,6 +55,7 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary, before = (path.with_name(f".{path.name}.{os.getpid()}.{kind}") for kind in ("tmp", "old"))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(path)
         yield temporary
         for written in (*temporary.rglob("*"), temporary):
             _flush(written)

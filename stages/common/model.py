@@ -55,7 +55,12 @@ def build_classifier(folder: Path, dropout: float, seed: int) -> transformers.Pr
     if config.pad_token_id is None:
         raise UserError(f"{folder / 'config.json'}: has no pad_token_id")
     # Not every encoder's config calls it classifier_dropout, nor every encoder calls the layer the same.
-    next(layer for name in ("dropout", "drop") if (layer := getattr(model, name, None))).p = dropout
+    layers = [layer for name in ("dropout", "drop") if (layer := getattr(model, name, None))]
+    if not layers:
+        raise UserError(
+            f"{folder}: {type(model).__name__} has no dropout before its head; choose an encoder of BERT's kind"
+        )
+    layers[0].p = dropout
     missing = sorted(name for name in loading["missing_keys"] if not name.startswith("classifier."))
     if missing:
         raise UserError(f"{folder}: model.safetensors lacks {len(missing)} weights, among them {missing[0]}")

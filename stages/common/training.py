@@ -177,8 +177,8 @@ class Run:
         facts["seconds"] = self.seconds()
         points.save(self._steps_done(), {**states, **rngs}, facts)
         if signal:
-            where = f"epoch {self.epoch}, step {len(self.losses)}"
-            raise Stopped(signal, f"stopped in {where}, and saved; `dvc repro` goes on from there")
+            text = f"stopped in epoch {self.epoch}, step {len(self.losses)}, and saved; `dvc repro` goes on from there"
+            raise Stopped(signal, text if self.processes.is_main else "")
 
     def _go_on(self, tensors: dict[str, torch.Tensor], facts: dict[str, Any]) -> None:
         """Be the run that `_save` saved."""
@@ -194,8 +194,12 @@ class Run:
                 parameter.copy_(kinds["model"][name])
         self.best = {name: tensor.to(self.processes.device) for name, tensor in kinds.get("best", {}).items()}
         own = self.optimizer.state_dict()
-        slots = [{kind: kinds[kind][name] for kind in OPTIMIZER} for name in self.trainable]
-        self.optimizer.load_state_dict({**own, "state": dict(enumerate(slots))})
+        slots = {
+            number: {kind: kinds[kind][name] for kind in OPTIMIZER}
+            for number, name in enumerate(self.trainable)
+            if name in kinds["step"]
+        }
+        self.optimizer.load_state_dict({**own, "state": slots})
         self.scheduler.last_epoch = self._steps_done() - 1
         with warnings.catch_warnings(action="ignore"):  # no step of this process comes before
             self.scheduler.step()
@@ -212,7 +216,8 @@ class Run:
         return torch.cuda.get_rng_state() if self.processes.device.type == "cuda" else torch.get_rng_state()
 
     def _named_tensors(self) -> dict[str, dict[str, torch.Tensor]]:
-        states = {name: self.optimizer.state[parameter] for name, parameter in self.trainable.items()}
+        # A parameter that takes no part in the logits has no state.
+        states = {name: self.optimizer.state[p] for name, p in self.trainable.items() if p in self.optimizer.state}
         slots = {kind: {name: state[kind] for name, state in states.items()} for kind in OPTIMIZER}
         return {"model": self.trainable, "best": self.best, **slots}
 
