@@ -40,7 +40,7 @@ def test_every_fault_is_told_at_once(tmp_path):
     path = changed(
         tmp_path,
         ("  r: 8\n", "  r: '8'\n  rank: 8\n"),
-        ("epochs: 25", "epochs: 0"),
+        ("epochs: 15", "epochs: 0"),
         ("patience: 3", "patience: true"),
         ("  alpha: 16\n", ""),
         ("schedule: constant", "schedule: step"),
