@@ -40,8 +40,8 @@ def test_every_fault_is_told_at_once(tmp_path):
     path = changed(
         tmp_path,
         ("  r: 8\n", "  r: '8'\n  rank: 8\n"),
-        ("epochs: 15", "epochs: 0"),
-        ("patience: 3", "patience: true"),
+        ("epochs: 25", "epochs: 0"),
+        ("patience: 2", "patience: true"),
         ("  alpha: 16\n", ""),
         ("schedule: constant", "schedule: step"),
         ("test_size: 0.2", "test_size: .nan"),

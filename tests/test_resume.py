@@ -96,7 +96,7 @@ def test_a_killed_training_ends_with_the_bytes_of_an_undisturbed_one(prepared, m
         sent = SIGNALS[kill % len(SIGNALS)]
         status, errors = disturb(prepared, method, sent, draw.uniform(0, 0.6))
         resumed += "going on from epoch" in errors
-        if status == 0:  # it was writing its model, or had ended
+        if (prepared / "data/runs" / method / "42").exists():  # the signal found nothing left to stop
             assert hashes(prepared, method) == undisturbed
         elif sent == signal.SIGKILL:
             assert status == -signal.SIGKILL
@@ -104,7 +104,6 @@ def test_a_killed_training_ends_with_the_bytes_of_an_undisturbed_one(prepared, m
             assert status == 128 + sent
             assert "saved; `dvc repro` goes on from there" in errors
             assert "Traceback" not in errors
-            assert not (prepared / "data/runs" / method / "42").exists()
     disturbed, errors = finish(prepared, method)
     assert resumed or "going on from epoch" in errors
     assert disturbed == undisturbed
