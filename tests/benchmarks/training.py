@@ -40,7 +40,7 @@ from stages.common.training import Run
 
 CONTENDERS = ("notebook", "trainer", "trainer, grouped", "ours", "ours, grouped")
 BATCH_SIZE = 16
-STEPS = {"2x128": 60, "4x256": 40, "12x768": 12}  # of an epoch
+STEPS = {"2x128": 40, "4x256": 30, "12x768": 8}  # of an epoch
 GPU_STEPS = 80  # of any size
 VOCABULARY, PAD_ID = 8002, 1
 
