@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,6 @@ DVC = ("python", "-m", "dvc")
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory, tiny_base_model) -> Path:
     """A clone with tiny data and a tiny base model of its own, committed."""
-    import shutil
-
     root = copy_project(tmp_path_factory.mktemp("a clone"))
     write_corpus(root / "data/tiny", records())
     shutil.copytree(tiny_base_model, root / "data/tiny-model")
@@ -59,6 +58,28 @@ def test_everything_is_made_and_a_second_run_does_nothing(clone):
     outs = [out for stage in stages for out in stage.get("outs", []) + stage.get("metrics", [])]
     for_git = {path for out in outs if isinstance(out, dict) for path, options in out.items() if "cache" in options}
     assert results <= {"dvc.lock", *for_git}, "an artifact that git does not ignore"
+
+
+def test_another_place_and_environment_leave_the_same_hashes(clone, tmp_path):
+    """Under another path, time zone, locale, hash seed and order of the source folder."""
+    other = copy_project(tmp_path / "둘째 clone")
+    for path in sorted((clone / "data/tiny").rglob("*.json"), reverse=True):
+        target = other / path.relative_to(clone)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
+    shutil.copytree(clone / "data/tiny-model", other / "data/tiny-model")
+    shutil.copyfile(clone / "params.yaml", other / "params.yaml")
+    (other / "dvc.lock").unlink(missing_ok=True)
+    environment = {"TZ": "America/New_York", "LC_ALL": "C", "PYTHONHASHSEED": "77"}
+    for command in (("git", "init", "-q"), ("git", "add", "-A"), (*DVC, "repro")):
+        result = run(*command, cwd=other, **environment)
+        assert result.returncode == 0, result.stderr
+    locks = [yaml.safe_load((root / "dvc.lock").read_text(encoding="utf-8"))["stages"] for root in (clone, other)]
+    outs = [{out["path"]: out["md5"] for stage in lock.values() for out in stage["outs"]} for lock in locks]
+    # It names the commit.
+    assert [lock.pop("plots/report.html") for lock in outs]
+    assert outs[0] == outs[1]
+    assert len(outs[0]) > 20
 
 
 def test_a_rank_reruns_lora_alone_and_the_way_back_trains_nothing(clone):

@@ -1,4 +1,4 @@
-"""What a full disk, another machine's habits and hostile input cannot do."""
+"""What a full disk and hostile input cannot do."""
 
 import ast
 import json
@@ -10,38 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT, copy_project, records, run, stage_runner, write_corpus
-
-# Where, in which environment, and in which order the files of the corpus came into being.
-PLACES = (
-    ("one", {"TZ": "Asia/Seoul", "LC_ALL": "C.UTF-8", "PYTHONHASHSEED": "1"}, 1),
-    ("둘째 clone", {"TZ": "America/New_York", "LC_ALL": "C", "PYTHONHASHSEED": "77"}, -1),
-)
-
-
-def test_two_runs_in_two_places_leave_the_same_hashes(tiny_base_model, tmp_path):
-    source = write_corpus(tmp_path / "raw", records())
-    locks = []
-    for name, environment, order in PLACES:
-        clone = copy_project(tmp_path / name)
-        for path in sorted(source.rglob("*.json"))[::order]:
-            target = clone / "data/tiny" / path.relative_to(source)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, target)
-        shutil.copytree(tiny_base_model, clone / "data/tiny-model")
-        params = yaml.safe_load((clone / "params.yaml").read_text(encoding="utf-8"))
-        params["data"]["source"], params["base_model"]["name"] = "data/tiny", "data/tiny-model"
-        params["tokenize"]["max_length"], params["train"]["epochs"] = 32, 2
-        (clone / "params.yaml").write_text(yaml.safe_dump(params, allow_unicode=True), encoding="utf-8")
-        (clone / "dvc.lock").unlink(missing_ok=True)
-        for command in (("git", "init", "-q"), ("git", "add", "-A"), (sys.executable, "-m", "dvc", "repro")):
-            result = run(*command, cwd=clone, **environment)
-            assert result.returncode == 0, result.stderr
-        stages = yaml.safe_load((clone / "dvc.lock").read_text(encoding="utf-8"))["stages"]
-        locks.append({out["path"]: out["md5"] for stage in stages.values() for out in stage["outs"]})
-    assert len(locks[0]) > 20
-    # The page names the commit, and these have none.
-    assert locks[0] == locks[1]
+from conftest import ROOT, records, stage_runner, write_corpus
 
 
 @pytest.fixture
@@ -136,7 +105,7 @@ def test_no_stage_loads_code_or_pickles(path):
             assert keywords.get("shell", "False") == "False"
             assert keywords.get("allow_pickle", "False") == "False"
             assert called not in {"eval", "exec", "os.system", "yaml.load", "yaml.unsafe_load"}
-            if called in {"torch.load", "load"}:
+            if called == "torch.load":
                 assert keywords.get("weights_only") == "True"
 
 
