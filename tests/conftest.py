@@ -144,17 +144,23 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None
     return stage_runner()
 
 
+def prepare(folder: Path, base_model: Path, **changed: Any) -> Callable[..., None]:
+    """Take `records` as far as the splits in `folder`, the current one; returns a runner of the stages that follow."""
+    stage = stage_runner()
+    stage("base_model", base_model__name=str(base_model))
+    stage("ingest", data__source=str(write_corpus(folder / "raw", records())))
+    for name in ("filter", "clean_and_tokenize", "split"):
+        stage(name, tokenize__max_length=64, **changed)
+    return stage
+
+
 @pytest.fixture(scope="session")
 def trained_project(tiny_base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder where the tiny model was trained both ways; not to be changed."""
     folder = tmp_path_factory.mktemp("trained")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        stage = stage_runner()
-        stage("base_model", base_model__name=str(tiny_base_model))
-        stage("ingest", data__source=str(write_corpus(folder / "raw", records())))
-        for name in ("filter", "clean_and_tokenize", "split"):
-            stage(name, tokenize__max_length=64)
+        stage = prepare(folder, tiny_base_model)
         stage("train_full", 42, train__epochs=1, full__learning_rate=0.01)
         stage("train_lora", 42, lora__learning_rate=0.05)
         stage("evaluate")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from browser import visit
-from conftest import records, stage_runner, write_corpus
+from conftest import prepare, records, stage_runner, write_corpus
 
 from stages.common.outputs import read_outputs
 from stages.common.records import LABELS, read_table
@@ -209,11 +209,9 @@ def test_the_report_shows_in_a_browser(figures, tmp_path):
     assert "전체 미세조정" in seen.dom
 
 
-def test_the_notebooks_protocol_is_flagged(stage, tmp_path, tiny_base_model, capsys):
-    stage("base_model", base_model__name=str(tiny_base_model))
-    stage("ingest", data__source=str(write_corpus(tmp_path / "raw", records())))
-    for name in ("filter", "clean_and_tokenize", "split"):
-        stage(name, tokenize__max_length=64, split__validation_size=0.0)
+def test_the_notebooks_protocol_is_flagged(monkeypatch, tmp_path, tiny_base_model, capsys):
+    monkeypatch.chdir(tmp_path)
+    stage = prepare(tmp_path, tiny_base_model, split__validation_size=0.0)
     stage("train_full", 42, train__epochs=1)
     stage("train_lora", 42)
     for name in AFTER:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from conftest import ROOT, records, run, stage_runner, write_corpus
+from conftest import ROOT, prepare, run
 
 LAUNCHER = "accelerate launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no"
 
@@ -22,11 +22,7 @@ def without_dropout(tiny_base_model: Path, tmp_path_factory: pytest.TempPathFact
     (base / "config.json").write_text(json.dumps(config))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        stage = stage_runner()
-        stage("base_model", base_model__name=str(base))
-        stage("ingest", data__source=str(write_corpus(folder / "raw", records())))
-        for name in ("filter", "clean_and_tokenize", "split"):
-            stage(name, tokenize__max_length=64)
+        prepare(folder, base)
     return folder
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import ROOT, records, stage_runner, write_corpus
+from conftest import ROOT, prepare
 
 from stages.common.batches import Rows, read_rows
 from stages.common.errors import Stopped
@@ -38,11 +38,7 @@ def prepared(tiny_base_model: Path, tmp_path_factory: pytest.TempPathFactory) ->
     folder = tmp_path_factory.mktemp("resume")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        stage = stage_runner()
-        stage("base_model", base_model__name=str(tiny_base_model))
-        stage("ingest", data__source=str(write_corpus(folder / "raw", records())))
-        for name in ("filter", "clean_and_tokenize", "split"):
-            stage(name, tokenize__max_length=64)
+        prepare(folder, tiny_base_model)
     set_train(folder, epochs=100, patience=0, save_every=0.05)
     return folder
 

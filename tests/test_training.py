@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, encode, records
+from conftest import ROOT, encode, prepare, records
 
 from stages.common.batches import Collator, Rows, first_logits, predict_logits, shuffled
 from stages.common.dropout import drop
@@ -230,17 +230,13 @@ def test_outputs_that_are_not_finite_stop_after_the_last_step_too(tiny_base_mode
         train(build(tiny_base_model, "full"), rows, rows, params(batch_size=180, weight_decay=1e44), 0.5)
 
 
-def test_a_stage_reports_what_its_checkpoint_gives(stage, tmp_path, tiny_base_model, capsys):
+def test_a_stage_reports_what_its_checkpoint_gives(monkeypatch, tmp_path, tiny_base_model, capsys):
     import json
-
-    from conftest import write_corpus
 
     from stages.common.batches import read_rows
 
-    stage("base_model", base_model__name=str(tiny_base_model))
-    stage("ingest", data__source=str(write_corpus(tmp_path / "raw", records())))
-    for name in ("filter", "clean_and_tokenize", "split"):
-        stage(name, tokenize__max_length=64)
+    monkeypatch.chdir(tmp_path)
+    stage = prepare(tmp_path, tiny_base_model)
     stage("train_full", 42, train__epochs=2, full__learning_rate=0.01)
     stage("train_lora", 42)
     for name in ("evaluate", "baselines", "compare"):
