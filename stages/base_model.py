@@ -7,12 +7,13 @@ from pathlib import Path
 import safetensors
 from huggingface_hub.utils import filter_repo_objects
 
-from stages.common.errors import UserError, one_line, warn
-from stages.common.files import read_json, replacing, sha256, write_json
-from stages.common.hub import download, find_files
-from stages.common.params import BaseModelParams, load_params
-from stages.common.paths import BASE_MODEL
-from stages.common.tokenizer import load_tokenizer
+from stages.common.core.console import warn
+from stages.common.core.exceptions import UserError, report_user_errors
+from stages.common.core.files import atomic_write, read_json, sha256, write_json
+from stages.common.core.params import BaseModelParams, load_params
+from stages.common.core.paths import BASE_MODEL
+from stages.common.pretrained.hub import download, find_files
+from stages.common.pretrained.tokenizer import load_tokenizer
 
 CONFIG, WEIGHTS, PICKLED_WEIGHTS = "config.json", "model.safetensors", "pytorch_model.bin"
 TOKENIZER_CONFIG = "tokenizer_config.json"
@@ -106,10 +107,10 @@ def normalize(folder: Path, params: BaseModelParams) -> None:
     write_json(folder / "base_model.json", {**source, "sha256": hashes})
 
 
-@one_line
+@report_user_errors
 def main() -> None:
     params = load_params().base_model
-    with replacing(BASE_MODEL) as temporary:
+    with atomic_write(BASE_MODEL) as temporary:
         temporary.mkdir()
         fetch(params, temporary)
         try:

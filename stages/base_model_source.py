@@ -2,17 +2,17 @@
 
 from pathlib import Path
 
-from stages.common.errors import one_line
-from stages.common.files import replacing
-from stages.common.params import load_params
-from stages.common.paths import BASE_MODEL_SOURCE
+from stages.common.core.exceptions import report_user_errors
+from stages.common.core.files import atomic_write
+from stages.common.core.params import load_params
+from stages.common.core.paths import BASE_MODEL_SOURCE
 
 
-@one_line
+@report_user_errors
 def main() -> None:
     params = load_params().base_model
     folder = Path(params.name)
-    with replacing(BASE_MODEL_SOURCE) as temporary:
+    with atomic_write(BASE_MODEL_SOURCE) as temporary:
         if folder.is_dir():
             temporary.symlink_to(folder.resolve(), target_is_directory=True)
         else:

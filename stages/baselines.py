@@ -7,11 +7,12 @@ from sklearn.metrics import f1_score
 from sklearn.pipeline import Pipeline, make_pipeline
 from tqdm import tqdm
 
-from stages.common.errors import one_line
-from stages.common.outputs import write_outputs
-from stages.common.params import load_params
-from stages.common.paths import BASELINES, TEST, TRAIN, VALIDATION
-from stages.common.records import LABELS, read_table
+from stages.common.artifacts.arrow import read_table
+from stages.common.artifacts.logits import write_logits
+from stages.common.core.exceptions import report_user_errors
+from stages.common.core.labels import LABELS
+from stages.common.core.params import load_params
+from stages.common.core.paths import BASELINES, TEST, TRAIN, VALIDATION
 
 STRENGTHS = (1.0, 3.0, 10.0)  # inverse regularisation, chosen on the validation rows
 Texts = list[str]
@@ -37,7 +38,7 @@ def log_shares(labels: np.ndarray) -> np.ndarray:
     return np.log(np.bincount(labels, minlength=len(LABELS)) / len(labels))
 
 
-@one_line
+@report_user_errors
 def main() -> None:
     load_params()
     tables = {name: read_table(path) for name, path in (("train", TRAIN), ("validation", VALIDATION), ("test", TEST))}
@@ -48,7 +49,7 @@ def main() -> None:
     for split in ("validation", "test"):
         outputs[f"majority/{split}"] = np.tile(log_shares(labels["train"]), (len(labels[split]), 1))
         outputs[f"tfidf/{split}"] = tfidf.predict_log_proba(texts[split])
-    write_outputs(BASELINES, outputs)
+    write_logits(BASELINES, outputs)
 
 
 if __name__ == "__main__":

@@ -8,16 +8,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from tqdm import tqdm
 
-from stages.common.ahead import ahead
-from stages.common.cleaning import clean
-from stages.common.errors import UserError, one_line
-from stages.common.files import read_json, write_json
-from stages.common.params import Preprocessing, load_params
-from stages.common.paths import BASE_MODEL, FILTERED, TOKEN_METRICS, TOKENIZED
-from stages.common.records import INT32_LIST, read_batches, read_table, schema, with_preprocessing, write_table
-from stages.common.tokenizer import Tokenizer, load_tokenizer
+from stages.common.artifacts.arrow import (
+    INT32_LIST,
+    read_batches,
+    read_table,
+    with_preprocessing,
+    write_table,
+)
+from stages.common.core.exceptions import UserError, report_user_errors
+from stages.common.core.files import read_json, write_json
+from stages.common.core.params import Preprocessing, load_params
+from stages.common.core.paths import BASE_MODEL, FILTERED, TOKEN_METRICS, TOKENIZED
+from stages.common.core.prefetch import prefetch
+from stages.common.corpus.cleaning import clean
+from stages.common.pretrained.tokenizer import Tokenizer, load_tokenizer
 
-SCHEMA = schema(
+SCHEMA = make_schema(
     {
         "input_ids": INT32_LIST,
         "attention_mask": INT32_LIST,
@@ -100,7 +106,7 @@ def tokenize(
     return pa.RecordBatch.from_arrays([*columns, texts, kept["MainCategory"]], schema=SCHEMA)
 
 
-@one_line
+@report_user_errors
 def main() -> None:
     params = load_params()
     rows, tokenizer = read_table(FILTERED).num_rows, load_tokenizer(BASE_MODEL)
@@ -114,7 +120,7 @@ def main() -> None:
     def tokenized() -> Iterator[pa.RecordBatch]:
         cleaned = ((batch, clean(batch["RawText"], params.clean)) for batch in read_batches(FILTERED))
         with tqdm(total=rows, desc="clean_and_tokenize", unit="row", disable=None) as progress:
-            for batch, texts in ahead(cleaned):
+            for batch, texts in prefetch(cleaned):
                 yield tokenize(batch, texts, tokenizer, params.tokenize.max_length, counts)
                 progress.update(batch.num_rows)
         if counts.dropped_empty == rows:

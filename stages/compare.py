@@ -7,17 +7,18 @@ from typing import Any
 import numpy as np
 
 from stages.common import paths, statistics
-from stages.common.errors import one_line, warn
-from stages.common.files import read_json, replacing, write_json
-from stages.common.histories import best_seed, overfitting
-from stages.common.mistakes import confusion, errors, groups, reliability, write_csv
-from stages.common.outputs import Outputs, read_outputs
-from stages.common.params import CompareParams, load_params
-from stages.common.paths import METHODS, PLOTS
-from stages.common.records import read_table
-from stages.common.statistics import figures, interval
-from stages.common.times import read_times
-from stages.common.wording import class_table, markdown, table, verdicts
+from stages.common.artifacts.arrow import read_table
+from stages.common.artifacts.logits import Outputs, read_logits
+from stages.common.artifacts.timings import read_times
+from stages.common.core.console import warn
+from stages.common.core.exceptions import report_user_errors
+from stages.common.core.files import atomic_write, read_json, write_json
+from stages.common.core.params import CompareParams, load_params
+from stages.common.core.paths import METHODS, PLOTS
+from stages.common.evaluation.error_analysis import confusion, errors, groups, reliability, write_csv
+from stages.common.evaluation.significance import figures, interval
+from stages.common.evaluation.training_history import best_seed, overfitting
+from stages.common.reporting.formatting import class_table, markdown, table, verdicts
 
 BASES = ("tfidf", "majority")
 BY_SEED = ("macro_f1", "macro_precision", "macro_recall", "accuracy", "loss", "brier", "ece")
@@ -131,14 +132,14 @@ def compare(
     return nested(result)
 
 
-@one_line
+@report_user_errors
 def main() -> None:
     params = load_params()
     test = read_table(paths.TEST)
     labels = {"test": test["labels"].to_numpy(), "validation": read_table(paths.VALIDATION)["labels"].to_numpy()}
     runs = read_json(paths.EVALUATED / "runs.json")
     methods = measure(
-        {**read_outputs(paths.EVALUATED / "logits.safetensors"), **read_outputs(paths.BASELINES)}, runs, labels
+        {**read_logits(paths.EVALUATED / "logits.safetensors"), **read_logits(paths.BASELINES)}, runs, labels
     )
     result = compare(methods, runs, labels["test"], params.compare)
     if on_test := not params.split.validation_size:
@@ -158,7 +159,7 @@ def main() -> None:
     write_json(paths.TIMINGS, times)
     write_json(paths.COMPARE_METRICS, result)
     english, korean = zip(*verdicts(result), strict=True)
-    with replacing(paths.COMPARE_TABLE) as temporary:
+    with atomic_write(paths.COMPARE_TABLE) as temporary:
         lines = [" ".join(english), "", markdown(table(result)), "", markdown(class_table(result)), ""]
         temporary.write_text("\n".join(lines), encoding="utf-8")
     print("\n".join([*english, *korean]))

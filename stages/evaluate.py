@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from stages.common.batches import Collator, Rows, predict_logits, read_rows
-from stages.common.errors import UserError, one_line
-from stages.common.files import read_json, replacing, write_json
-from stages.common.histories import best_seed, summarize
-from stages.common.model import load_checkpoint, weight_bytes
-from stages.common.outputs import write_outputs
-from stages.common.params import load_params
-from stages.common.paths import BASE_MODEL, EVALUATED, METHODS, MODELS, PLOTS, RUNS, TEST, VALIDATION
-from stages.common.processes import device
-from stages.common.times import run_key, write_time
+from stages.common.artifacts.logits import write_logits
+from stages.common.artifacts.timings import run_key, write_time
+from stages.common.core.exceptions import UserError, report_user_errors
+from stages.common.core.files import atomic_write, read_json, write_json
+from stages.common.core.params import load_params
+from stages.common.core.paths import BASE_MODEL, EVALUATED, METHODS, MODELS, PLOTS, RUNS, TEST, VALIDATION
+from stages.common.evaluation.training_history import best_seed, summarize
+from stages.common.modeling.classifier import load_checkpoint, weight_bytes
+from stages.common.modeling.collator import Collator, Rows, predict_logits, read_rows
+from stages.common.modeling.distributed import device
 
 FACTS = ("best_epoch", "validation", "trainable_parameters", "total_parameters")
 
@@ -45,7 +45,7 @@ def evaluate(run: Path, splits: dict[str, Rows], batch_size: int, packing: bool)
     return logits
 
 
-@one_line
+@report_user_errors
 def main() -> None:
     params = load_params()
     splits = {"validation": read_rows(VALIDATION), "test": read_rows(TEST)}
@@ -57,12 +57,12 @@ def main() -> None:
         runs[method][seed] = describe(run)
         for split, logits in evaluate(run, splits, params.compare.batch_size, params.train.packing).items():
             outputs[f"{method}/{seed}/{split}"] = logits
-    with replacing(EVALUATED) as folder:
+    with atomic_write(EVALUATED) as folder:
         folder.mkdir()
-        write_outputs(folder / "logits.safetensors", outputs)
+        write_logits(folder / "logits.safetensors", outputs)
         write_json(folder / "runs.json", runs)
     for method, of_method in runs.items():
-        with replacing(MODELS / method) as folder:
+        with atomic_write(MODELS / method) as folder:
             shutil.copytree(
                 RUNS / method / str(best_seed(of_method)), folder, ignore=shutil.ignore_patterns("history.json")
             )

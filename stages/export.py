@@ -12,13 +12,13 @@ from peft import PeftModel
 from tokenizers import Regex, Tokenizer, normalizers
 from torch import nn
 
-from stages.common.cleaning import WHITE_SPACE, patterns
-from stages.common.errors import UserError, one_line
-from stages.common.files import replacing
-from stages.common.packing import Model
-from stages.common.params import CleanParams
-from stages.common.records import LABELS
-from stages.common.trained import Trained, load_trained
+from stages.common.core.exceptions import UserError, report_user_errors
+from stages.common.core.files import atomic_write
+from stages.common.core.labels import LABELS
+from stages.common.core.params import CleanParams
+from stages.common.corpus.cleaning import WHITE_SPACE, patterns
+from stages.common.modeling.packing import Model
+from stages.common.serving.text_classifier import Trained, load_trained
 
 FORMATS = ("safetensors", "onnx")
 TEMPLATE = Path(__file__).parent / "common/exported.md"  # of the README in the folder
@@ -99,7 +99,7 @@ def export(trained: Trained, form: str, output: Path) -> None:
     model: Model = trained.model.merge_and_unload() if isinstance(trained.model, PeftModel) else trained.model
     template = Template(TEMPLATE.read_text(encoding="utf-8"), trim_blocks=True, keep_trailing_newline=True)
     text = template.render(labels=LABELS, onnx=form == "onnx", max_length=trained.preprocessing.max_length)
-    with replacing(output) as folder:
+    with atomic_write(output) as folder:
         folder.mkdir()
         if form == "onnx":
             save_onnx(model, folder / "model.onnx")
@@ -119,7 +119,7 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-@one_line
+@report_user_errors
 def main() -> None:
     arguments = parse_arguments()
     output = arguments.output.absolute()

@@ -5,13 +5,13 @@ from collections.abc import Iterator
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from stages.common.errors import UserError, one_line
-from stages.common.files import write_json
-from stages.common.params import load_params
-from stages.common.paths import FILTER_METRICS, FILTERED, INGESTED
-from stages.common.records import read_batches, schema, write_table
+from stages.common.artifacts.arrow import read_batches, write_table
+from stages.common.core.exceptions import UserError, report_user_errors
+from stages.common.core.files import write_json
+from stages.common.core.params import load_params
+from stages.common.core.paths import FILTER_METRICS, FILTERED, INGESTED
 
-SCHEMA = schema(
+SCHEMA = make_schema(
     {
         "Index": pa.string(),
         "RawText": pa.string(),
@@ -43,7 +43,7 @@ def filter_batch(batch: pa.RecordBatch) -> tuple[pa.RecordBatch, dict[str, int]]
     return kept, {reason: pc.sum(rows).as_py() or 0 for reason, rows in dropped.items()}
 
 
-@one_line
+@report_user_errors
 def main() -> None:
     load_params()
     rows_read = 0

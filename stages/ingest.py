@@ -9,16 +9,17 @@ import msgspec
 import pyarrow as pa
 from tqdm import tqdm
 
-from stages.common.ahead import ahead
-from stages.common.aihub import Fault, Record, is_utf8, read_records
-from stages.common.errors import UserError, one_line, warn
-from stages.common.files import write_json
-from stages.common.params import load_params
-from stages.common.paths import INGEST_METRICS, INGESTED
-from stages.common.records import schema, write_table
+from stages.common.artifacts.arrow import write_table
+from stages.common.core.console import warn
+from stages.common.core.exceptions import UserError, report_user_errors
+from stages.common.core.files import write_json
+from stages.common.core.params import load_params
+from stages.common.core.paths import INGEST_METRICS, INGESTED
+from stages.common.core.prefetch import prefetch
+from stages.common.corpus.aihub import Fault, Record, is_utf8, read_records
 
 SUFFIXES = {".json", ".jsonl", ".ndjson"}
-SCHEMA = schema(
+SCHEMA = make_schema(
     {
         "Index": pa.string(),
         "RawText": pa.string(),  # "" where the record has none
@@ -122,7 +123,7 @@ def ingest(
         UserError: names the file and the place of the first fault; or nothing was left.
     """
     report = report or Report()
-    for some in ahead(_contents(source, files)):
+    for some in prefetch(_contents(source, files)):
         rows: list[Record] = []
         names: list[str] = []
         for file, data, valid_utf8 in some:
@@ -141,7 +142,7 @@ def ingest(
         raise UserError(f"data.source: no valid record in {files_read} files of {source}, first {first}: {fault}")
 
 
-@one_line
+@report_user_errors
 def main() -> None:
     params = load_params().data
     source, report = Path(params.source), Report()

@@ -9,12 +9,12 @@ import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
-from stages.common.errors import UserError, one_line
-from stages.common.records import LABELS
-from stages.common.tables import check_suffix, open_source, open_target
+from stages.common.core.exceptions import UserError, report_user_errors
+from stages.common.core.labels import LABELS
+from stages.common.serving.table_io import check_suffix, open_source, open_target
 
 if TYPE_CHECKING:
-    from stages.common.trained import Trained
+    from stages.common.serving.text_classifier import Trained
 
 ADDED = pa.schema([("label", pa.string()), *((f"p_{label}", pa.float64()) for label in LABELS)])
 DIGITS = 6  # of a probability in a file
@@ -22,7 +22,7 @@ DIGITS = 6  # of a probability in a file
 
 def load(model: Path, base_model: Path | None) -> "Trained":
     """`load_trained`, whose import takes seconds: call it when all else is known to be right."""
-    from stages.common.trained import load_trained
+    from stages.common.serving.text_classifier import load_trained
 
     return load_trained(model, base_model)
 
@@ -77,7 +77,7 @@ def parse_arguments() -> argparse.Namespace:
     return arguments
 
 
-@one_line
+@report_user_errors
 def main() -> None:
     arguments = parse_arguments()
     model = arguments.model, arguments.base_model

@@ -11,11 +11,11 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from stages.common import paths, plotting
-from stages.common.errors import one_line
-from stages.common.files import read_json, replacing
-from stages.common.params import load_params
-from stages.common.paths import METHODS, PLOTS
-from stages.common.wording import by_rows, class_table, seed_table, table, verdicts
+from stages.common.core.exceptions import report_user_errors
+from stages.common.core.files import atomic_write, read_json
+from stages.common.core.params import load_params
+from stages.common.core.paths import METHODS, PLOTS
+from stages.common.reporting.formatting import by_rows, class_table, seed_table, table, verdicts
 
 MISTAKES = 30  # shown of plots/errors.csv
 SHARES = 6  # the column of errors.csv from which on there are probabilities
@@ -55,7 +55,7 @@ def revision() -> str:
         return "unknown"
 
 
-@one_line
+@report_user_errors
 def main() -> None:
     params = load_params()
     figures = read_json(paths.COMPARE_METRICS)
@@ -98,7 +98,7 @@ def main() -> None:
         revision=revision(),
         versions=versions(),
     )
-    with replacing(PLOTS / "report.html") as temporary:
+    with atomic_write(PLOTS / "report.html") as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 

@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from stages.common.ahead import ahead
-from stages.common.errors import UserError, one_line, warn
-from stages.common.files import write_json
-from stages.common.params import SplitParams, load_params
-from stages.common.paths import SPLIT_METRICS, TEST, TOKENIZED, TRAIN, VALIDATION
-from stages.common.records import LABELS, read_batches, read_table, table_writer
+from stages.common.artifacts.arrow import read_batches, read_table, table_writer
+from stages.common.core.console import warn
+from stages.common.core.exceptions import UserError, report_user_errors
+from stages.common.core.files import write_json
+from stages.common.core.labels import LABELS
+from stages.common.core.params import SplitParams, load_params
+from stages.common.core.paths import SPLIT_METRICS, TEST, TOKENIZED, TRAIN, VALIDATION
+from stages.common.core.prefetch import prefetch
 
 
 def allocate(counts: np.ndarray, total: int, reserved: int) -> np.ndarray:
@@ -111,17 +113,17 @@ def write_splits(batches: Iterable[pa.RecordBatch], rows: dict[Path, np.ndarray]
             start += batch.num_rows
 
 
-@one_line
+@report_user_errors
 def main() -> None:
     params = load_params().split
-    labels, groups = labels_and_groups(ahead(read_batches(TOKENIZED, ("labels", "text"))))
+    labels, groups = labels_and_groups(prefetch(read_batches(TOKENIZED, ("labels", "text"))))
     rows = split(labels, groups, params)
     if not params.validation_size:
         warn(
             "split.validation_size is 0: epochs are chosen on the test rows, so the figures of `compare` are optimistic"
         )
     paths = {TRAIN: rows["train"], VALIDATION: rows["validation"], TEST: rows["test"]}
-    write_splits(ahead(read_batches(TOKENIZED)), paths, read_table(TOKENIZED).schema)
+    write_splits(prefetch(read_batches(TOKENIZED)), paths, read_table(TOKENIZED).schema)
     metrics = {name: describe(labels[part]) for name, part in rows.items()}
     duplicates = len(labels) - int(groups.max()) - 1
     write_json(SPLIT_METRICS, {**metrics, "duplicate_rows": duplicates})

@@ -1,13 +1,13 @@
 """Fine-tune low-rank adapters and the head; the base model stays as it is."""
 
-from stages.common.errors import one_line
-from stages.common.fitting import fit, run_seed
-from stages.common.model import add_lora, build_classifier
-from stages.common.params import load_params
-from stages.common.paths import BASE_MODEL, RUNS
+from stages.common.core.exceptions import report_user_errors
+from stages.common.core.params import load_params
+from stages.common.core.paths import BASE_MODEL, RUNS
+from stages.common.modeling.classifier import add_lora, build_classifier
+from stages.common.training.train_stage import fit, run_seed
 
 
-@one_line
+@report_user_errors
 def main() -> None:
     params, seed = load_params(), run_seed(__doc__)
     model = add_lora(build_classifier(BASE_MODEL, params.train.dropout, seed), params.lora, seed)

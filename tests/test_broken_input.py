@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import record, write_corpus
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
-from stages.common.aihub import Fault, Record, _read_slowly, is_utf8, read_records
-from stages.common.records import read_table
+from stages.common.artifacts.arrow import read_table
+from stages.common.corpus.aihub import Fault, Record, _read_slowly, is_utf8, read_records
 from stages.ingest import find_files, ingest
+from tests.support.corpus import record, write_corpus
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", 150))
 TEXTS = ["배터리가 하루도 안 가요", "음질 최고! ㅋㅋ", "그냥\n그래요 😊", "<b>보통</b>", ""]

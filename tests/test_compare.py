@@ -6,11 +6,13 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from browser import visit
-from conftest import prepare, records, stage_runner, write_corpus
 
-from stages.common.outputs import read_outputs
-from stages.common.records import LABELS, read_table
+from stages.common.artifacts.arrow import read_table
+from stages.common.artifacts.logits import read_logits
+from stages.common.core.labels import LABELS
+from tests.support.browser import visit
+from tests.support.corpus import records, write_corpus
+from tests.support.project import prepare, stage_runner
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -131,7 +133,7 @@ def test_errors_are_those_of_the_models_the_surest_first(figures):
         rows = list(csv.DictReader(file))
     assert list(rows[0])[:6] == ["Index", "text", "label", "full", "lora", "disagree"]
     table = read_table(Path("data/splits/test.arrow"))
-    outputs = read_outputs(Path("data/evaluated/logits.safetensors"))
+    outputs = read_logits(Path("data/evaluated/logits.safetensors"))
     guesses = {
         method: outputs[f"{method}/{figures[method]['best_seed']}/test"].argmax(1).tolist()
         for method in ("full", "lora")

@@ -8,16 +8,17 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from conftest import record, records, run_tool, write_corpus
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoModelForTokenClassification, AutoTokenizer, PreTrainedTokenizerFast
 
 from stages.clean_and_tokenize import COUNT_FROM_PAD
-from stages.common.errors import UserError
-from stages.common.files import write_json
-from stages.common.model import build_classifier
-from stages.common.records import read_table
-from stages.common.tokenizer import load_tokenizer
+from stages.common.artifacts.arrow import read_table
+from stages.common.core.exceptions import UserError
+from stages.common.core.files import write_json
+from stages.common.modeling.classifier import build_classifier
+from stages.common.pretrained.tokenizer import load_tokenizer
+from tests.support.corpus import record, records, write_corpus
+from tests.support.project import run_tool
 
 LONG = "화면 " * 100
 TEXTS = [row["RawText"] for row in records()]

@@ -11,13 +11,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from conftest import ROOT, encode, records
 
-from stages.common.cleaning import clean
-from stages.common.model import load_checkpoint
-from stages.common.params import load_params
-from stages.common.tokenizer import load_tokenizer
+from stages.common.core.params import load_params
+from stages.common.corpus.cleaning import clean
+from stages.common.modeling.classifier import load_checkpoint
+from stages.common.pretrained.tokenizer import load_tokenizer
 from stages.export import with_cleaning
+from tests.support.corpus import records
+from tests.support.project import ROOT, encode
 
 RAW = [f"<b>{row['RawText']}</b>\n😊 …#" for row in records()]
 METHODS = ["full", "lora"]

@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import record, write_corpus
 
-from stages.common.records import read_table
+from stages.common.artifacts.arrow import read_table
+from tests.support.corpus import record, write_corpus
 
 VALID = {"-1": 0, "0": 1, "1": 2}
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT, run
-from hub import COMMIT, REPOSITORY, Hub, serving
+
+from tests.support.hub import COMMIT, REPOSITORY, Hub, serving
+from tests.support.project import ROOT, run
 
 Fetch = Callable[..., tuple[int, str]]
 NO_WAITING = "import time, runpy; time.sleep = lambda _: None; runpy.run_module('stages.base_model', None, '__main__')"

@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import record, records, write_corpus
 
-from stages.common.records import read_table
+from stages.common.artifacts.arrow import read_table
+from tests.support.corpus import record, records, write_corpus
 
 
 def fails_with(stage, capsys: pytest.CaptureFixture[str], source: Path, *parts: str) -> None:

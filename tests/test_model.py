@@ -6,12 +6,18 @@ import sys
 
 import pytest
 import torch
-from conftest import ROOT, run
 
-from stages.common.errors import UserError
-from stages.common.files import write_json
-from stages.common.model import add_lora, build_classifier, count_parameters, load_checkpoint, save_checkpoint
-from stages.common.params import LoraParams, load_params
+from stages.common.core.exceptions import UserError
+from stages.common.core.files import write_json
+from stages.common.core.params import LoraParams, load_params
+from stages.common.modeling.classifier import (
+    add_lora,
+    build_classifier,
+    count_parameters,
+    load_checkpoint,
+    save_checkpoint,
+)
+from tests.support.project import ROOT, run
 
 LORA = load_params(ROOT / "params.yaml").lora
 INPUTS = {"input_ids": torch.tensor([[2, 7, 8, 9, 3]]), "attention_mask": torch.ones(1, 5, dtype=torch.long)}
@@ -53,10 +59,10 @@ import json, resource, sys
 from pathlib import Path
 import numpy as np
 from transformers import BertConfig, BertModel
-from stages.common.batches import Rows
-from stages.common.model import add_lora, build_classifier, save_checkpoint, weight_bytes
-from stages.common.params import load_params
-from stages.common.training import train
+from stages.common.modeling.collator import Rows
+from stages.common.modeling.classifier import add_lora, build_classifier, save_checkpoint, weight_bytes
+from stages.common.core.params import load_params
+from stages.common.training.trainer import train
 
 folder, method, params = Path(sys.argv[1]), sys.argv[2], load_params()
 BertModel(BertConfig(vocab_size=8002, pad_token_id=1), add_pooling_layer=False).save_pretrained(folder / "base")

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
 
-from stages.common.errors import UserError
-from stages.common.params import load_params
+from stages.common.core.exceptions import UserError
+from stages.common.core.params import load_params
+from tests.support.project import ROOT
 
 SHIPPED = (ROOT / "params.yaml").read_text(encoding="utf-8")
 

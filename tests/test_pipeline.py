@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from browser import visit
-from conftest import copy_project, records, run, write_corpus
-from hub import COMMIT, REPOSITORY, serving
+
+from tests.support.browser import visit
+from tests.support.corpus import records, write_corpus
+from tests.support.hub import COMMIT, REPOSITORY, serving
+from tests.support.project import copy_project, run
 
 DVC = ("python", "-m", "dvc")
 

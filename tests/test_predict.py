@@ -15,12 +15,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import ROOT, records
 
-from stages.common.batches import Collator, Rows, predict_logits
-from stages.common.model import load_checkpoint
-from stages.common.records import LABELS
-from stages.common.tokenizer import load_tokenizer
+from stages.common.core.labels import LABELS
+from stages.common.modeling.classifier import load_checkpoint
+from stages.common.modeling.collator import Collator, Rows, predict_logits
+from stages.common.pretrained.tokenizer import load_tokenizer
+from tests.support.corpus import records
+from tests.support.project import ROOT
 
 ADDED = ["label", *(f"p_{label}" for label in LABELS)]
 TEXTS = [

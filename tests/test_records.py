@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from conftest import records, write_corpus
 
 from stages import clean_and_tokenize, filter, ingest
-from stages.common.errors import UserError
-from stages.common.records import LABELS, read_table, write_table
+from stages.common.artifacts.arrow import read_table, write_table
+from stages.common.core.exceptions import UserError
+from stages.common.core.labels import LABELS
+from tests.support.corpus import records, write_corpus
 
 
 def data_stages(stage, base_model: Path, source: Path) -> None:

@@ -17,16 +17,15 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import ROOT, prepare
 
-from stages.common.batches import Rows, read_rows
-from stages.common.errors import Stopped
-from stages.common.files import write_json
-from stages.common.model import add_lora, build_classifier
-from stages.common.params import load_params
-from stages.common.processes import Processes
-from stages.common.saving import SavedPoints
-from stages.common.training import Outcome, train
+from stages.common.core.files import write_json
+from stages.common.core.params import load_params
+from stages.common.modeling.classifier import add_lora, build_classifier
+from stages.common.modeling.collator import Rows, read_rows
+from stages.common.modeling.distributed import Processes
+from stages.common.training.checkpointing import SavedPoints
+from stages.common.training.trainer import Outcome, train
+from tests.support.project import ROOT, prepare
 
 KILLS = int(os.environ.get("SOAK_KILLS", 3))
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT, prepare
+
+from tests.support.project import ROOT, prepare
 
 
 @pytest.fixture

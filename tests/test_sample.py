@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from conftest import ROOT
 
-from stages.common.cleaning import clean
-from stages.common.params import load_params
+from stages.common.core.params import load_params
+from stages.common.corpus.cleaning import clean
 from stages.ingest import find_files
+from tests.support.project import ROOT
 
 SAMPLE = ROOT / "data/sample"
 

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from stages.common.errors import UserError
-from stages.common.params import SplitParams
+from stages.common.core.exceptions import UserError
+from stages.common.core.params import SplitParams
 from stages.split import labels_and_groups, split
 
 
@@ -88,7 +88,7 @@ def test_equal_texts_are_one_group_numbered_as_they_are_met():
 
 def test_the_stage_writes_what_it_counts(stage, capsys):
     from stages.clean_and_tokenize import SCHEMA
-    from stages.common.records import read_table, write_table
+    from stages.common.artifacts.arrow import read_table, write_table
 
     texts = [f"글 {number}" for number in range(90)] + ["글 0"] * 10
     labels = [number % 3 for number in range(90)] + [0] * 10

@@ -11,9 +11,8 @@ from sklearn.metrics import accuracy_score, brier_score_loss, f1_score, log_loss
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
-from stages.common.histories import best_seed, overfitting, summarize
-from stages.common.records import LABELS
-from stages.common.statistics import (
+from stages.common.core.labels import LABELS
+from stages.common.evaluation.significance import (
     bootstrap,
     figures,
     fit_temperature,
@@ -23,7 +22,8 @@ from stages.common.statistics import (
     row_values,
     verdict,
 )
-from stages.common.wording import decimals, difference, with_interval
+from stages.common.evaluation.training_history import best_seed, overfitting, summarize
+from stages.common.reporting.formatting import decimals, difference, with_interval
 
 
 def case(rows: int = 300, seed: int = 0, strength: float = 1.2) -> tuple[np.ndarray, np.ndarray]:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import record, records, write_corpus
 
-from stages.common.records import read_table
+from stages.common.artifacts.arrow import read_table
+from tests.support.corpus import record, records, write_corpus
 
 
 @pytest.fixture

@@ -8,10 +8,11 @@ import unicodedata
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, encode, records
 
-from stages.common.errors import UserError
-from stages.common.tokenizer import LONG, load_tokenizer
+from stages.common.core.exceptions import UserError
+from stages.common.pretrained.tokenizer import LONG, load_tokenizer
+from tests.support.corpus import records
+from tests.support.project import ROOT, encode
 
 TEXTS = [row["RawText"] for row in records()]
 

@@ -5,15 +5,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, encode, prepare, records
 
-from stages.common.batches import Collator, Rows, first_logits, predict_logits, shuffled
-from stages.common.dropout import drop
-from stages.common.errors import UserError
-from stages.common.metrics import macro_scores
-from stages.common.model import add_lora, build_classifier, load_checkpoint
-from stages.common.params import RunParams, load_params
-from stages.common.training import train
+from stages.common.core.exceptions import UserError
+from stages.common.core.params import RunParams, load_params
+from stages.common.modeling.classifier import add_lora, build_classifier, load_checkpoint
+from stages.common.modeling.collator import Collator, Rows, first_logits, predict_logits, shuffled
+from stages.common.modeling.dropout import drop
+from stages.common.training.metrics import macro_scores
+from stages.common.training.trainer import train
+from tests.support.corpus import records
+from tests.support.project import ROOT, encode, prepare
 
 SHIPPED = load_params(ROOT / "params.yaml")
 
@@ -233,7 +234,7 @@ def test_outputs_that_are_not_finite_stop_after_the_last_step_too(tiny_base_mode
 def test_a_stage_reports_what_its_checkpoint_gives(monkeypatch, tmp_path, tiny_base_model, capsys):
     import json
 
-    from stages.common.batches import read_rows
+    from stages.common.modeling.collator import read_rows
 
     monkeypatch.chdir(tmp_path)
     stage = prepare(tmp_path, tiny_base_model)

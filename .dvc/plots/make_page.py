@@ -8,8 +8,8 @@ from pathlib import Path
 
 import vl_convert
 
-from stages.common.plotting import embedded_font
-from stages.common.records import LABELS
+from stages.common.core.labels import LABELS
+from stages.common.reporting.plots import embedded_font
 
 START = """
 const actions = {export: true, source: true, compiled: false, editor: false};  // the editor is on the net

@@ -36,7 +36,7 @@ from torch.nn.functional import cross_entropy
 from transformers import BertConfig, BertForMaskedLM
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from stages.common.tokenizer import SPECIAL_TOKENS, Encoded, SentencePieceTokenizer
+from stages.common.pretrained.tokenizer import SPECIAL_TOKENS, Encoded, SentencePieceTokenizer
 from stages.ingest import find_files, ingest
 
 SEED = 42

@@ -26,7 +26,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import yaml
 
-from stages.common.files import write_json
+from stages.common.core.files import write_json
 from stages.ingest import find_files, ingest
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -16,13 +16,13 @@ import torch
 from transformers import AutoModelForTokenClassification
 
 from stages.baselines import fit_tfidf
-from stages.common.batches import Collator, Rows, predict_logits
-from stages.common.cleaning import clean
-from stages.common.metrics import macro_scores
-from stages.common.model import add_lora, build_classifier
-from stages.common.params import Params, load_params
-from stages.common.tokenizer import load_tokenizer
-from stages.common.training import train
+from stages.common.core.params import Params, load_params
+from stages.common.corpus.cleaning import clean
+from stages.common.modeling.classifier import add_lora, build_classifier
+from stages.common.modeling.collator import Collator, Rows, predict_logits
+from stages.common.pretrained.tokenizer import load_tokenizer
+from stages.common.training.metrics import macro_scores
+from stages.common.training.trainer import train
 from stages.filter import filter_batch
 from stages.ingest import find_files, ingest
 from stages.split import split

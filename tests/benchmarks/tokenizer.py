@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from stages.common.tokenizer import load_tokenizer
+from stages.common.pretrained.tokenizer import load_tokenizer
 
 ROUNDS = 3
 

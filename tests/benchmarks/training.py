@@ -32,11 +32,11 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from stages.common.batches import Rows
-from stages.common.model import add_lora
-from stages.common.params import Params, load_params
-from stages.common.processes import Processes, device
-from stages.common.training import Run
+from stages.common.core.params import Params, load_params
+from stages.common.modeling.classifier import add_lora
+from stages.common.modeling.collator import Rows
+from stages.common.modeling.distributed import Processes, device
+from stages.common.training.trainer import Run
 
 CONTENDERS = ("notebook", "trainer", "trainer, grouped", "ours", "ours, grouped")
 BATCH_SIZE = 16
@@ -50,8 +50,8 @@ def read_reviews(path: Path | None, params: Params) -> list[np.ndarray]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from stages.common.cleaning import clean
-    from stages.common.tokenizer import load_tokenizer
+    from stages.common.corpus.cleaning import clean
+    from stages.common.pretrained.tokenizer import load_tokenizer
     from stages.ingest import find_files, ingest
 
     if path:
@@ -141,7 +141,7 @@ def trainer_seconds(size: str, lora: bool, rows: Rows, rate: float, grouped: boo
         TrainingArguments,
     )
 
-    from stages.common.tokenizer import SPECIAL_TOKENS
+    from stages.common.pretrained.tokenizer import SPECIAL_TOKENS
 
     class Tokenizer:
         """What DataCollatorWithPadding needs of a tokenizer."""

@@ -1,0 +1,102 @@
+"""Arrow tables between the stages: streams that `datasets.Dataset.from_file` opens, with the same bytes every time.
+
+`datasets` itself is not imported: that takes a second, and its `save_to_disk` writes a fingerprint of paths and times.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow as pa
+
+from stages.common.core.exceptions import UserError
+from stages.common.core.files import atomic_write
+from stages.common.core.labels import LABELS
+from stages.common.core.params import Preprocessing
+
+INT32_LIST = pa.list_(pa.int32())
+PREPROCESSING_KEY = b"preprocessing"  # in a schema's metadata
+
+
+def _feature(field: pa.Field) -> dict[str, object]:
+    if field.name == "labels":
+        return {"names": list(LABELS), "_type": "ClassLabel"}
+    if pa.types.is_list(field.type):
+        return {"feature": {"dtype": str(field.type.value_type), "_type": "Value"}, "_type": "List"}
+    return {"dtype": str(field.type), "_type": "Value"}
+
+
+def make_schema(fields: dict[str, pa.DataType]) -> pa.Schema:
+    """An Arrow schema that carries the features of `datasets`; a field called `labels` is a ClassLabel of `LABELS`."""
+    schema = pa.schema(list(fields.items()))
+    features = {"info": {"features": {field.name: _feature(field) for field in schema}}}
+    return schema.with_metadata({"huggingface": json.dumps(features)})
+
+
+def with_preprocessing(schema: pa.Schema, preprocessing: Preprocessing) -> pa.Schema:
+    """Add how the rows were made to the metadata; the splits inherit it, and training stores it with the weights."""
+    return schema.with_metadata({**schema.metadata, PREPROCESSING_KEY: preprocessing.model_dump_json()})
+
+
+def read_preprocessing(path: Path) -> Preprocessing:
+    """Read how the rows of a tokenized table were made.
+
+    Raises:
+        UserError: the file is missing or damaged, or says nothing about it.
+    """
+    stored = (read_table(path).schema.metadata or {}).get(PREPROCESSING_KEY)
+    if stored is None:
+        raise UserError(f"{path}: does not say how it was cleaned and tokenized; run `dvc repro` to make it")
+    return Preprocessing.model_validate_json(stored)
+
+
+@contextmanager
+def table_writer(path: Path, schema: pa.Schema) -> Iterator[pa.RecordBatchStreamWriter]:
+    """Open an Arrow stream for writing; if the block fails, nothing is written."""
+    with (
+        atomic_write(path) as temporary,
+        pa.OSFile(str(temporary), "wb") as sink,
+        pa.ipc.new_stream(sink, schema) as writer,
+    ):
+        yield writer
+
+
+def write_table(path: Path, batches: Iterable[pa.RecordBatch | pa.Table], schema: pa.Schema) -> None:
+    """Write an Arrow stream, one batch in memory at a time; if making one fails, nothing is written."""
+    with table_writer(path, schema) as writer:
+        for batch in batches:
+            writer.write(batch)
+
+
+@contextmanager
+def _report_unreadable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, pa.ArrowInvalid) as error:
+        raise UserError(f"{path}: cannot be read as an Arrow stream ({error}); run `dvc repro` to make it") from error
+
+
+def read_table(path: Path) -> pa.Table:
+    """Memory-map an Arrow stream.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    with _report_unreadable(path):
+        return pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
+
+
+def read_batches(path: Path, columns: Sequence[str] = ()) -> Iterator[pa.RecordBatch]:
+    """Yield the batches of an Arrow stream, some columns or all, with one batch in memory at a time.
+
+    The file is not memory-mapped: its pages would count as memory of this process.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    with _report_unreadable(path), pa.OSFile(str(path)) as file:
+        names = pa.ipc.open_stream(file).schema.names
+        file.seek(0)
+        options = pa.ipc.IpcReadOptions(included_fields=sorted(map(names.index, columns)))
+        yield from pa.ipc.open_stream(file, options=options)

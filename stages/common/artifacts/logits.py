@@ -1,0 +1,31 @@
+"""Logits on the validation and the test rows, in a file that is read without torch."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from stages.common.core.exceptions import UserError
+from stages.common.core.files import atomic_write
+
+Logits = Mapping[str, np.ndarray]  # by split, for the baselines by METHOD/SPLIT: (rows, classes)
+
+
+def write_logits(path: Path, logits: Logits) -> None:
+    """Write logits as float32, in the order of the split's rows."""
+    with atomic_write(path) as temporary:
+        save_file({name: np.ascontiguousarray(values, np.float32) for name, values in logits.items()}, temporary)
+
+
+def read_logits(path: Path) -> Logits:
+    """Read what `write_logits` wrote, as float64.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    try:
+        return {name: values.astype(float) for name, values in load_file(path).items()}
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); run `dvc repro` to make it") from error

@@ -1,0 +1,30 @@
+"""What a stage prints while it works: warnings, and progress on a terminal and in a log."""
+
+import sys
+from typing import Any
+
+from tqdm import tqdm
+
+LOG_INTERVAL_SECONDS = 60  # between two lines of progress in a log
+
+
+def warn(message: str) -> None:
+    """Print one line to the user; the stage goes on."""
+    print(f"warning: {message}", file=sys.stderr)
+
+
+class ProgressBar(tqdm):
+    """tqdm's bar on a terminal; anywhere else a line once a minute, since a log cannot be overwritten."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self._in_log = not sys.stderr.isatty()
+        if self._in_log:
+            options |= {"mininterval": LOG_INTERVAL_SECONDS, "maxinterval": LOG_INTERVAL_SECONDS, "ncols": 100}
+        super().__init__(*args, **{"dynamic_ncols": not self._in_log, "leave": False, **options})
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> None:
+        """Draw the bar, or print it as a line of a log once there is something to tell."""
+        if not self._in_log:
+            super().display(msg, pos)
+        elif msg is None and self.n > self.initial:
+            print(self, file=sys.stderr, flush=True)

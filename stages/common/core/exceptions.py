@@ -1,0 +1,51 @@
+"""Faults that end a stage, and how they are reported: in one line, with a status that is not 0."""
+
+import functools
+import signal
+import sys
+from collections.abc import Callable
+
+_main_module = getattr(sys.modules["__main__"], "__spec__", None)
+if _main_module and _main_module.name.startswith("stages."):
+    # The imports that follow take seconds, and Ctrl-C should not end them with a traceback. `report_user_errors`
+    # restores Python's own handler.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+class UserError(Exception):
+    """A fault that the user can mend; its text names the file, key or value and what to do."""
+
+
+class TrainingInterrupted(BaseException):
+    """A signal ended a training. A BaseException, so that no `except Exception` takes it for a fault.
+
+    Args:
+        signal_number: of the signal.
+        message: for the user; empty in all processes but one.
+    """
+
+    def __init__(self, signal_number: int, message: str) -> None:
+        super().__init__(message)
+        self.exit_status = 128 + signal_number  # as shells do
+
+
+def report_user_errors(main: Callable[[], None]) -> Callable[[], None]:
+    """Decorate a `main`: a fault of the user or the disk prints one line and exits with status 1."""
+
+    @functools.wraps(main)
+    def run() -> None:
+        if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            main()
+        except (UserError, OSError) as error:
+            sys.exit(f"error: {' '.join(str(error).split())}")
+        except TrainingInterrupted as interruption:
+            if message := str(interruption):
+                print(f"error: {message}", file=sys.stderr)
+            sys.exit(interruption.exit_status)
+        except KeyboardInterrupt:
+            print("error: interrupted", file=sys.stderr)
+            sys.exit(130)
+
+    return run

@@ -1,0 +1,213 @@
+"""params.yaml: typed, and checked as a whole before any stage does any work.
+
+The descriptions of the fields are the comments of params.yaml and the table in stages/README.md; a test holds them equal.
+"""
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from stages.common.core.exceptions import UserError
+from stages.common.core.paths import PARAMS
+
+
+def _parse_exponent(value: Any) -> Any:
+    # DVC writes 3e-5 as 3e-05, which YAML 1.1, and so PyYAML, reads as a string: it has no dot.
+    if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
+        return float(value)
+    return value
+
+
+def _check_character_class(value: str) -> str:
+    try:
+        re.compile(f"[^{value}]" if value else "")
+    except re.error as error:
+        raise ValueError(f"not the inside of a regular expression's [...]: {error}") from error
+    return value
+
+
+def _check_distinct(values: list[int]) -> list[int]:
+    if len(set(values)) < len(values):
+        raise ValueError("names a seed twice")
+    return values
+
+
+Float = Annotated[float, BeforeValidator(_parse_exponent), Field(allow_inf_nan=False)]
+PositiveFraction = Annotated[Float, Field(gt=0, lt=1)]
+Fraction = Annotated[Float, Field(ge=0, lt=1)]
+PositiveInt = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+NonEmptyString = Annotated[str, Field(min_length=1)]
+
+
+def _described(text: str) -> Any:
+    return Field(description=text)
+
+
+class Section(BaseModel):
+    """A section of params.yaml: exact types, no unknown keys."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class RunParams(Section):
+    """What is run, and how; none of it changes the result of a run that is there already."""
+
+    seeds: Annotated[list[Seed], Field(min_length=1), AfterValidator(_check_distinct)] = _described(
+        "each method trains once a seed; the run with the best validation macro-F1 becomes the model"
+    )
+    launcher: Annotated[str, Field(pattern=r"^(python|torchrun|accelerate launch)( [\w$./:=,-]+)*$")] = _described(
+        "starts a training stage: python, or several processes: accelerate launch --multi_gpu --num_processes 8"
+    )
+    save_interval_seconds: Annotated[Float, Field(ge=0)] = _described(
+        "between the checkpoints from which a killed training resumes; 0: only when a signal stops it"
+    )
+
+
+class DataParams(Section):
+    """Where the reviews come from."""
+
+    source: NonEmptyString = _described("folder of AI Hub JSON files, read recursively")
+    on_error: Literal["stop", "skip"] = _described(
+        "at a broken file or record: stop, or skip it, keep all that is valid and count the rest"
+    )
+
+
+class BaseModelParams(Section):
+    """The encoder that is fine-tuned."""
+
+    folder: NonEmptyString = _described("with config.json, weights and the tokenizer's files")
+    hub_id: str = _described("of a model on the Hugging Face hub, used in place of the folder: monologg/kobert")
+    revision: str = _described("of hub_id: the full hash of a commit")
+
+
+class CleanParams(Section):
+    """The notebook's cleaning rules, in its order."""
+
+    strip_tags: bool = _described("rule 1: <...> to a space")
+    keep: Annotated[str, AfterValidator(_check_character_class)] = _described(
+        "rule 2: runs of any other character to a space; '' keeps all"
+    )
+    keep_jamo: bool = _described("rule 2 keeps lone jamo too: ㅋㅋ, ㅠㅠ")
+    collapse_spaces: bool = _described("rule 3: runs of white space to one space")
+
+
+class TokenizeParams(Section):
+    """How texts become input_ids."""
+
+    max_length: Annotated[int, Field(ge=3)] = _described("in tokens, [CLS] and [SEP] included; the rest is truncated")
+    max_unk_rate: Annotated[Float, Field(ge=0, le=1)] = _described(
+        "a larger fraction of [UNK] among the tokens stops the pipeline: the tokenizer does not know the language"
+    )
+
+
+class Preprocessing(Section):
+    """What a checkpoint stores of the way from a raw review to its tokens."""
+
+    clean: CleanParams
+    max_length: Annotated[int, Field(ge=3)]  # in tokens, special tokens included
+
+
+class SplitParams(Section):
+    """The sizes of the splits."""
+
+    test_size: PositiveFraction = _described("fraction of all rows")
+    validation_size: Fraction = _described(
+        "fraction of the other rows; 0: the notebook's protocol, which selects epochs on the test rows"
+    )
+    seed: Seed = _described("of the split")
+
+
+class TrainParams(Section):
+    """What both methods share."""
+
+    epochs: PositiveInt = _described("at most")
+    batch_size: PositiveInt = _described("examples, over all processes")
+    eval_batch_size: PositiveInt = _described("examples, for validation and test")
+    gradient_accumulation_steps: PositiveInt = _described(
+        "batches whose gradients are added up before an optimizer step"
+    )
+    patience: Annotated[int, Field(ge=0)] = _described(
+        "epochs without a better validation macro-F1 before training stops; 0: never stop early"
+    )
+    dropout: Fraction = _described("before the classification head; within the encoder its own config decides")
+    weight_decay: Annotated[Float, Field(ge=0)] = _described("of AdamW")
+    warmup_ratio: Fraction = _described("fraction of all steps in which the learning rate rises")
+    schedule: Literal["constant", "linear", "cosine"] = _described("of the learning rate: constant, linear or cosine")
+    packing: bool = _described("compute on real tokens only: same batches, same losses, no padding")
+    group_by_length: bool = _described("batches of examples of similar length, in random order")
+    precision: Literal["auto", "fp32", "bf16"] = _described("auto: bf16 on a GPU that has it, else fp32; or fp32, bf16")
+
+
+class FullParams(Section):
+    """Full fine-tuning."""
+
+    learning_rate: PositiveFraction = _described("of all weights")
+
+
+class LoraParams(Section):
+    """Low-rank adapters."""
+
+    learning_rate: PositiveFraction = _described("of the adapters and the head")
+    r: Annotated[int, Field(ge=1, le=4096)] = _described("rank")
+    alpha: Annotated[Float, Field(gt=0)] = _described("the adapters' output is scaled by alpha / r")
+    dropout: Fraction = _described("before the adapters")
+    target_modules: Annotated[list[NonEmptyString], Field(min_length=1)] = _described(
+        "last part of the names of the linear layers that get adapters"
+    )
+
+
+class CompareParams(Section):
+    """The comparison on the test rows."""
+
+    bootstrap_samples: Annotated[int, Field(ge=100)] = _described("resamples of the bootstrap, and permutations")
+    seed: Seed = _described("of both")
+    margin: PositiveFraction = _described(
+        "of macro-F1, named beforehand: a smaller difference makes no difference in practice"
+    )
+
+
+class Params(Section):
+    """All of params.yaml."""
+
+    run: RunParams
+    data: DataParams
+    base_model: BaseModelParams
+    clean: CleanParams
+    tokenize: TokenizeParams
+    split: SplitParams
+    train: TrainParams
+    full: FullParams
+    lora: LoraParams
+    compare: CompareParams
+
+
+def _format_fault(error: Any) -> str:
+    key = ".".join(map(str, error["loc"])) or "the file"
+    match error["type"]:
+        case "extra_forbidden":
+            return f"{key} is not a known key"
+        case "missing":
+            return f"{key} is missing"
+        case _:
+            return f"{key} is {error['input']!r}: {error['msg'][:1].lower()}{error['msg'][1:]}"
+
+
+def load_params(path: Path = PARAMS) -> Params:
+    """Read and check params.yaml.
+
+    Raises:
+        UserError: names every fault of the file at once.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: cannot be read as YAML: {error}") from error
+    try:
+        return Params.model_validate(values)
+    except ValidationError as error:
+        faults = "; ".join(_format_fault(fault) for fault in error.errors())
+        raise UserError(f"{path}: {faults}") from None

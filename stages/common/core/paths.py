@@ -1,0 +1,33 @@
+"""Every artifact of the DAG, relative to the top of the repository."""
+
+from pathlib import Path
+
+PARAMS = Path("params.yaml")
+
+INGESTED = Path("data/ingested.arrow")
+FILTERED = Path("data/filtered.arrow")
+BASE_MODEL = Path("data/base_model")
+TOKENIZED = Path("data/tokenized.arrow")
+TRAIN = Path("data/splits/train.arrow")
+VALIDATION = Path("data/splits/validation.arrow")
+TEST = Path("data/splits/test.arrow")
+RUN_PLAN = Path("data/run_plan.json")  # the runs that the parameters ask for
+RUNS = Path("data/runs")  # METHOD/SEED/{checkpoint/, history.json, logits.safetensors}
+SELECTION = Path("data/selection.json")  # what is known of each run, and the best one of each method
+MODELS = Path("data/models")  # METHOD, the best run's checkpoint
+BASELINE_LOGITS = Path("data/baselines.safetensors")
+
+# Neither git nor DVC knows these two folders.
+CHECKPOINTS = Path("data/checkpoints")  # METHOD/SEED, from which an interrupted training resumes
+TIMINGS = Path("data/timings")  # what depends on the machine and the hour
+
+INGEST_METRICS = Path("metrics/ingest.json")
+FILTER_METRICS = Path("metrics/filter.json")
+TOKEN_METRICS = Path("metrics/tokens.json")
+SPLIT_METRICS = Path("metrics/split.json")
+COMPARE_METRICS = Path("metrics/compare.json")  # the scalars that people compare
+COMPARE_DETAILS = Path("metrics/compare_details.json")  # all metrics, intervals and runs
+COMPARE_TABLE = Path("metrics/compare.md")
+TIMING_TABLE = Path("metrics/timings.json")
+PLOTS = Path("plots")
+ERRORS = PLOTS / "errors.csv"

@@ -1,0 +1,147 @@
+"""The classifier, with adapters or without: built, counted, saved and loaded.
+
+It is the stock token classifier of transformers, read at token 0: the encoder without a pooler, dropout and one linear
+layer. So its checkpoints need no code of ours.
+"""
+
+import shutil
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+import transformers
+from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from safetensors import SafetensorError
+from torch import nn
+
+from stages.common.core.exceptions import UserError
+from stages.common.core.files import read_json, write_json
+from stages.common.core.labels import LABELS
+from stages.common.core.params import LoraParams
+from stages.common.modeling.packing import Model
+
+transformers.utils.logging.set_verbosity_error()  # it would tell that the head is new; a missing base weight is refused
+transformers.utils.logging.disable_progress_bar()
+warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")  # peft asks for it; nobody can mend it
+
+
+def build_classifier(folder: Path, dropout: float, seed: int) -> transformers.PreTrainedModel:
+    """The base model in `folder` with a new head of three classes; `seed` decides the head.
+
+    Raises:
+        UserError: the folder's weights do not fit its config.
+    """
+    torch.manual_seed(seed)
+    try:
+        config = transformers.AutoConfig.from_pretrained(
+            folder,
+            local_files_only=True,
+            num_labels=len(LABELS),
+            id2label=dict(enumerate(LABELS)),
+            label2id={label: index for index, label in enumerate(LABELS)},
+            classifier_dropout=dropout,
+        )
+        model, loading = transformers.AutoModelForTokenClassification.from_pretrained(
+            folder,
+            config=config,
+            local_files_only=True,
+            use_safetensors=True,
+            dtype=torch.float32,
+            output_loading_info=True,
+        )
+    except Exception as error:  # transformers raises whatever an odd config leads to
+        raise UserError(f"{folder}: cannot be loaded as a base model: {error!r}") from error
+    if config.pad_token_id is None:
+        raise UserError(f"{folder / 'config.json'}: has no pad_token_id")
+    # Not every encoder's config calls it classifier_dropout, nor every encoder calls the layer the same.
+    layers = [layer for name in ("dropout", "drop") if (layer := getattr(model, name, None))]
+    if not layers:
+        raise UserError(
+            f"{folder}: {type(model).__name__} has no dropout before its head; choose an encoder of BERT's kind"
+        )
+    layers[0].p = dropout
+    missing = sorted(name for name in loading["missing_keys"] if not name.startswith("classifier."))
+    if missing:
+        raise UserError(f"{folder}: model.safetensors lacks {len(missing)} weights, among them {missing[0]}")
+    return model
+
+
+def add_lora(model: transformers.PreTrainedModel, params: LoraParams, seed: int) -> PeftModel:
+    """Freeze `model` and add adapters to `target_modules`; the head stays trainable and is saved with them.
+
+    Raises:
+        UserError: a target names no linear layer of the model.
+    """
+    linear = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    linear.discard("classifier")
+    if unknown := sorted(set(params.target_modules) - linear):
+        raise UserError(
+            f"lora.target_modules: the base model has no linear layer {', '.join(unknown)}; "
+            f"it has {', '.join(sorted(linear))}"
+        )
+    config = LoraConfig(
+        task_type=TaskType.TOKEN_CLS,
+        r=params.r,
+        lora_alpha=params.alpha,  # type: ignore[arg-type]  # PEFT scales by any number
+        lora_dropout=params.dropout,
+        target_modules=sorted(params.target_modules),
+        modules_to_save=["classifier"],
+        bias="none",
+    )
+    torch.manual_seed(seed)
+    return get_peft_model(model, config)
+
+
+def count_parameters(model: Model) -> dict[str, int]:
+    """`trainable_parameters` and `total_parameters`, each distinct tensor once.
+
+    PEFT keeps a frozen copy of the head beside the trained one; it takes part in nothing and is not counted.
+    """
+    parameters = {id(p): p for name, p in model.named_parameters() if ".original_module." not in name}.values()
+    return {
+        "trainable_parameters": sum(p.numel() for p in parameters if p.requires_grad),
+        "total_parameters": sum(p.numel() for p in parameters),
+    }
+
+
+def save_checkpoint(model: Model, folder: Path, facts: dict[str, object], tokenizer_files: Iterable[Path] = ()) -> None:
+    """Write weights, config, `training.json` with `facts`, and copies of `tokenizer_files`.
+
+    Of a model with adapters only these and the head are written: the rest, tokenizer included, is its base model's.
+    """
+    has_adapters = isinstance(model, PeftModel)
+    model.save_pretrained(folder, **({"save_embedding_layers": False} if has_adapters else {}))
+    for path in () if has_adapters else tokenizer_files:
+        shutil.copyfile(path, folder / path.name)
+    (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
+    adapter_config = folder / "adapter_config.json"
+    if adapter_config.is_file():  # PEFT writes a set in the order of its hashes: other bytes in every process
+        values = read_json(adapter_config)
+        write_json(adapter_config, {**values, "target_modules": sorted(values["target_modules"])})
+    write_json(folder / "training.json", facts)
+
+
+def load_checkpoint(folder: Path, base_model: Path) -> nn.Module:
+    """The classifier in `folder`; one of adapters alone is put on `base_model`.
+
+    Raises:
+        UserError: the folder holds no whole checkpoint, or adapters of another base model.
+    """
+    has_adapters = (folder / "adapter_config.json").is_file()
+    weights = folder / ("adapter_model.safetensors" if has_adapters else "model.safetensors")
+    if not weights.is_file():  # PEFT would look for it on the hub
+        raise UserError(f"{weights}: no such file; run `dvc repro` to make it")
+    try:
+        if has_adapters:
+            return PeftModel.from_pretrained(build_classifier(base_model, dropout=0.0, seed=0), folder)
+        return transformers.AutoModelForTokenClassification.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise UserError(f"{folder}: cannot be loaded: {error}; run `dvc repro` to make it") from error
+
+
+def weight_bytes(folder: Path) -> int:
+    """Bytes of the weight files of a checkpoint."""
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))

@@ -1,0 +1,71 @@
+"""Rank, world size and device of this process, and the collectives that training needs."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import distributed
+
+
+def get_device() -> torch.device:
+    """This process's GPU, if there is one, else the CPU."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+
+
+@dataclass(frozen=True)
+class DistributedContext:
+    """One process among `world_size`, or the only one."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    @classmethod
+    def single_process(cls) -> "DistributedContext":
+        """The context of a training without a launcher."""
+        return cls(0, 1, get_device())
+
+    @property
+    def is_main_process(self) -> bool:
+        """Whether this process writes and prints."""
+        return self.rank == 0
+
+    def all_reduce_sum(self, values: torch.Tensor) -> torch.Tensor:
+        """Element-wise sum over all processes, in place."""
+        if self.world_size > 1:
+            distributed.all_reduce(values)
+        return values
+
+    def all_reduce_max(self, values: torch.Tensor) -> torch.Tensor:
+        """Element-wise maximum over all processes, in place."""
+        if self.world_size > 1:
+            distributed.all_reduce(values, distributed.ReduceOp.MAX)
+        return values
+
+    def all_gather(self, values: torch.Tensor) -> list[torch.Tensor]:
+        """The values of every process, by rank."""
+        if self.world_size == 1:
+            return [values]
+        gathered = [torch.empty_like(values) for _ in range(self.world_size)]
+        distributed.all_gather(gathered, values)
+        return gathered
+
+
+@contextmanager
+def init_distributed() -> Iterator[DistributedContext]:
+    """Join the process group that the environment variables of `accelerate launch` or `torchrun` describe, if any."""
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        yield DistributedContext.single_process()
+        return
+    device = get_device()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield DistributedContext(distributed.get_rank(), distributed.get_world_size(), device)
+    finally:
+        distributed.destroy_process_group()

@@ -1,0 +1,78 @@
+"""Logits of a model: of a batch, and of a whole dataset."""
+
+import numpy as np
+import torch
+
+from stages.common.core.console import warn
+from stages.common.core.ragged import RaggedArray
+from stages.common.modeling.collator import Batch, Collator
+from stages.common.modeling.dataset import TokenizedDataset
+from stages.common.modeling.distributed import DistributedContext
+from stages.common.modeling.packing import set_attention
+from stages.common.modeling.sampler import length_sorted_batches
+from stages.common.modeling.types import Model
+
+PROBE_LENGTHS = (3, 9, 5)  # in tokens, of the examples on which packing is tried
+
+
+def cls_logits(model: Model, batch: Batch) -> torch.Tensor:
+    """Logits (examples, classes) of the token classifier at token 0, [CLS]."""
+    logits = model(**batch.inputs).logits.flatten(0, 1)
+    # A last layer that computes [CLS] alone has left out the other tokens.
+    return logits if len(logits) == len(batch.cls_positions) else logits.index_select(0, batch.cls_positions)
+
+
+@torch.inference_mode()
+def predict_logits(
+    model: Model,
+    collator: Collator,
+    dataset: TokenizedDataset,
+    batch_size: int,
+    distributed: DistributedContext | None = None,
+) -> torch.Tensor:
+    """Logits (examples, classes) in the order of `dataset`, float32 on the CPU.
+
+    With several processes each computes some of the batches, and all get the whole result.
+    """
+    model.eval()
+    device = next(model.parameters()).device
+    logits = torch.zeros(len(dataset), model.config.num_labels, device=device)
+    batches = length_sorted_batches(dataset.input_ids.lengths, batch_size)
+    for indices in batches[distributed.rank :: distributed.world_size] if distributed else batches:
+        logits[torch.from_numpy(indices).to(device)] = cls_logits(model, collator(dataset, indices)).float()
+    return (distributed.all_reduce_sum(logits) if distributed else logits).cpu()
+
+
+@torch.inference_mode()
+def build_collator(model: Model, packing: bool) -> Collator:
+    """A collator that packs, if `packing` is asked for and this model then gives the logits of padded batches.
+
+    If so, the model is left with packed attention; if not, a warning says that batches are padded.
+    """
+    padding = Collator(model, packed=False)
+    if not packing:
+        return padding
+    was_training, attention_before = model.training, model.config._attn_implementation
+    model.eval()
+    pad_id = model.config.pad_token_id
+    examples = [pad_id + 1 + np.arange(length) % 2 for length in PROBE_LENGTHS]
+    probe = TokenizedDataset(RaggedArray.from_rows(examples), np.zeros(len(examples), np.int64))
+    indices = np.arange(len(probe))
+    expected = cls_logits(model, padding(probe, indices))
+    collator = Collator(model, packed=True)
+
+    def is_exact(cls_only_last_layer: bool) -> bool:
+        try:
+            set_attention(model, "packed", cls_only_last_layer)
+            difference = (cls_logits(model, collator(probe, indices)) - expected).abs().max()
+        except (AttributeError, TypeError, ValueError, RuntimeError):
+            return False
+        # Relative to the logits: those of a new head are so small that a leak between examples would look like rounding.
+        return model.config._attn_implementation == "packed" and bool(difference < 1e-4 * expected.abs().max())
+
+    exact = is_exact(cls_only_last_layer=True) or is_exact(cls_only_last_layer=False)
+    if not exact:
+        set_attention(model, attention_before, cls_only_last_layer=False)
+        warn("train.packing: this base model does not support it; batches are padded")
+    model.train(was_training)
+    return collator if exact else padding

@@ -1,0 +1,77 @@
+"""Copies of the project, its commands, and its stages run within the test process."""
+
+import importlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.support.corpus import records, write_corpus
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def encode(folder: Path, texts: list[str], max_length: int = 64) -> list[list[int]]:
+    """Ids of each text by the tokenizer in `folder`."""
+    from stages.common.pretrained.tokenizer import load_tokenizer
+
+    return [row.tolist() for row in load_tokenizer(folder).encode(texts, max_length).input_ids]
+
+
+def copy_project(target: Path) -> Path:
+    """A git repository with the files of this checkout: what a clone has, uncommitted changes included."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+    )
+    for name in filter(None, listed.stdout.decode().split("\0")):
+        if (ROOT / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, target / name)
+    return target
+
+
+def run(*command: str, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run a command of the virtual environment that runs the tests, offline unless `variables` say otherwise."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": "", "HF_HUB_OFFLINE": "1", **variables}
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
+
+
+def stage_runner() -> Callable[..., None]:
+    """A function that runs a stage's `main` in the current folder with our params.yaml, some keys changed."""
+    params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+
+    def run_stage(name: str, *arguments: object, **changed: Any) -> None:
+        for key, value in changed.items():
+            section, _, leaf = key.partition("__")
+            params[section][leaf] = value
+        Path("params.yaml").write_text(yaml.safe_dump(params, allow_unicode=True), encoding="utf-8")
+        run_tool(name, *arguments)
+
+    return run_stage
+
+
+def run_tool(name: str, *arguments: object) -> None:
+    """Run the `main` of a script that takes arguments."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [name, *map(str, arguments)])
+        importlib.import_module(f"stages.{name}").main()
+
+
+def prepare(folder: Path, base_model: Path, **changed: Any) -> Callable[..., None]:
+    """Take `records` as far as the splits in `folder`, the current one; returns a runner of the stages that follow."""
+    stage = stage_runner()
+    stage("base_model", base_model__folder=str(base_model))
+    stage("ingest", data__source=str(write_corpus(folder / "raw", records())))
+    for name in ("filter", "clean_and_tokenize", "split"):
+        stage(name, tokenize__max_length=64, **changed)
+    return stage
