@@ -1,17 +1,20 @@
-"""Fine-tune the whole base model."""
+"""Fine-tune all weights of the base model."""
 
 from stages.common.core.exceptions import report_user_errors
+from stages.common.core.launch import parse_seed, start_launcher
 from stages.common.core.params import load_params
-from stages.common.core.paths import BASE_MODEL, RUNS
-from stages.common.modeling.classifier import build_classifier
-from stages.common.training.train_stage import fit, run_seed
+from stages.common.core.paths import BASE_MODEL
 
 
 @report_user_errors
 def main() -> None:
-    params, seed = load_params(), run_seed(__doc__)
-    model = build_classifier(BASE_MODEL, params.train.dropout, seed)
-    fit(model, params.train, params.full, seed, RUNS / "full" / str(seed))
+    seed, params = parse_seed(__doc__), load_params()
+    start_launcher(params.run.launcher, "stages.train_full")
+    # torch takes seconds to import, and a fault in params.yaml is reported before.
+    from stages.common.modeling.classifier import build_classifier
+    from stages.common.training.train_stage import train_stage
+
+    train_stage(build_classifier(BASE_MODEL, params.train.dropout, seed), "full", params, seed)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-LOG_INTERVAL_SECONDS = 60  # between two lines of progress in a log
+LOG_INTERVAL_SECONDS = 30  # between two lines of progress in a log
 
 
 def warn(message: str) -> None:
@@ -13,8 +13,13 @@ def warn(message: str) -> None:
     print(f"warning: {message}", file=sys.stderr)
 
 
+def format_duration(seconds: float) -> str:
+    """`1:05` or `2:03:05`."""
+    return tqdm.format_interval(seconds)
+
+
 class ProgressBar(tqdm):
-    """tqdm's bar on a terminal; anywhere else a line once a minute, since a log cannot be overwritten."""
+    """tqdm's bar on a terminal; anywhere else a line every half minute, since a log cannot be overwritten."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         self._in_log = not sys.stderr.isatty()

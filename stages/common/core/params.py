@@ -1,6 +1,6 @@
 """params.yaml: typed, and checked as a whole before any stage does any work.
 
-The descriptions of the fields are the comments of params.yaml and the table in stages/README.md; a test holds them equal.
+The descriptions of the fields are the comments of params.yaml and the table in stages/README.md; a test compares them.
 """
 
 import re
@@ -59,7 +59,7 @@ class RunParams(Section):
     seeds: Annotated[list[Seed], Field(min_length=1), AfterValidator(_check_distinct)] = _described(
         "each method trains once a seed; the run with the best validation macro-F1 becomes the model"
     )
-    launcher: Annotated[str, Field(pattern=r"^(python|torchrun|accelerate launch)( [\w$./:=,-]+)*$")] = _described(
+    launcher: Annotated[str, Field(pattern=r"^(python|torchrun|accelerate launch)( [\w./:=,-]+)*$")] = _described(
         "starts a training stage: python, or several processes: accelerate launch --multi_gpu --num_processes 8"
     )
     save_interval_seconds: Annotated[Float, Field(ge=0)] = _described(

@@ -19,24 +19,28 @@ from stages.common.core.exceptions import UserError
 from stages.common.core.files import read_json, write_json
 from stages.common.core.labels import LABELS
 from stages.common.core.params import LoraParams
-from stages.common.modeling.packing import Model
+from stages.common.modeling.types import Model
 
-transformers.utils.logging.set_verbosity_error()  # it would tell that the head is new; a missing base weight is refused
+# transformers would warn that the head is new. A missing weight of the base model is refused below.
+transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
-warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")  # peft asks for it; nobody can mend it
+warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")  # raised within PEFT
+
+HEAD = "classifier"
 
 
 def build_classifier(folder: Path, dropout: float, seed: int) -> transformers.PreTrainedModel:
-    """The base model in `folder` with a new head of three classes; `seed` decides the head.
+    """Load the base model in `folder` and add a new head, initialised from `seed`.
 
     Raises:
-        UserError: the folder's weights do not fit its config.
+        UserError: the folder's weights do not fit its config, or the encoder has no dropout before its head.
     """
     torch.manual_seed(seed)
     try:
         config = transformers.AutoConfig.from_pretrained(
             folder,
             local_files_only=True,
+            trust_remote_code=False,
             num_labels=len(LABELS),
             id2label=dict(enumerate(LABELS)),
             label2id={label: index for index, label in enumerate(LABELS)},
@@ -46,22 +50,23 @@ def build_classifier(folder: Path, dropout: float, seed: int) -> transformers.Pr
             folder,
             config=config,
             local_files_only=True,
+            trust_remote_code=False,
             use_safetensors=True,
             dtype=torch.float32,
             output_loading_info=True,
         )
-    except Exception as error:  # transformers raises whatever an odd config leads to
+    except Exception as error:  # transformers raises whatever an unusual config leads to
         raise UserError(f"{folder}: cannot be loaded as a base model: {error!r}") from error
     if config.pad_token_id is None:
         raise UserError(f"{folder / 'config.json'}: has no pad_token_id")
-    # Not every encoder's config calls it classifier_dropout, nor every encoder calls the layer the same.
+    # Some encoders ignore classifier_dropout in their config, and the layer has one of two names.
     layers = [layer for name in ("dropout", "drop") if (layer := getattr(model, name, None))]
     if not layers:
         raise UserError(
             f"{folder}: {type(model).__name__} has no dropout before its head; choose an encoder of BERT's kind"
         )
     layers[0].p = dropout
-    missing = sorted(name for name in loading["missing_keys"] if not name.startswith("classifier."))
+    missing = sorted(name for name in loading["missing_keys"] if not name.startswith(f"{HEAD}."))
     if missing:
         raise UserError(f"{folder}: model.safetensors lacks {len(missing)} weights, among them {missing[0]}")
     return model
@@ -74,7 +79,7 @@ def add_lora(model: transformers.PreTrainedModel, params: LoraParams, seed: int)
         UserError: a target names no linear layer of the model.
     """
     linear = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, nn.Linear)}
-    linear.discard("classifier")
+    linear.discard(HEAD)
     if unknown := sorted(set(params.target_modules) - linear):
         raise UserError(
             f"lora.target_modules: the base model has no linear layer {', '.join(unknown)}; "
@@ -86,7 +91,7 @@ def add_lora(model: transformers.PreTrainedModel, params: LoraParams, seed: int)
         lora_alpha=params.alpha,  # type: ignore[arg-type]  # PEFT scales by any number
         lora_dropout=params.dropout,
         target_modules=sorted(params.target_modules),
-        modules_to_save=["classifier"],
+        modules_to_save=[HEAD],
         bias="none",
     )
     torch.manual_seed(seed)
@@ -96,7 +101,7 @@ def add_lora(model: transformers.PreTrainedModel, params: LoraParams, seed: int)
 def count_parameters(model: Model) -> dict[str, int]:
     """`trainable_parameters` and `total_parameters`, each distinct tensor once.
 
-    PEFT keeps a frozen copy of the head beside the trained one; it takes part in nothing and is not counted.
+    PEFT keeps a frozen copy of the head beside the trained one. It takes part in nothing and is not counted.
     """
     parameters = {id(p): p for name, p in model.named_parameters() if ".original_module." not in name}.values()
     return {
@@ -105,10 +110,12 @@ def count_parameters(model: Model) -> dict[str, int]:
     }
 
 
-def save_checkpoint(model: Model, folder: Path, facts: dict[str, object], tokenizer_files: Iterable[Path] = ()) -> None:
-    """Write weights, config, `training.json` with `facts`, and copies of `tokenizer_files`.
+def save_checkpoint(
+    model: Model, folder: Path, metadata: dict[str, object], tokenizer_files: Iterable[Path] = ()
+) -> None:
+    """Write weights, config, `training.json` with `metadata`, and copies of `tokenizer_files`.
 
-    Of a model with adapters only these and the head are written: the rest, tokenizer included, is its base model's.
+    Of a model with adapters only these and the head are written: the rest, tokenizer included, is in its base model.
     """
     has_adapters = isinstance(model, PeftModel)
     model.save_pretrained(folder, **({"save_embedding_layers": False} if has_adapters else {}))
@@ -116,17 +123,17 @@ def save_checkpoint(model: Model, folder: Path, facts: dict[str, object], tokeni
         shutil.copyfile(path, folder / path.name)
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
     adapter_config = folder / "adapter_config.json"
-    if adapter_config.is_file():  # PEFT writes a set in the order of its hashes: other bytes in every process
+    if adapter_config.is_file():  # PEFT writes a set, whose order differs from process to process
         values = read_json(adapter_config)
         write_json(adapter_config, {**values, "target_modules": sorted(values["target_modules"])})
-    write_json(folder / "training.json", facts)
+    write_json(folder / "training.json", metadata)
 
 
-def load_checkpoint(folder: Path, base_model: Path) -> nn.Module:
-    """The classifier in `folder`; one of adapters alone is put on `base_model`.
+def load_checkpoint(folder: Path, base_model: Path) -> Model:
+    """Load the classifier in `folder`; one that holds adapters alone is put on `base_model`.
 
     Raises:
-        UserError: the folder holds no whole checkpoint, or adapters of another base model.
+        UserError: the folder holds no complete checkpoint, or adapters of another base model.
     """
     has_adapters = (folder / "adapter_config.json").is_file()
     weights = folder / ("adapter_model.safetensors" if has_adapters else "model.safetensors")
@@ -136,7 +143,7 @@ def load_checkpoint(folder: Path, base_model: Path) -> nn.Module:
         if has_adapters:
             return PeftModel.from_pretrained(build_classifier(base_model, dropout=0.0, seed=0), folder)
         return transformers.AutoModelForTokenClassification.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
+            folder, local_files_only=True, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{folder}: cannot be loaded: {error}; run `dvc repro` to make it") from error

@@ -67,7 +67,7 @@ def build_collator(model: Model, packing: bool) -> Collator:
             difference = (cls_logits(model, collator(probe, indices)) - expected).abs().max()
         except (AttributeError, TypeError, ValueError, RuntimeError):
             return False
-        # Relative to the logits: those of a new head are so small that a leak between examples would look like rounding.
+        # Relative to the logits: those of a new head are so small that a leak between examples looks like rounding.
         return model.config._attn_implementation == "packed" and bool(difference < 1e-4 * expected.abs().max())
 
     exact = is_exact(cls_only_last_layer=True) or is_exact(cls_only_last_layer=False)

@@ -1,4 +1,4 @@
-"""Training without padding: a batch as one row of real tokens, with the logits that the stock encoder gives padded rows.
+"""Training without padding: a batch is one row of real tokens and has the logits of the padded batch.
 
 Every layer computes on that row. Attention alone unpacks it into padded examples, so that no example sees another.
 Since an example is classified by its token 0, [CLS], the last layer computes the query, attention and feed-forward part

@@ -1,130 +1,98 @@
-"""Saved points: where a training that was killed goes on, and ends with the bytes of one that was not.
+"""Checkpoints from which a killed training resumes and ends with the same bytes as one that ran through.
 
-They lie in a scratch folder that git and DVC do not know, since DVC deletes a stage's outs before it runs the stage. A
-point is used only by a run with the same parameters, data, code, libraries and hardware.
+They lie in a folder that git and DVC do not know, since DVC deletes a stage's outs before it runs the stage. A
+checkpoint is used only by a training with the same fingerprint: parameters, data, code, libraries and hardware.
 """
 
-import fcntl
 import hashlib
 import json
 import shutil
-import signal
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
-from typing import IO, Any
+from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 
 from stages.common.core.console import warn
 from stages.common.core.exceptions import UserError
-from stages.common.core.files import atomic_write, read_json, sha256, write_json
-from stages.common.modeling.distributed import Processes
-
-KEPT = 2  # points; the one before is used where the last is damaged
+from stages.common.core.files import atomic_write, lock_exclusively, read_json, sha256, write_json
+from stages.common.modeling.distributed import DistributedContext
 
 
-class SavedPoints:
-    """The points of one run, at most one in `every` seconds (0: only when a signal asks), in a folder of its own.
+class CheckpointManager:
+    """The checkpoints of one training, in a subfolder of `folder` that is named by its fingerprint.
 
-    `circumstances` are JSON values by name; points that were saved under others are dropped with a warning.
+    Checkpoints with another fingerprint are deleted with a warning. A lock keeps a second training out.
+
+    Args:
+        fingerprint: JSON values by name.
+        max_to_keep: checkpoints; if the last one is damaged, the one before it is used.
+
+    Raises:
+        UserError: another training holds the lock.
     """
 
-    def __init__(self, folder: Path, circumstances: dict[str, Any], every: float, processes: Processes) -> None:
-        self._every, self._processes = every, processes
-        self._last, self._signal = time.monotonic(), 0
-        digest = hashlib.sha256(json.dumps(circumstances, sort_keys=True).encode()).hexdigest()[:16]
-        self._runs, self._folder = folder, folder / digest
-        if processes.is_main:
-            self._lock = self._locked(folder / "lock")
+    def __init__(
+        self, folder: Path, fingerprint: dict[str, Any], distributed: DistributedContext, max_to_keep: int = 2
+    ) -> None:
+        self._distributed, self._max_to_keep = distributed, max_to_keep
+        digest = hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()[:16]
+        self._root, self._folder = folder, folder / digest
+        if distributed.is_main_process:
+            lock = folder / "lock"
+            try:  # `dvc repro` leaves its training running when it is killed
+                self._lock = lock_exclusively(lock)
+            except BlockingIOError as error:
+                raise UserError(f"{lock}: another process is training this run; wait for it, or stop it") from error
             for other in sorted(folder.glob("*")):
-                if other not in (self._folder, folder / "lock"):
-                    self._drop(other, circumstances)
-            write_json(self._folder / "circumstances.json", circumstances)
+                if other not in (self._folder, lock):
+                    _delete_outdated(other, fingerprint)
+            write_json(self._folder / "fingerprint.json", fingerprint)
 
-    @staticmethod
-    def _locked(path: Path) -> IO[str]:
-        """An open file, locked until it is closed: a `dvc repro` that is killed leaves its training running."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("w")
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError) as error:
-            raise UserError(f"{path}: a training of this run is under way; wait for it to end, or end it") from error
-        return file
-
-    @staticmethod
-    def _drop(other: Path, circumstances: dict[str, Any]) -> None:
-        try:
-            before = read_json(other / "circumstances.json")
-            changed = [name for name, value in circumstances.items() if before.get(name) != value]
-        except Exception:  # whatever lies there is of no use
-            changed = ["all"]
-        warn(f"{other}: saved under other circumstances ({', '.join(changed)}); this training starts afresh")
-        shutil.rmtree(other, ignore_errors=True)
-
-    def latest(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
-        """Tensors and facts of the last whole point that every process has; a damaged one is set aside."""
-        last = self._last_whole() if self._processes.is_main else 0
-        steps = int(self._processes.most(torch.tensor(last, device=self._processes.device)))
-        path = next(self._folder.glob(f"{steps:09d}-*.safetensors"), None)
-        has = torch.tensor(path is not None and self._is_whole(path), device=self._processes.device)
-        everyone_has = all(self._processes.all(has))  # another machine may not see this one's folder
-        if path is None or not everyone_has:
+    def latest(self) -> dict[str, Any] | None:
+        """Load the last undamaged checkpoint that all processes can read, on the CPU."""
+        step = self._latest_step() if self._distributed.is_main_process else 0
+        step = int(self._distributed.all_reduce_max(torch.tensor(step, device=self._distributed.device)))
+        path = next(self._folder.glob(f"{step:09d}-*.pt"), None)
+        readable = torch.tensor(path is not None and _is_undamaged(path), device=self._distributed.device)
+        # Another machine may not see this one's folder.
+        if path is None or not all(self._distributed.all_gather(readable)):
             return None
-        tensors = load_file(path)
-        return tensors, json.loads(bytes(tensors.pop("facts").tolist()))
+        return torch.load(path, map_location="cpu", weights_only=True)
 
-    @staticmethod
-    def _is_whole(path: Path) -> bool:
-        return sha256(path) == path.stem.partition("-")[2]
-
-    def _last_whole(self) -> int:
-        """Steps of the last whole point, 0 if there is none. For one process, since it renames what is damaged."""
-        for path in sorted(self._folder.glob("*.safetensors"), reverse=True):
-            if self._is_whole(path):
+    def _latest_step(self) -> int:
+        for path in sorted(self._folder.glob("*.pt"), reverse=True):
+            if _is_undamaged(path):
                 return int(path.stem.partition("-")[0])
-            warn(f"{path}: is damaged and set aside; the point before is used, if there is one")
+            warn(f"{path}: is damaged and not used; training resumes from the checkpoint before it, if there is one")
             path.rename(path.with_suffix(".damaged"))
         return 0
 
-    def save(self, steps: int, tensors: dict[str, torch.Tensor], facts: dict[str, Any]) -> None:
-        """Write the point after `steps`, then forget all but the last `KEPT`. Of several processes one writes."""
-        if self._processes.is_main:
-            text = torch.frombuffer(bytearray(json.dumps(facts).encode()), dtype=torch.uint8)
-            named = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
-            new = self._folder / "new"
-            with atomic_write(new) as temporary:
-                save_file({**named, "facts": text}, temporary)
-            new.rename(self._folder / f"{steps:09d}-{sha256(new)}.safetensors")
-            for path in sorted(self._folder.glob("*.safetensors"))[:-KEPT]:
-                path.unlink()
-        self._last = time.monotonic()
+    def save(self, step: int, state: dict[str, Any]) -> None:
+        """Write a checkpoint, then delete all but the last `max_to_keep`. Of several processes the main one writes."""
+        if not self._distributed.is_main_process:
+            return
+        new = self._folder / "new"
+        # Through a file object: torch's own writer raises RuntimeError for a full disk, and no OSError.
+        with atomic_write(new) as temporary, temporary.open("wb") as file:
+            torch.save(state, file)
+        new.rename(self._folder / f"{step:09d}-{sha256(new)}.pt")
+        for path in sorted(self._folder.glob("*.pt"))[: -self._max_to_keep]:
+            path.unlink()
 
-    def remove(self) -> None:
-        """Forget the run: it has ended well."""
-        shutil.rmtree(self._runs, ignore_errors=True)
+    def delete(self) -> None:
+        """Delete all checkpoints: the training has ended."""
+        shutil.rmtree(self._root, ignore_errors=True)
 
-    def wanted(self) -> tuple[bool, int]:
-        """Whether to save now, and the signal, if any, that asks to stop; every process hears the same."""
-        due = self._processes.is_main and 0 < self._every <= time.monotonic() - self._last
-        asked = torch.tensor([float(due), float(self._signal)], device=self._processes.device)
-        due_or_not, number = self._processes.most(asked).tolist()
-        return bool(due_or_not or number), int(number)
 
-    @contextmanager
-    def on_signals(self) -> Iterator[None]:
-        """Within, SIGTERM and Ctrl-C ask to save and stop. Launchers pass one on twice: more change nothing."""
+def _is_undamaged(path: Path) -> bool:
+    return sha256(path) == path.stem.partition("-")[2]
 
-        def ask(number: int, frame: FrameType | None) -> None:
-            self._signal = self._signal or number
 
-        before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+def _delete_outdated(folder: Path, fingerprint: dict[str, Any]) -> None:
+    try:
+        before = read_json(folder / "fingerprint.json")
+        changed = [name for name, value in fingerprint.items() if before.get(name) != value]
+    except Exception:  # whatever lies there is of no use
+        changed = ["everything"]
+    warn(f"{folder}: its checkpoints are deleted, since they were made with other {', '.join(changed)}")
+    shutil.rmtree(folder, ignore_errors=True)

@@ -8,7 +8,7 @@ from stages.common.core.labels import LABELS
 
 
 class MacroScores(evaluate.Metric):
-    """scikit-learn's macro averages over the three classes; `evaluate.load` would fetch a script from the hub."""
+    """scikit-learn's macro averages over the classes; `evaluate.load` would fetch a script from the hub."""
 
     def _info(self) -> evaluate.MetricInfo:
         features = datasets.Features({"predictions": datasets.Value("int64"), "references": datasets.Value("int64")})

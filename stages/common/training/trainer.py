@@ -1,304 +1,261 @@
 """One training loop, blind to the method: it optimises whatever of the model requires a gradient."""
 
-import contextlib
 import math
 import os
 import sys
 import time
-import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
-from torch.nn.parallel import DistributedDataParallel
-from tqdm import tqdm
-from transformers import get_scheduler
 
-from stages.common.core.exceptions import UserError
-from stages.common.core.params import RunParams, TrainParams
+from stages.common.core.console import ProgressBar, format_duration
+from stages.common.core.exceptions import TrainingInterrupted, UserError
+from stages.common.core.params import TrainParams
 from stages.common.core.prefetch import prefetch
-from stages.common.modeling.collator import (
-    NO_LABEL,
-    Batch,
-    Collator,
-    Rows,
-    first_logits,
-    predict_logits,
-    shuffled,
-)
-from stages.common.modeling.distributed import Processes, device
+from stages.common.modeling.dataset import TokenizedDataset
+from stages.common.modeling.distributed import DistributedContext
 from stages.common.modeling.dropout import use_fast_dropout
-from stages.common.modeling.packing import Model
-from stages.common.training.checkpointing import SavedPoints
-from stages.common.training.cuda_graphs import Graphed
+from stages.common.modeling.inference import build_collator, predict_logits
+from stages.common.modeling.sampler import shuffled_batches
+from stages.common.modeling.types import Model
+from stages.common.training.checkpointing import CheckpointManager
+from stages.common.training.interruption import SaveRequest, SaveRequests
 from stages.common.training.metrics import macro_scores
+from stages.common.training.optimizer_step import OptimizerStep
 
-SCHEDULES = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}
-OPTIMIZER = ("step", "exp_avg", "exp_avg_sq")  # what AdamW keeps of a parameter
-CHECK_EVERY = 50  # steps between looks at the loss; each look makes a GPU wait
+LOSS_CHECK_INTERVAL = 50  # steps between two reads of the losses; each makes a GPU wait
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What training leaves besides the weights."""
+class TrainResult:
+    """What a training returns besides the weights."""
 
-    history: list[dict[str, float]]  # an object an epoch
+    history: list[dict[str, float]]  # one object an epoch
     best_epoch: int  # counted from 1
-    seconds: float = field(compare=False)  # with those before a stop
+    seconds: float = field(compare=False)  # pauses between an interruption and the resumption not counted
 
 
-def train(
-    model: Model,
-    train_rows: Rows,
-    validation_rows: Rows,
-    params: RunParams,
-    rate: float,
-    processes: Processes | None = None,
-    points: SavedPoints | None = None,
-) -> Outcome:
-    """Train, and leave `model` with the weights of the epoch that had the best validation macro-F1.
+class Trainer:
+    """Trains a model; `train` leaves it with the weights of the epoch that had the best validation macro-F1.
 
-    Of equal epochs the earlier one is best. Dropout and the order of the rows draw from separate streams. Neither the
-    batches nor, dropout apart, the losses depend on the number of `processes`, each of which gets its share of a batch.
-    With `points`, training goes on from the last one, to the same bytes.
+    Of equal epochs the earlier one is best. Dropout and the order of the examples draw from separate random streams.
+    Neither the batches nor, dropout apart, the losses depend on the number of processes, each of which gets its share
+    of every batch.
 
-    Raises:
-        UserError: a loss is not finite.
-        Stopped: a signal came; what was done is saved in `points`.
+    Args:
+        checkpoints, save_requests: to save checkpoints and to resume from the last one, to the same bytes.
     """
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else cuBLAS may sum in another order each time
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    # Nothing here reads what it has not written.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    run = Run(model, train_rows, params, rate, processes or Processes(0, 1, device()), points)
-    with run.progress:
-        while not run.is_over():
-            run.train_epoch()
-            run.validate(validation_rows)
-    with torch.no_grad():
-        for name, parameter in run.trainable.items():
-            parameter.copy_(run.best[name])
-    return Outcome(run.history, run.best_epoch, run.seconds())
-
-
-class Run:
-    """A training under way."""
 
     def __init__(
         self,
         model: Model,
-        rows: Rows,
-        params: RunParams,
-        rate: float,
-        processes: Processes,
-        points: SavedPoints | None = None,
+        dataset: TokenizedDataset,
+        validation_dataset: TokenizedDataset,
+        params: TrainParams,
+        learning_rate: float,
+        seed: int,
+        distributed: DistributedContext | None = None,
+        checkpoints: CheckpointManager | None = None,
+        save_requests: SaveRequests | None = None,
     ) -> None:
-        self.rows, self.params, self.processes, self.points = rows, params, processes, points
-        # Each process draws its own dropout.
-        torch.manual_seed(int(np.random.default_rng([params.seed, processes.rank]).integers(2**63)))
+        use_deterministic_algorithms()
+        self.distributed = distributed or DistributedContext.single_process()
+        self._dataset, self._validation_dataset, self._params, self._seed = dataset, validation_dataset, params, seed
+        self._checkpoints, self._save_requests = checkpoints, save_requests
+        # A random stream of its own for each process's dropout.
+        torch.manual_seed(int(np.random.default_rng([seed, self.distributed.rank]).integers(2**63)))
         use_fast_dropout(model)
-        self.model = model.to(processes.device)
-        self.collate = Collator(model, params.packing)
-        self.parallel = DistributedDataParallel(model) if processes.count > 1 else model
-        self.trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        self.graphed = (
-            Graphed(lambda batch, weight: self._learn([(batch, weight)]))
-            if processes.device.type == "cuda" and processes.count == 1 and self.collate.packs
-            else None
+        self.model = model.to(self.distributed.device)
+        self.collator = build_collator(model, params.packing)
+        self._step_size = params.batch_size * params.gradient_accumulation_steps
+        self._steps_per_epoch = math.ceil(len(dataset) / self._step_size)
+        total_steps = self._steps_per_epoch * params.epochs
+        self._optimizer_step = OptimizerStep(
+            model, self.collator.packed, params, learning_rate, total_steps, self.distributed
         )
-        self.optimizer = torch.optim.AdamW(
-            self.trainable.values(),
-            lr=torch.tensor(rate, device=processes.device) if self.graphed else rate,  # a graph keeps a plain number
-            weight_decay=params.weight_decay,
-            fused=True,
-            capturable=bool(self.graphed),
-        )
-        self.step_size = params.batch_size * params.gradient_accumulation_steps
-        self.steps_an_epoch = math.ceil(len(rows) / self.step_size)
-        steps = self.steps_an_epoch * params.epochs
-        warmup = round(params.warmup_ratio * steps)
-        self.scheduler = get_scheduler(SCHEDULES[params.schedule], self.optimizer, warmup, steps)
-        self.autocast = torch.autocast(processes.device.type, torch.bfloat16, enabled=_in_bfloat16(params, processes))
-        self.history: list[dict[str, float]] = []
-        self.best_epoch, self.best_f1 = 0, -1.0
-        self.best: dict[str, torch.Tensor] = {}
-        self.losses: list[float] = []  # of the epoch under way, a step each
-        self.started = time.monotonic()
-        self.progress = tqdm(total=steps, unit="step", leave=False, disable=None if processes.is_main else True)
-        if points and (point := points.latest()):
-            self._go_on(*point)
+        self._history: list[dict[str, float]] = []
+        self._best_epoch = 0
+        self._best_weights: dict[str, torch.Tensor] = {}
+        self._epoch_losses: list[float] = []  # of the current epoch, one a step
+        self._started = time.monotonic()
+        self._progress = ProgressBar(total=total_steps, unit="step", disable=not self.distributed.is_main_process)
+        if checkpoints and (state := checkpoints.latest()):
+            self.load_state_dict(state)
+
+    def train(self) -> TrainResult:
+        """Train to the end.
+
+        Raises:
+            UserError: a loss or an output is not finite.
+            TrainingInterrupted: a signal arrived; a checkpoint was saved.
+        """
+        with self._progress:
+            while not self._is_finished():
+                train_loss = self._train_epoch()
+                self._validate(train_loss)
+                self._save_if_requested(self._poll_save_request())
+        with torch.no_grad():
+            for name, parameter in self._optimizer_step.trainable.items():
+                parameter.copy_(self._best_weights[name])
+        return TrainResult(self._history, self._best_epoch, self._seconds())
 
     @property
-    def epoch(self) -> int:
-        """The epoch under way, counted from 1."""
-        return len(self.history) + 1
+    def _epoch(self) -> int:
+        return len(self._history) + 1
 
-    def seconds(self) -> float:
-        """How long the run has been under way, pauses left out."""
-        return time.monotonic() - self.started
+    @property
+    def _step_count(self) -> int:
+        return len(self._history) * self._steps_per_epoch + len(self._epoch_losses)
 
-    def is_over(self) -> bool:
-        """Whether the epochs or the patience are at an end."""
-        patience, done = self.params.patience, len(self.history)
-        return done == self.params.epochs or bool(patience and done - self.best_epoch >= patience)
+    def _seconds(self) -> float:
+        return time.monotonic() - self._started
 
-    def train_epoch(self) -> None:
-        """One pass over the rows; the loss of each step is the one before it."""
+    def _is_finished(self) -> bool:
+        patience, epochs = self._params.patience, len(self._history)
+        return epochs == self._params.epochs or bool(patience and epochs - self._best_epoch >= patience)
+
+    def _train_epoch(self) -> float:
+        """Train on every example once; returns the mean loss, that of a step being computed before its update."""
         self.model.train()
-        params = self.params
-        steps = shuffled(self.rows, self.step_size, params.seed, self.epoch, params.group_by_length)
-        unread: list[torch.Tensor] = []
-        coming = prefetch(map(self._batches, steps[len(self.losses) :]))
-        for number, batches in enumerate(coming, start=len(self.losses) + 1):
-            unread.append(self._step(batches))
-            self.progress.update()
-            may_look = number % CHECK_EVERY == 0 or number == len(steps)
-            # Asking other GPUs makes this one wait.
-            may_ask = may_look or self.processes.count == 1 or self.processes.device.type == "cpu"
-            save, signal = self.points.wanted() if self.points and may_ask else (False, 0)
-            if save or may_look:
-                self.losses += self.processes.total(torch.stack(unread)).tolist()
-                unread = []
-                self._check_finite()
-                f1 = f"{self.history[-1]['macro_f1']:.3f}" if self.history else "-"
-                self.progress.set_postfix(epoch=self.epoch, loss=f"{self.losses[-1]:.3f}", f1=f1)
-            if save and self.points:
-                self._save(self.points, signal)
-        self.train_loss = float(np.average(self.losses, weights=list(map(len, steps))))
+        steps = shuffled_batches(
+            self._dataset.input_ids.lengths, self._step_size, self._seed, self._epoch, self._params.group_by_length
+        )
+        first = len(self._epoch_losses)  # after a resumption not 0
+        pending_losses: list[torch.Tensor] = []
+        batches = prefetch(self._optimizer_step.collate(self._dataset, indices) for indices in steps[first:])
+        for number, step_batches in enumerate(batches, start=first + 1):
+            pending_losses.append(self._optimizer_step(step_batches))
+            self._progress.update()
+            check_losses = number % LOSS_CHECK_INTERVAL == 0 or number == len(steps)
+            # Polling exchanges a tensor between processes, for which a GPU would wait.
+            on_cpu_or_alone = self.distributed.world_size == 1 or self.distributed.device.type == "cpu"
+            request = self._poll_save_request() if check_losses or on_cpu_or_alone else SaveRequest()
+            if request.save or check_losses:
+                self._epoch_losses += self.distributed.all_reduce_sum(torch.stack(pending_losses)).tolist()
+                pending_losses = []
+                self._check_losses()
+                self._show_progress()
+            self._save_if_requested(request)
+        return float(np.average(self._epoch_losses, weights=list(map(len, steps))))
 
-    def _save(self, points: SavedPoints, signal: int) -> None:
-        states = {f"{kind}.{name}": p for kind, named in self._named_tensors().items() for name, p in named.items()}
-        rngs = {
-            f"rng.{rank}": rng for rank, rng in enumerate(self.processes.all(self._rng().to(self.processes.device)))
-        }
-        facts = {"history": self.history, "best_epoch": self.best_epoch, "losses": self.losses}
-        facts["seconds"] = self.seconds()
-        points.save(self._steps_done(), {**states, **rngs}, facts)
-        if signal:
-            text = f"stopped in epoch {self.epoch}, step {len(self.losses)}, and saved; `dvc repro` goes on from there"
-            raise Stopped(signal, text if self.processes.is_main else "")
-
-    def _go_on(self, tensors: dict[str, torch.Tensor], facts: dict[str, Any]) -> None:
-        """Be the run that `_save` saved."""
-        self.history, self.best_epoch, self.losses = facts["history"], facts["best_epoch"], facts["losses"]
-        self.started -= facts["seconds"]
-        self.best_f1 = self.history[self.best_epoch - 1]["macro_f1"] if self.history else -1.0
-        kinds: dict[str, dict[str, torch.Tensor]] = {}
-        for name, tensor in tensors.items():
-            kind, _, rest = name.partition(".")
-            kinds.setdefault(kind, {})[rest] = tensor
-        with torch.no_grad():
-            for name, parameter in self.trainable.items():
-                parameter.copy_(kinds["model"][name])
-        self.best = {name: tensor.to(self.processes.device) for name, tensor in kinds.get("best", {}).items()}
-        own = self.optimizer.state_dict()
-        slots = {
-            number: {kind: kinds[kind][name] for kind in OPTIMIZER}
-            for number, name in enumerate(self.trainable)
-            if name in kinds["step"]
-        }
-        self.optimizer.load_state_dict({**own, "state": slots})
-        self.scheduler.last_epoch = self._steps_done() - 1
-        with warnings.catch_warnings(action="ignore"):  # no step of this process comes before
-            self.scheduler.step()
-        rng = kinds["rng"][str(self.processes.rank)]
-        (torch.cuda if self.processes.device.type == "cuda" else torch).set_rng_state(rng)
-        self.progress.update(self._steps_done())
-        if self.processes.is_main:
-            print(f"going on from epoch {self.epoch}, step {len(self.losses)}", file=sys.stderr)
-
-    def _steps_done(self) -> int:
-        return len(self.history) * self.steps_an_epoch + len(self.losses)
-
-    def _rng(self) -> torch.Tensor:
-        return torch.cuda.get_rng_state() if self.processes.device.type == "cuda" else torch.get_rng_state()
-
-    def _named_tensors(self) -> dict[str, dict[str, torch.Tensor]]:
-        # A parameter that takes no part in the logits has no state.
-        states = {name: self.optimizer.state[p] for name, p in self.trainable.items() if p in self.optimizer.state}
-        slots = {kind: {name: state[kind] for name, state in states.items()} for kind in OPTIMIZER}
-        return {"model": self.trainable, "best": self.best, **slots}
-
-    def _batches(self, step: np.ndarray) -> list[tuple[Batch, float]]:
-        """This process's share of a step, and what each loss in it weighs."""
-        result = []
-        for start in range(0, len(step), self.params.batch_size):
-            numbers = step[start : start + self.params.batch_size]
-            own = numbers[self.processes.rank :: self.processes.count]
-            # A process without a row must still meet the others in the backward pass.
-            weight = 1 / len(step) if len(own) else 0.0
-            own = own if len(own) else numbers[:1]
-            result.append((self.collate(self.rows, own, filled=self.graphed is not None), weight))
-        return result
-
-    def _step(self, batches: list[tuple[Batch, float]]) -> torch.Tensor:
-        """Move the weights and the rate; this process's share of the mean loss."""
-        loss = self.graphed(*batches[0]) if self.graphed and len(batches) == 1 else self._learn(batches)
-        self.scheduler.step()
-        return loss
-
-    def _learn(self, batches: list[tuple[Batch, float]]) -> torch.Tensor:
-        total = torch.zeros((), device=self.processes.device)
-        for number, (batch, weight) in enumerate(batches, start=1):
-            more_to_come = number < len(batches) and self.processes.count > 1
-            with self.parallel.no_sync() if more_to_come else contextlib.nullcontext():
-                with self.autocast:
-                    logits = first_logits(self.parallel, batch)
-                loss = cross_entropy(logits.float(), batch.labels, reduction="sum", ignore_index=NO_LABEL) * weight
-                # The processes' gradients are averaged, where a sum is wanted.
-                (loss * self.processes.count).backward()
-            total += loss.detach()
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        return total
-
-    def _check_finite(self) -> None:
-        for number, loss in enumerate(self.losses, start=1):
+    def _check_losses(self) -> None:
+        for number, loss in enumerate(self._epoch_losses, start=1):
             if not math.isfinite(loss):
                 raise UserError(
-                    f"the training loss is {loss} in epoch {self.epoch}, step {number}: "
+                    f"the training loss is {loss} in epoch {self._epoch}, step {number}: "
                     "a lower learning rate or a longer train.warmup_ratio usually helps"
                 )
 
-    def validate(self, rows: Rows) -> None:
-        """End the epoch: score the validation rows, in float32, and keep the weights if they are the best."""
-        logits = predict_logits(self.model, self.collate, rows, 4 * self.params.batch_size, self.processes)
+    def _show_progress(self) -> None:
+        f1 = f"{self._history[-1]['macro_f1']:.3f}" if self._history else "-"
+        self._progress.set_postfix(
+            {
+                "epoch": self._epoch,
+                "loss": f"{self._epoch_losses[-1]:.3f}",
+                "F1": f1,
+                "ex/s": self._examples_per_second(),
+            }
+        )
+
+    def _examples_per_second(self) -> str:
+        return f"{self._step_count * len(self._dataset) / self._steps_per_epoch / self._seconds():.0f}"
+
+    def _validate(self, train_loss: float) -> None:
+        """Score the validation examples in float32, and keep the weights if they are the best so far."""
+        dataset = self._validation_dataset
+        logits = predict_logits(self.model, self.collator, dataset, self._params.eval_batch_size, self.distributed)
         if not torch.isfinite(logits).all():
-            raise UserError(f"the outputs are not finite after epoch {self.epoch}: a lower learning rate usually helps")
-        labels = torch.from_numpy(rows.labels)
+            raise UserError(
+                f"the outputs are not finite after epoch {self._epoch}: a lower learning rate usually helps"
+            )
+        labels = torch.from_numpy(dataset.labels)
         row = {
-            "epoch": self.epoch,
-            "train_loss": self.train_loss,
+            "epoch": self._epoch,
+            "train_loss": train_loss,
             "validation_loss": float(cross_entropy(logits, labels)),
             **macro_scores(logits.argmax(1).tolist(), labels.tolist()),
-            "learning_rate": float(self.scheduler.get_last_lr()[0]),
+            "learning_rate": float(self._optimizer_step.scheduler.get_last_lr()[0]),
         }
-        if is_best := row["macro_f1"] > self.best_f1:
-            self.best_epoch, self.best_f1 = self.epoch, row["macro_f1"]
-            self.best = {name: p.detach().clone() for name, p in self.trainable.items()}
-        self.history.append(row)
-        self.losses = []
-        if self.processes.is_main:
-            with self.progress.external_write_mode():
-                _print_epoch(row, self.params.epochs, is_best)
-        save, signal = self.points.wanted() if self.points else (False, 0)
-        if save and self.points:
-            self._save(self.points, signal)
+        is_best = not self._history or row["macro_f1"] > self._history[self._best_epoch - 1]["macro_f1"]
+        if is_best:
+            self._best_epoch = self._epoch
+            self._best_weights = {name: p.detach().clone() for name, p in self._optimizer_step.trainable.items()}
+        if self.distributed.is_main_process:
+            self._print_epoch(row, is_best)
+        self._history.append(row)
+        self._epoch_losses = []
+
+    def _print_epoch(self, row: dict[str, float], is_best: bool) -> None:
+        line = (
+            f"epoch {row['epoch']:>2}/{self._params.epochs}  {format_duration(self._seconds())}  "
+            f"step {self._step_count}  {self._examples_per_second()} examples/s  loss {row['train_loss']:.4f}  "
+            f"val loss {row['validation_loss']:.4f}  val F1 {row['macro_f1']:.4f}{'  best' if is_best else ''}"
+        )
+        with self._progress.external_write_mode():
+            print(line, flush=True)
+
+    def _poll_save_request(self) -> SaveRequest:
+        return self._save_requests.poll_save_request() if self._save_requests else SaveRequest()
+
+    def _save_if_requested(self, request: SaveRequest) -> None:
+        if not request.save or not self._checkpoints or not self._save_requests:
+            return
+        self._checkpoints.save(self._step_count, self.state_dict())
+        self._save_requests.saved()
+        if request.signal_number:
+            text = (
+                f"stopped in epoch {self._epoch} after step {len(self._epoch_losses)}; a checkpoint is saved, and "
+                "`dvc repro` resumes from it"
+            )
+            raise TrainingInterrupted(request.signal_number, text if self.distributed.is_main_process else "")
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the rest of the training depends on; frozen weights are in the base model."""
+        rng_states = self.distributed.all_gather(_get_rng_state(self.distributed.device).to(self.distributed.device))
+        return {
+            "model": {name: p.detach() for name, p in self._optimizer_step.trainable.items()},
+            "best_weights": self._best_weights,
+            "optimizer": self._optimizer_step.optimizer.state_dict(),
+            "scheduler": self._optimizer_step.scheduler.state_dict(),
+            "rng_states": [state.cpu() for state in rng_states],  # by rank
+            "history": self._history,
+            "best_epoch": self._best_epoch,
+            "epoch_losses": self._epoch_losses,
+            "seconds": self._seconds(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        device = self.distributed.device
+        with torch.no_grad():
+            for name, parameter in self._optimizer_step.trainable.items():
+                parameter.copy_(state["model"][name])
+        self._best_weights = {name: tensor.to(device) for name, tensor in state["best_weights"].items()}
+        self._optimizer_step.optimizer.load_state_dict(state["optimizer"])
+        self._optimizer_step.scheduler.load_state_dict(state["scheduler"])
+        _set_rng_state(device, state["rng_states"][self.distributed.rank])
+        self._history, self._best_epoch = state["history"], state["best_epoch"]
+        self._epoch_losses = state["epoch_losses"]
+        self._started = time.monotonic() - state["seconds"]
+        self._progress.update(self._step_count)
+        if self.distributed.is_main_process:
+            print(f"resuming in epoch {self._epoch} after step {len(self._epoch_losses)}", file=sys.stderr)
 
 
-def _in_bfloat16(params: TrainParams, processes: Processes) -> bool:
-    if params.precision == "auto":
-        return processes.device.type == "cuda" and torch.cuda.is_bf16_supported()
-    return params.precision == "bf16"
+def use_deterministic_algorithms() -> None:
+    """Let the same training give the same bytes."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS may else sum in another order each time
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    # Nothing here reads memory that it has not written, so filling it would only take time.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
-def _print_epoch(row: dict[str, float], epochs: int, is_best: bool) -> None:
-    print(
-        f"epoch {row['epoch']:>2}/{epochs}  train loss {row['train_loss']:.4f}  "
-        f"validation loss {row['validation_loss']:.4f}  precision {row['macro_precision']:.4f}  "
-        f"recall {row['macro_recall']:.4f}  macro-F1 {row['macro_f1']:.4f}  lr {row['learning_rate']:.2e}"
-        + ("  best" if is_best else ""),
-        flush=True,
-    )
+def _get_rng_state(device: torch.device) -> torch.Tensor:
+    return torch.cuda.get_rng_state() if device.type == "cuda" else torch.get_rng_state()
+
+
+def _set_rng_state(device: torch.device, state: torch.Tensor) -> None:
+    (torch.cuda if device.type == "cuda" else torch).set_rng_state(state)

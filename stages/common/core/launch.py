@@ -1,0 +1,34 @@
+"""The command line of a training stage, and the launcher that starts it in several processes."""
+
+import argparse
+import os
+import shlex
+import sys
+
+from stages.common.core.exceptions import UserError
+
+LAUNCHED = "STAGE_LAUNCHED"  # environment variable: the launcher has started this process
+
+
+def parse_seed(description: str | None) -> int:
+    """Read `--seed` from the command line of a training stage."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--seed", type=int, required=True, help="one of run.seeds")
+    return parser.parse_args().seed
+
+
+def start_launcher(launcher: str, module: str) -> None:
+    """Replace this process by `launcher -m module` with the same arguments, unless a launcher has started it.
+
+    The launcher gets a list of arguments: no shell reads what stands in params.yaml.
+
+    Raises:
+        UserError: there is no such program.
+    """
+    if launcher == "python" or LAUNCHED in os.environ or "WORLD_SIZE" in os.environ:
+        return
+    command = [*shlex.split(launcher), "-m", module, *sys.argv[1:]]
+    try:
+        os.execvpe(command[0], command, {**os.environ, LAUNCHED: "1"})
+    except OSError as error:
+        raise UserError(f"run.launcher: {command[0]} cannot be started: {error.strerror}") from error
