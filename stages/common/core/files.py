@@ -15,6 +15,9 @@ from safetensors import SafetensorError
 
 from stages.common.core.exceptions import UserError
 
+_UMASK = os.umask(0)  # can only be read by setting it
+os.umask(_UMASK)
+
 
 def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
@@ -59,6 +62,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
         _remove_leftovers(path)
         yield temporary
         for written in (*temporary.rglob("*"), temporary):
+            if written.is_file():  # safetensors creates files that nobody else may read
+                written.chmod(0o666 & ~_UMASK)
             _fsync(written)
         if path.is_dir():  # a folder cannot be renamed over one that is not empty
             path.rename(before)

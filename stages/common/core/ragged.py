@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 
@@ -25,8 +26,7 @@ class RaggedArray:
     def from_rows(cls, rows: Sequence[Sequence[int] | np.ndarray], dtype: type = np.int32) -> "RaggedArray":
         """Copy rows into one array."""
         lengths = np.fromiter(map(len, rows), np.int64, len(rows))
-        values = np.concatenate([np.asarray(row, dtype) for row in rows]) if len(rows) else np.empty(0, dtype)
-        return cls.from_lengths(values, lengths)
+        return cls.from_lengths(np.fromiter(chain.from_iterable(rows), dtype, lengths.sum()), lengths)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1

@@ -1,6 +1,6 @@
 """Text to `input_ids`, in batches and without torch, from the files of a base model's folder.
 
-Two kinds of folder are understood:
+Two kinds of folder are supported:
 
 * KoBERT's: one SentencePiece `*.model` and a `vocab.txt` whose line numbers are the ids;
 * any other encoder's: the `tokenizer.json` of the Rust `tokenizers` library.
@@ -15,49 +15,40 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import chain, repeat
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from stages.common.core.exceptions import UserError
+from stages.common.core.ragged import RaggedArray
 
 if TYPE_CHECKING:
     import tokenizers
 
 SPECIAL_TOKENS = ("[UNK]", "[PAD]", "[CLS]", "[SEP]", "[MASK]")
-TEXTS_AT_A_TIME = 1000
-LONG = 2**16  # characters
-_SPECIAL = re.compile(f"({'|'.join(map(re.escape, SPECIAL_TOKENS))})")
-# What the reference class's NFKD changes: it takes whole syllables apart for nothing, SentencePiece composes them.
-_FOLDED = re.compile(r"[^\n\x20-\x7e가-힣]+")
-# But a final consonant joins the syllable before it.
-_FINAL = re.compile("[\u11a8-\u11c2]")
-_OPEN_AND_FINAL = re.compile("[가-힣][\u11a8-\u11c2]")
+CHUNK_SIZE = 1000  # texts whose tokens are Python lists; more of them would keep the garbage collector busy
+PREFIX_LENGTH = 2**16  # characters
+_SPECIAL_TOKEN = re.compile(f"({'|'.join(map(re.escape, SPECIAL_TOKENS))})")
+# Characters that NFKD may change. It also decomposes Hangul syllables, but SentencePiece composes those again.
+_NOT_NORMAL = re.compile(r"[^\n\x20-\x7e가-힣]{1,64}")
+_FINAL_CONSONANT = re.compile("[\u11a8-\u11c2]")
+_SYLLABLE_AND_FINAL = re.compile("[가-힣][\u11a8-\u11c2]")
 
 
 @dataclass(frozen=True)
-class Encoded:
-    """Texts as ids, special tokens included, one text after the other."""
+class EncodedTexts:
+    """Texts as token ids."""
 
-    ids: np.ndarray  # (tokens,) int32
-    lengths: np.ndarray  # (texts,) int64, tokens of each
-    cut: int  # texts that were longer
-
-    def rows(self) -> list[np.ndarray]:
-        """The ids of each text."""
-        ends = np.cumsum(self.lengths)
-        return [self.ids[end - length : end] for end, length in zip(ends, self.lengths, strict=True)]
+    input_ids: RaggedArray  # int32, a row a text, special tokens included
+    num_truncated: int  # texts that were longer than `max_length`
 
 
-def _fold(run: str) -> str:
-    decomposed = unicodedata.normalize("NFKD", re.sub(r"\s", " ", run))
+@lru_cache(2**16)  # reviews repeat the same few runs: ㅋㅋ, ㅠㅠ, hearts
+def _decompose(characters: str) -> str:
+    decomposed = unicodedata.normalize("NFKD", re.sub(r"\s", " ", characters))
     return "".join(character for character in decomposed if not unicodedata.combining(character))
-
-
-# Reviews repeat the same few runs: ㅋㅋ, ㅠㅠ, hearts.
-_fold_short = lru_cache(2**16)(_fold)
 
 
 class SentencePieceTokenizer:
@@ -75,84 +66,72 @@ class SentencePieceTokenizer:
             self._model = sentencepiece.SentencePieceProcessor(model_file=str(model_file))
         except (OSError, RuntimeError) as error:
             raise UserError(f"{model_file}: not a SentencePiece model") from error
-        # The hub's copy ends its lines with CRLF, ours with LF: both are stripped.
         try:
-            tokens = [line.strip() for line in vocab_file.read_text(encoding="utf-8").split("\n")]
+            tokens = vocab_file.read_text(encoding="utf-8").split("\n")
         except UnicodeDecodeError as error:
             raise UserError(f"{vocab_file}: byte {error.start}: not UTF-8") from error
-        ids = {token: index for index, token in enumerate(tokens) if token}
-        missing = [token for token in SPECIAL_TOKENS if token not in ids]
-        if missing:
+        # The hub's copy ends its lines with CRLF, ours with LF: both are stripped.
+        ids = {token.strip(): index for index, token in enumerate(tokens) if token.strip()}
+        if missing := [token for token in SPECIAL_TOKENS if token not in ids]:
             raise UserError(f"{vocab_file}: lacks {', '.join(missing)}")
-        self.unk_id = ids["[UNK]"]
-        self._special_ids = {token: ids[token] for token in SPECIAL_TOKENS}
-        self._piece_of_special = {token: self._model.vocab_size() + n for n, token in enumerate(SPECIAL_TOKENS)}
-        self.vocab_size = max(ids.values()) + 1
         pieces = [self._model.id_to_piece(index) for index in range(self._model.vocab_size())]
         if self._model.encode("\u3000 a  b ") != self._model.encode("a b"):
             raise UserError(f"{model_file}: a SentencePiece model that keeps runs of spaces is not supported")
         if split := [piece for piece in pieces if re.search(r"\d,$", piece)]:
             raise UserError(f"{model_file}: pieces that end in a digit and a comma are not supported: {split[:3]}")
-        self._id_of_piece = np.array([ids.get(piece, self.unk_id) for piece in [*pieces, *SPECIAL_TOKENS]], np.int32)
+        self.unk_id = ids["[UNK]"]
+        self.vocab_size = max(ids.values()) + 1
+        # Special tokens get numbers after those of SentencePiece's own pieces.
+        self._special_pieces = {token: len(pieces) + index for index, token in enumerate(SPECIAL_TOKENS)}
+        self._piece_to_id = np.array([ids.get(piece, self.unk_id) for piece in [*pieces, *SPECIAL_TOKENS]], np.int32)
 
     def _normalize(self, texts: Sequence[str]) -> list[str]:
-        """What the reference class does before SentencePiece, but for runs of spaces, which that collapses itself."""
-        lines = "\n".join(texts)
-        if lines.count("\n") >= len(texts):
-            lines = "\n".join([text.replace("\n", " ") for text in texts])
+        """What the reference class does before SentencePiece; SentencePiece itself collapses runs of spaces."""
+        lines = "\n".join([text.replace("\n", " ") for text in texts])
         lines = lines.replace("``", '"').replace("''", '"')
-        lines = _FOLDED.sub(lambda match: (_fold_short if len(match[0]) < 64 else _fold)(match[0]), lines)
-        if _FINAL.search(lines):
-            lines = _OPEN_AND_FINAL.sub(lambda match: unicodedata.normalize("NFC", match[0]), lines)
+        lines = _NOT_NORMAL.sub(lambda match: _decompose(match[0]), lines)
+        if _FINAL_CONSONANT.search(lines):  # it joins the syllable before it
+            lines = _SYLLABLE_AND_FINAL.sub(lambda match: unicodedata.normalize("NFC", match[0]), lines)
         return lines.split("\n")
 
-    def _pieces(self, texts: Sequence[str]) -> list[list[int]]:
-        """Indices into `_id_of_piece`, which knows the special tokens after SentencePiece's own."""
+    def _encode_pieces(self, texts: Sequence[str]) -> list[list[int]]:
+        """Indices into `_piece_to_id` of each text, without [CLS] and [SEP] around it."""
         rows = self._model.encode(self._normalize(texts), out_type=int, num_threads=os.cpu_count() or 1)
-        if _SPECIAL.search("\n".join(texts)):
-            known = self._piece_of_special
-            for index, parts in enumerate(map(_SPECIAL.split, texts)):
-                if len(parts) > 1:
-                    between = iter(self._pieces([part for part in parts if part not in known]))
-                    found = ([known[part]] if part in known else next(between) for part in parts)
-                    rows[index] = list(chain.from_iterable(found))
+        special = self._special_pieces
+        for index, text in enumerate(texts):
+            if "[" in text and len(parts := _SPECIAL_TOKEN.split(text)) > 1:
+                between = iter(self._encode_pieces([part for part in parts if part not in special]))
+                found = ([special[part]] if part in special else next(between) for part in parts)
+                rows[index] = list(chain.from_iterable(found))
         return rows
 
-    def _encode_some(self, texts: Sequence[str], max_length: int) -> Encoded:
-        rows, room = self._pieces(texts), max_length - 2
-        lengths = np.fromiter(map(len, rows), np.int64, len(rows))
-        if cut := int((lengths > room).sum()):
-            rows, lengths = [row[:room] for row in rows], np.minimum(lengths, room)
-        lengths += 2
-        begin, end = ([self._piece_of_special[token]] for token in ("[CLS]", "[SEP]"))
-        whole = chain.from_iterable(zip(repeat(begin), rows, repeat(end)))
-        ids = self._id_of_piece[np.fromiter(chain.from_iterable(whole), np.int32, lengths.sum())]
-        return Encoded(ids, lengths, cut)
-
-    def encode(self, texts: Sequence[str], max_length: int) -> Encoded:
-        """Ids of the texts, [CLS] and [SEP] included, each cut to `max_length` of them."""
-        # In small helpings, or Python's garbage collector takes as long for the lists as SentencePiece for the texts.
-        if not texts:
-            return Encoded(np.empty(0, np.int32), np.empty(0, np.int64), 0)
-        starts = range(0, len(texts), TEXTS_AT_A_TIME)
-        some = [self._encode_some(texts[start : start + TEXTS_AT_A_TIME], max_length) for start in starts]
-        ids, lengths = (np.concatenate([getattr(part, name) for part in some]) for name in ("ids", "lengths"))
-        return Encoded(ids, lengths, sum(part.cut for part in some))
+    def encode(self, texts: Sequence[str], max_length: int) -> EncodedTexts:
+        """Ids of the texts, [CLS] and [SEP] included, each truncated to `max_length` of them."""
+        begin, end = self._special_pieces["[CLS]"], self._special_pieces["[SEP]"]
+        ids, lengths, num_truncated = [np.empty(0, np.int32)], [np.empty(0, np.int64)], 0
+        for start in range(0, len(texts), CHUNK_SIZE):
+            pieces = self._encode_pieces(texts[start : start + CHUNK_SIZE])
+            num_truncated += sum(len(row) > max_length - 2 for row in pieces)
+            rows = RaggedArray.from_rows([[begin, *row[: max_length - 2], end] for row in pieces])
+            ids.append(self._piece_to_id[rows.values])
+            lengths.append(rows.lengths)
+        return EncodedTexts(RaggedArray.from_lengths(np.concatenate(ids), np.concatenate(lengths)), num_truncated)
 
     def to_fast(self) -> "tokenizers.Tokenizer":
         """A copy in the form that transformers reads, `tokenizer.json`.
 
-        One text in some hundreds gets other ids: where two ways to cut it score the same, rounding decides, and
+        One text in some hundreds gets other ids: where two ways to split it score the same, rounding decides, and
         SentencePiece adds scores in single precision, the copy in double.
         """
         from tokenizers import AddedToken, Regex, Tokenizer, normalizers, pre_tokenizers, processors
         from tokenizers.models import Unigram
 
         vocab = [(f"[unused{index}]", 0.0) for index in range(self.vocab_size)]
-        for piece, index in enumerate(self._id_of_piece[: self._model.vocab_size()].tolist()):
+        for piece, index in enumerate(self._piece_to_id[: self._model.vocab_size()].tolist()):
             if index != self.unk_id:
                 vocab[index] = (self._model.id_to_piece(piece), self._model.get_score(piece))
-        for token, index in self._special_ids.items():
+        special_ids = {token: int(self._piece_to_id[piece]) for token, piece in self._special_pieces.items()}
+        for token, index in special_ids.items():
             vocab[index] = (token, 0.0)
         fast = Tokenizer(Unigram(vocab, unk_id=self.unk_id))
         fast.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in SPECIAL_TOKENS])
@@ -160,7 +139,7 @@ class SentencePieceTokenizer:
         steps = [*quotes, normalizers.NFKD(), normalizers.StripAccents(), normalizers.Nmt(), normalizers.NFKC()]
         fast.normalizer = normalizers.Sequence([*steps, normalizers.Replace(Regex(r"\s+"), " ")])
         fast.pre_tokenizer = pre_tokenizers.Metaspace()
-        pair = [(token, self._special_ids[token]) for token in ("[CLS]", "[SEP]")]
+        pair = [(token, special_ids[token]) for token in ("[CLS]", "[SEP]")]
         fast.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", "[CLS] $A [SEP] $B:1 [SEP]:1", pair)
         return fast
 
@@ -177,32 +156,27 @@ class FastTokenizer:
             raise UserError(f"{tokenizer_file}: not a tokenizer of the tokenizers library: {error}") from error
         self._tokenizer.no_padding()
         self.vocab_size = self._tokenizer.get_vocab_size()
-        model = json.loads(tokenizer_file.read_text(encoding="utf-8"))["model"]
+        model = json.loads(self._tokenizer.to_str())["model"]
         unk_token = model.get("unk_token")
-        self.unk_id = self._tokenizer.token_to_id(unk_token) if unk_token else model.get("unk_id")
-        if self.unk_id is None:
-            self.unk_id = -1  # a byte-level vocabulary knows every text
+        unk_id = self._tokenizer.token_to_id(unk_token) if unk_token else model.get("unk_id")
+        self.unk_id = -1 if unk_id is None else unk_id  # a byte-level vocabulary has no unknown token
 
     def to_fast(self) -> "tokenizers.Tokenizer":
         """A copy in the form that transformers reads, `tokenizer.json`."""
-        import tokenizers
-
-        copy = tokenizers.Tokenizer.from_str(self._tokenizer.to_str())
+        copy = type(self._tokenizer).from_str(self._tokenizer.to_str())
         copy.no_truncation()
         return copy
 
-    def encode(self, texts: Sequence[str], max_length: int) -> Encoded:
-        """Ids of the texts, each cut to `max_length` of them, special tokens included."""
+    def encode(self, texts: Sequence[str], max_length: int) -> EncodedTexts:
+        """Ids of the texts, each truncated to `max_length` of them, special tokens included."""
         self._tokenizer.enable_truncation(max_length)
-        # Of 10 MB the library would keep each token that is cut off, in 1 GB; the first ones do not depend on the rest.
-        encodings = self._tokenizer.encode_batch([text[:LONG] for text in texts])
-        for number, text in enumerate(texts):
-            if len(text) > LONG and not encodings[number].overflowing:
-                encodings[number] = self._tokenizer.encode(text)
-        rows = [encoding.ids for encoding in encodings]
-        lengths = np.fromiter(map(len, rows), np.int64, len(rows))
-        ids = np.fromiter(chain.from_iterable(rows), np.int32, lengths.sum())
-        return Encoded(ids, lengths, sum(bool(encoding.overflowing) for encoding in encodings))
+        # Of 10 MB the library would keep each truncated token, in 1 GB. The first tokens do not depend on the rest.
+        encodings = self._tokenizer.encode_batch([text[:PREFIX_LENGTH] for text in texts])
+        for index, text in enumerate(texts):
+            if len(text) > PREFIX_LENGTH and not encodings[index].overflowing:
+                encodings[index] = self._tokenizer.encode(text)
+        input_ids = RaggedArray.from_rows([encoding.ids for encoding in encodings])
+        return EncodedTexts(input_ids, sum(bool(encoding.overflowing) for encoding in encodings))
 
 
 Tokenizer = SentencePieceTokenizer | FastTokenizer
