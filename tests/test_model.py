@@ -1,4 +1,4 @@
-"""What is trained, what is counted, what is saved."""
+"""Which parameters are trained, how they are counted, and what a checkpoint holds."""
 
 import json
 import shutil
@@ -59,10 +59,11 @@ import json, resource, sys
 from pathlib import Path
 import numpy as np
 from transformers import BertConfig, BertModel
-from stages.common.modeling.collator import Rows
+from stages.common.core.ragged import RaggedArray
+from stages.common.modeling.dataset import TokenizedDataset
 from stages.common.modeling.classifier import add_lora, build_classifier, save_checkpoint, weight_bytes
 from stages.common.core.params import load_params
-from stages.common.training.trainer import train
+from stages.common.training.trainer import Trainer
 
 folder, method, params = Path(sys.argv[1]), sys.argv[2], load_params()
 BertModel(BertConfig(vocab_size=8002, pad_token_id=1), add_pooling_layer=False).save_pretrained(folder / "base")
@@ -71,9 +72,9 @@ if method == "lora":
     model = add_lora(model, params.lora, 42)
 ids = np.random.default_rng(0).integers(5, 8002, (12, 12), dtype=np.int32)
 ids[:, 0], ids[:, -1] = 2, 3
-rows = Rows(list(ids), np.arange(12) % 3)
-two_steps = params.train.run(42).model_copy(update={"epochs": 1, "batch_size": 6})
-history = train(model, rows, rows, two_steps, 5e-5).history
+dataset = TokenizedDataset(RaggedArray.from_rows(ids), np.arange(12) % 3)
+two_steps = params.train.model_copy(update={"epochs": 1, "batch_size": 6})
+history = Trainer(model, dataset, dataset, two_steps, 5e-5, seed=42).train().history
 save_checkpoint(model, folder / "model", {})
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # GiB
 print(json.dumps({"loss": history[0]["train_loss"], "peak": peak, "bytes": weight_bytes(folder / "model")}))
@@ -107,7 +108,7 @@ def test_gradients_reach_adapters_and_head_alone(tiny_base_model):
     assert all("lora_" in name or "classifier.modules_to_save" in name for name in trainable)
 
 
-def test_unknown_targets_are_told_with_those_there_are(tiny_base_model):
+def test_an_unknown_target_module_is_named_with_those_there_are(tiny_base_model):
     with pytest.raises(UserError, match=r"no linear layer q_proj; it has dense, key, query, value$"):
         add_lora(build_classifier(tiny_base_model, 0.1, 42), lora(target_modules=["query", "q_proj"]), 42)
 

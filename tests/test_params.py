@@ -1,4 +1,4 @@
-"""params.yaml: numbers as DVC writes them, and every fault in one message."""
+"""params.yaml: numbers as DVC writes them, and all faults in one message."""
 
 from pathlib import Path
 
@@ -36,7 +36,7 @@ def test_a_rate_is_a_number_however_it_is_written(tmp_path, written):
     assert load_params(path).full.learning_rate == 3e-5
 
 
-def test_every_fault_is_told_at_once(tmp_path):
+def test_all_faults_are_reported_together(tmp_path):
     path = changed(
         tmp_path,
         ("  r: 8\n", "  r: '8'\n  rank: 8\n"),
@@ -58,7 +58,7 @@ def test_every_fault_is_told_at_once(tmp_path):
         "lora.rank is not a known key",
         "train.epochs",
         "train.patience",
-        "train.seeds is [42, 42]: value error, names a seed twice",
+        "run.seeds is [42, 42]: value error, names a seed twice",
         "lora.alpha is missing",
         "train.schedule",
         "split.test_size",

@@ -1,6 +1,6 @@
-"""A training that is killed goes on where it was, to the same bytes.
+"""A killed training resumes and ends with the same bytes.
 
-The long form kills as often as `SOAK_KILLS` says: `SOAK_KILLS=50 pytest tests/test_resume.py -k killed`.
+The environment variable `SOAK_KILLS` sets the number of kills: `SOAK_KILLS=50 pytest tests/test_resume.py -k killed`.
 """
 
 import hashlib
@@ -12,20 +12,22 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
+from stages.common.core.exceptions import TrainingInterrupted
 from stages.common.core.files import write_json
-from stages.common.core.params import load_params
-from stages.common.modeling.classifier import add_lora, build_classifier
-from stages.common.modeling.collator import Rows, read_rows
-from stages.common.modeling.distributed import Processes
-from stages.common.training.checkpointing import SavedPoints
-from stages.common.training.trainer import Outcome, train
+from stages.common.modeling.dataset import TokenizedDataset, read_dataset
+from stages.common.modeling.distributed import DistributedContext
+from stages.common.training.checkpointing import CheckpointManager
+from stages.common.training.interruption import SaveRequests
+from stages.common.training.trainer import Trainer, TrainResult
 from tests.support.project import ROOT, prepare
+from tests.support.training import build, train_params
 
 KILLS = int(os.environ.get("SOAK_KILLS", 3))
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
@@ -38,20 +40,17 @@ def prepared(tiny_base_model: Path, tmp_path_factory: pytest.TempPathFactory) ->
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         prepare(folder, tiny_base_model)
-    set_train(folder, epochs=100, patience=0, save_every=0.05)
-    return folder
-
-
-def set_train(folder: Path, **changed: object) -> None:
     params = yaml.safe_load((folder / "params.yaml").read_text())
-    params["train"] |= changed
+    params["train"] |= {"epochs": 100, "patience": 0}
+    params["run"]["save_interval_seconds"] = 0.05
     params["full"]["learning_rate"] = 0.003
     (folder / "params.yaml").write_text(yaml.safe_dump(params, allow_unicode=True))
+    return folder
 
 
 def start(folder: Path, method: str) -> subprocess.Popen[str]:
     shutil.rmtree(folder / "data/runs", ignore_errors=True)  # as DVC does
-    command = [sys.executable, "-m", f"stages.train_{method}", "42"]
+    command = [sys.executable, "-m", f"stages.train_{method}", "--seed", "42"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         command, cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -63,16 +62,17 @@ def finish(folder: Path, method: str) -> tuple[dict[str, str], str]:
     process = start(folder, method)
     _, errors = process.communicate()
     assert process.returncode == 0, errors
-    assert not (folder / "data/scratch" / method / "42").exists()
+    assert not (folder / "data/checkpoints" / method / "42").exists()
     return hashes(folder, method), errors
 
 
 def hashes(folder: Path, method: str) -> dict[str, str]:
     out = folder / "data/runs" / method / "42"
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in out.iterdir()}
+    files = [path for path in out.rglob("*") if path.is_file()]
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def disturb(folder: Path, method: str, number: signal.Signals, seconds: float) -> tuple[int, str]:
+def kill_after_first_epoch(folder: Path, method: str, number: signal.Signals, seconds: float) -> tuple[int, str]:
     """Start a training and send it a signal so many seconds after its first epoch; status and standard error."""
     process = start(folder, method)
     process.stdout.readline()
@@ -83,87 +83,109 @@ def disturb(folder: Path, method: str, number: signal.Signals, seconds: float) -
 
 
 @pytest.mark.parametrize("method", ["full", "lora"] if KILLS > 3 else ["full"])
-def test_a_killed_training_ends_with_the_bytes_of_an_undisturbed_one(prepared, method):
-    undisturbed, errors = finish(prepared, method)
-    assert "going on" not in errors
+def test_a_killed_training_ends_with_the_bytes_of_an_uninterrupted_one(prepared, method):
+    uninterrupted, errors = finish(prepared, method)
+    assert "resuming" not in errors
     draw, resumed = random.Random(method), 0
     for kill in range(KILLS):
         sent = SIGNALS[kill % len(SIGNALS)]
-        status, errors = disturb(prepared, method, sent, draw.uniform(0, 0.6))
-        resumed += "going on from epoch" in errors
+        status, errors = kill_after_first_epoch(prepared, method, sent, draw.uniform(0, 0.6))
+        resumed += "resuming in epoch" in errors
         if (prepared / "data/runs" / method / "42").exists():  # the signal found nothing left to stop
-            assert hashes(prepared, method) == undisturbed
+            assert hashes(prepared, method) == uninterrupted
         elif sent == signal.SIGKILL:
             assert status == -signal.SIGKILL
         else:
             assert status == 128 + sent
-            assert "saved; `dvc repro` goes on from there" in errors
+            assert "a checkpoint is saved, and `dvc repro` resumes from it" in errors
             assert "Traceback" not in errors
-    disturbed, errors = finish(prepared, method)
-    assert resumed or "going on from epoch" in errors
-    assert disturbed == undisturbed
+    resumed_hashes, errors = finish(prepared, method)
+    assert resumed or "resuming in epoch" in errors
+    assert resumed_hashes == uninterrupted
+
+
+@dataclass(frozen=True)
+class Project:
+    """What a training needs."""
+
+    base_model: Path
+    train: TokenizedDataset
+    validation: TokenizedDataset
 
 
 @pytest.fixture
-def rows(prepared) -> tuple[Rows, Rows]:
-    return read_rows(prepared / "data/splits/train.arrow"), read_rows(prepared / "data/splits/validation.arrow")
+def project(tiny_base_model, prepared) -> Project:
+    train, validation = (read_dataset(prepared / f"data/splits/{name}.arrow") for name in ("train", "validation"))
+    return Project(tiny_base_model, train, validation)
 
 
-def points(folder: Path, **circumstances: object) -> SavedPoints:
-    return SavedPoints(folder, circumstances, 0.02, Processes(0, 1, torch.device("cpu")))
+ALONE = DistributedContext(rank=0, world_size=1, device=torch.device("cpu"))
 
 
-def trained(base: Path, rows: tuple[Rows, Rows], saved: SavedPoints | None) -> tuple[Outcome, torch.Tensor]:
-    params = load_params(ROOT / "params.yaml")
-    model = add_lora(build_classifier(base, 0.1, 42), params.lora, 42)
-    settings = params.train.model_copy(update={"epochs": 12, "patience": 0}).run(42)
-    outcome = train(model, *rows, settings, 0.01, points=saved)
-    return outcome, torch.cat([p.detach().flatten() for p in model.parameters()])
+def manager(folder: Path, **fingerprint: object) -> CheckpointManager:
+    return CheckpointManager(folder, fingerprint, ALONE)
 
 
-def stop_after(seconds: float, base: Path, rows: tuple[Rows, Rows], saved: SavedPoints) -> None:
+def train(project: Project, checkpoints: CheckpointManager | None) -> tuple[TrainResult, torch.Tensor]:
+    """Train 12 epochs, saving every 20 ms and stopping at SIGTERM; returns the result and all weights."""
+    model = build(project.base_model, "lora")
+    requests = SaveRequests(0.02, ALONE)
+    params = train_params(epochs=12)
+    with requests.handle_signals():
+        trainer = Trainer(model, project.train, project.validation, params, 0.01, 42, ALONE, checkpoints, requests)
+        result = trainer.train()
+    return result, torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def interrupt(project: Project, checkpoints: CheckpointManager, seconds: float) -> None:
+    """Train, and send SIGTERM so many seconds after the start."""
     timer = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGTERM))
     timer.start()
-    with saved.on_signals(), pytest.raises(Stopped, match=r"stopped in epoch .*saved"):
-        trained(base, rows, saved)
+    with pytest.raises(TrainingInterrupted, match=r"stopped in epoch .* a checkpoint is saved"):
+        train(project, checkpoints)
     timer.join()
 
 
-def test_a_damaged_point_is_set_aside_for_the_one_before(tiny_base_model, rows, tmp_path, capsys):
-    undisturbed = trained(tiny_base_model, rows, None)
-    stop_after(0.4, tiny_base_model, rows, points(tmp_path))
-    saved = sorted(tmp_path.glob("*/*.safetensors"))
+def test_the_checkpoint_before_a_damaged_one_is_used(project, tmp_path, capsys):
+    uninterrupted = train(project, None)
+    interrupt(project, manager(tmp_path), seconds=0.4)
+    saved = sorted(tmp_path.glob("*/*.pt"))
     assert len(saved) == 2
     with saved[1].open("r+b") as file:
         file.seek(saved[1].stat().st_size // 2)
         file.write(b"damage")
-    again = trained(tiny_base_model, rows, points(tmp_path))
+    resumed = train(project, manager(tmp_path))
     errors = capsys.readouterr().err
-    assert f"{saved[1].name}: is damaged and set aside" in errors
-    assert "going on from epoch" in errors
-    assert again[0] == undisturbed[0]
-    assert torch.equal(again[1], undisturbed[1])
+    assert f"{saved[1].name}: is damaged and not used" in errors
+    assert "resuming in epoch" in errors
+    assert resumed[0] == uninterrupted[0]
+    assert torch.equal(resumed[1], uninterrupted[1])
 
 
-def test_a_point_is_saved_whole_or_not_at_all(tiny_base_model, rows, tmp_path):
-    """Truncated files, as a power cut leaves them without fsync, and leftovers are no points."""
-    stop_after(0.4, tiny_base_model, rows, points(tmp_path))
-    for path in tmp_path.glob("*/*.safetensors"):
+def test_truncated_checkpoints_are_not_used(project, tmp_path):
+    """A power cut may leave them where the disk ignores fsync."""
+    interrupt(project, manager(tmp_path), seconds=0.4)
+    for path in tmp_path.glob("*/*.pt"):
         path.write_bytes(path.read_bytes()[:1000])
     (path.parent / "new").write_bytes(b"half")
-    assert points(tmp_path).latest() is None
+    assert manager(tmp_path).latest() is None
     assert len(list(tmp_path.glob("*/*.damaged"))) == 2
 
 
-def test_other_circumstances_start_afresh(tiny_base_model, rows, tmp_path, capsys):
-    stop_after(0.3, tiny_base_model, rows, points(tmp_path, data="a", code="b"))
-    assert points(tmp_path, data="a", code="b").latest()
-    other = points(tmp_path, data="a", code="c")
-    assert "other circumstances (code); this training starts afresh" in capsys.readouterr().err
+def test_checkpoints_with_another_fingerprint_are_deleted(project, tmp_path, capsys):
+    interrupt(project, manager(tmp_path, data="a", code="b"), seconds=0.3)
+    assert manager(tmp_path, data="a", code="b").latest()
+    other = manager(tmp_path, data="a", code="c")
+    assert "its checkpoints are deleted, since they were made with other code" in capsys.readouterr().err
     assert other.latest() is None
-    assert not list(tmp_path.glob("*/*.safetensors"))
-    other.remove()
-    assert not tmp_path.exists()
+    assert not list(tmp_path.glob("*/*.pt"))
+
+
+def test_nothing_is_left_when_a_training_has_ended(tmp_path):
+    checkpoints = manager(tmp_path / "run", data="a")
+    checkpoints.save(1, {"model": {}})
+    checkpoints.delete()
+    assert not list(tmp_path.iterdir())
 
 
 def test_leftovers_of_killed_processes_are_removed(tmp_path):
@@ -175,10 +197,9 @@ def test_leftovers_of_killed_processes_are_removed(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"a.json", f".a.json.{os.getppid()}.tmp"}
 
 
-def test_one_training_of_a_run_at_a_time(tmp_path):
-    held = points(tmp_path, data="a")
-    command = f"from tests.test_resume import *; points(Path({str(tmp_path)!r}), data='a')"
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
-    second = subprocess.run([sys.executable, "-c", command], env=environment, capture_output=True, text=True)
-    assert "a training of this run is under way" in second.stderr
-    held.remove()
+def test_a_second_training_of_the_same_run_is_refused(tmp_path):
+    held = manager(tmp_path, data="a")
+    command = f"from tests.test_resume import *; manager(Path({str(tmp_path)!r}), data='a')"
+    second = subprocess.run([sys.executable, "-c", command], cwd=ROOT, capture_output=True, text=True)
+    assert "another process is training this run" in second.stderr
+    held.delete()

@@ -1,4 +1,4 @@
-"""What a full disk and hostile input cannot do."""
+"""A full disk and hostile files cost one line and harm nothing."""
 
 import ast
 import json
@@ -18,7 +18,7 @@ from tests.support.project import ROOT, prepare
 def project(tiny_base_model, tmp_path, monkeypatch) -> Path:
     """A folder ready for training."""
     monkeypatch.chdir(tmp_path)
-    prepare(tmp_path, tiny_base_model, train__epochs=3, train__patience=0, train__save_every=0.01)
+    prepare(tmp_path, tiny_base_model, train__epochs=3, train__patience=0, run__save_interval_seconds=0.01)
     return tmp_path
 
 
@@ -34,12 +34,12 @@ def files(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize(("name", "arguments"), [("train_full", ["42"]), ("ingest", []), ("split", [])])
+@pytest.mark.parametrize(("name", "arguments"), [("train_full", ["--seed", "42"]), ("ingest", []), ("split", [])])
 def test_a_full_disk_costs_one_line_and_no_file(project, name, arguments):
     if name == "train_full":
         status, _ = limited(100_000, name, *arguments)
         assert status == 0
-    before = {path: content for path, content in files(project / "data").items() if "scratch" not in path.parts}
+    before = {path: content for path, content in files(project / "data").items() if "checkpoints" not in path.parts}
     status, errors = limited(4, name, *arguments)
     assert status == 1
     lines = [line for line in errors.splitlines() if not line.startswith("warning:")]
@@ -47,25 +47,25 @@ def test_a_full_disk_costs_one_line_and_no_file(project, name, arguments):
     assert lines[0].startswith("error: data/")
     assert "cannot be written" in lines[0]
     assert "too large" in lines[0].lower()
-    after = {path: content for path, content in files(project / "data").items() if "scratch" not in path.parts}
+    after = {path: content for path, content in files(project / "data").items() if "checkpoints" not in path.parts}
     assert after == before
 
 
-def test_a_model_that_cannot_be_written_leaves_the_last_saved_point(project):
-    """Where the points can be written but not the model, training ends, and goes on where it was."""
-    status, errors = limited(100_000, "train_full", "42")
+def test_a_run_that_cannot_be_written_leaves_the_last_checkpoint(project):
+    """Training resumes from it."""
+    status, errors = limited(100_000, "train_full", "--seed", "42")
     assert status == 0, errors
     whole = files(project / "data/runs")
     shutil.rmtree(project / "data/runs")
-    (project / "data/runs").write_text("in the way")  # the model cannot be written
-    status, errors = limited(100_000, "train_full", "42")
+    (project / "data/runs").write_text("in the way")  # the run cannot be written
+    status, errors = limited(100_000, "train_full", "--seed", "42")
     assert status == 1
     assert "cannot be written" in errors.splitlines()[-1]
-    assert list((project / "data/scratch/full/42").rglob("*.safetensors"))
+    assert list((project / "data/checkpoints/full/42").rglob("*.pt"))
     (project / "data/runs").unlink()
-    status, errors = limited(100_000, "train_full", "42")
+    status, errors = limited(100_000, "train_full", "--seed", "42")
     assert status == 0
-    assert "going on from epoch" in errors
+    assert "resuming in epoch" in errors
     assert files(project / "data/runs") == whole
 
 
@@ -94,7 +94,7 @@ def test_no_stage_loads_code_or_pickles(path):
         elif isinstance(node, ast.Call):
             keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
             called = ast.unparse(node.func)
-            assert "trust_remote_code" not in keywords
+            assert keywords.get("trust_remote_code", "False") == "False"
             assert keywords.get("weights_only", "True") == "True"
             assert keywords.get("shell", "False") == "False"
             assert keywords.get("allow_pickle", "False") == "False"
@@ -115,9 +115,9 @@ def test_a_base_model_brings_no_code(tiny_base_model, project):
     }
     (hostile / "config.json").write_text(json.dumps(config))
     params = yaml.safe_load((project / "params.yaml").read_text(encoding="utf-8"))
-    params["base_model"]["name"] = "hostile"
+    params["base_model"]["folder"] = "hostile"
     (project / "params.yaml").write_text(yaml.safe_dump(params, allow_unicode=True), encoding="utf-8")
-    for name, arguments in (("base_model", []), ("clean_and_tokenize", []), ("train_lora", ["42"])):
+    for name, arguments in (("base_model", []), ("clean_and_tokenize", []), ("train_lora", ["--seed", "42"])):
         status, errors = limited(100_000, name, *arguments)
         assert status == 0, errors
     assert not list(project.rglob("was-run"))

@@ -151,14 +151,8 @@ class Trainer:
 
     def _show_progress(self) -> None:
         f1 = f"{self._history[-1]['macro_f1']:.3f}" if self._history else "-"
-        self._progress.set_postfix(
-            {
-                "epoch": self._epoch,
-                "loss": f"{self._epoch_losses[-1]:.3f}",
-                "F1": f1,
-                "ex/s": self._examples_per_second(),
-            }
-        )
+        values = {"loss": f"{self._epoch_losses[-1]:.3f}", "F1": f1, "examples/s": self._examples_per_second()}
+        self._progress.set_postfix({"epoch": self._epoch, **values}, refresh=False)
 
     def _examples_per_second(self) -> str:
         return f"{self._step_count * len(self._dataset) / self._steps_per_epoch / self._seconds():.0f}"

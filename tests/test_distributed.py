@@ -1,4 +1,4 @@
-"""Several processes train what one does."""
+"""Several processes train what one process trains."""
 
 import json
 import shutil
@@ -28,18 +28,20 @@ def without_dropout(tiny_base_model: Path, tmp_path_factory: pytest.TempPathFact
 
 
 def history(folder: Path, method: str, launcher: str = "python", **changed: object) -> list[dict[str, float]]:
-    """What a training stage writes and prints: an object an epoch, a line an epoch."""
+    """Run a training stage; returns its history, one object an epoch."""
     params = yaml.safe_load((folder / "params.yaml").read_text())
+    params["run"]["launcher"] = launcher
     params["train"] |= {"dropout": 0.0, "epochs": 4, "patience": 0, **changed}
     params["full"]["learning_rate"] = params["lora"]["learning_rate"] = 0.02
     params["lora"]["dropout"] = 0.0
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
     shutil.rmtree(folder / "data/runs", ignore_errors=True)
-    command = (*launcher.split(), "-m", f"stages.train_{method}", "42")
-    result = run(*command, cwd=folder, PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1")
+    result = run(
+        "python", "-m", f"stages.train_{method}", "--seed", "42", cwd=folder, PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1"
+    )
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("epoch") == 4
-    assert (folder / f"data/runs/{method}/42/training.json").is_file()
+    assert (folder / f"data/runs/{method}/42/checkpoint/training.json").is_file()
     return json.loads((folder / f"data/runs/{method}/42/history.json").read_text())
 
 
@@ -48,7 +50,7 @@ def curves(rows: list[dict[str, float]]) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("method", "shared"), [("full", (16, 4)), ("lora", (64, 1))])
-def test_two_processes_train_what_one_does(without_dropout, method, shared):
+def test_two_processes_give_the_curves_of_one(without_dropout, method, shared):
     batch_size, accumulated = shared  # 64 rows a step, and one in the last step, for two processes
     alone = history(without_dropout, method, batch_size=64, gradient_accumulation_steps=1)
     together = history(

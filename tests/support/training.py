@@ -1,0 +1,62 @@
+"""Datasets and trainings of the tiny model."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from stages.common.core.params import TrainParams, load_params
+from stages.common.core.ragged import RaggedArray
+from stages.common.modeling.classifier import add_lora, build_classifier
+from stages.common.modeling.dataset import TokenizedDataset
+from stages.common.modeling.types import Model
+from stages.common.training.trainer import Trainer, TrainResult
+from tests.support.corpus import records
+from tests.support.project import ROOT, encode
+
+SHIPPED = load_params(ROOT / "params.yaml")
+
+
+def train_params(**changed: object) -> TrainParams:
+    """The shipped parameters for two epochs without early stopping, some changed."""
+    return SHIPPED.train.model_copy(update={"epochs": 2, "patience": 0, **changed})
+
+
+def build(base_model: Path, method: str) -> Model:
+    """A classifier as the training stage of `method` builds it."""
+    model = build_classifier(base_model, dropout=0.1, seed=42)
+    return add_lora(model, SHIPPED.lora, seed=42) if method == "lora" else model
+
+
+def without_dropout(model: Model) -> Model:
+    """Set the probability of every dropout layer to 0."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    return model
+
+
+def dataset_of_records(base_model: Path) -> TokenizedDataset:
+    """The 180 reviews of `records`, tokenized."""
+    rows = records()
+    input_ids = encode(base_model, [row["RawText"] for row in rows])
+    labels = np.array([int(row["GeneralPolarity"]) + 1 for row in rows])
+    return TokenizedDataset(RaggedArray.from_rows(input_ids), labels)
+
+
+def subset(dataset: TokenizedDataset, count: int) -> TokenizedDataset:
+    """`count` examples, evenly spaced, so that all classes are among them."""
+    indices = np.linspace(0, len(dataset) - 1, count).astype(int)
+    return TokenizedDataset(dataset.input_ids.take(indices), dataset.labels[indices])
+
+
+def fit(
+    model: Model, dataset: TokenizedDataset, validation: TokenizedDataset, params: TrainParams, learning_rate: float
+) -> TrainResult:
+    """Train with seed 42 in one process, without checkpoints."""
+    return Trainer(model, dataset, validation, params, learning_rate, seed=42).train()
+
+
+def losses(result: TrainResult) -> np.ndarray:
+    """Training and validation loss, (epochs, 2)."""
+    return np.array([[row["train_loss"], row["validation_loss"]] for row in result.history])
