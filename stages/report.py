@@ -1,56 +1,44 @@
-"""What `compare` found as pictures, and as one page that a person can mail."""
+"""Everything that people read: sentences and tables, pictures, misclassified rows, and one page to mail."""
 
 import base64
-import csv
 import platform
+import string
 import subprocess
-import sys
-from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from importlib.metadata import version
 
-from jinja2 import Environment, StrictUndefined
-
-from stages.common import paths, plotting
+from stages.common.artifacts.arrow import read_table
+from stages.common.artifacts.logits import read_logits
+from stages.common.core import paths
 from stages.common.core.exceptions import report_user_errors
 from stages.common.core.files import atomic_write, read_json
+from stages.common.core.labels import METHODS
 from stages.common.core.params import load_params
-from stages.common.core.paths import METHODS, PLOTS
-from stages.common.reporting.formatting import by_rows, class_table, seed_table, table, verdicts
+from stages.common.core.paths import PLOTS
 
-MISTAKES = 30  # shown of plots/errors.csv
-SHARES = 6  # the column of errors.csv from which on there are probabilities
-TOOLS = ("datasets", "dvc", "evaluate", "matplotlib", "numpy", "peft", "scikit-learn", "scipy", "torch", "transformers")
+NUM_SHOWN = 30  # misclassified rows on the page
+PACKAGES = (
+    "datasets",
+    "dvc",
+    "evaluate",
+    "matplotlib",
+    "numpy",
+    "peft",
+    "scikit-learn",
+    "scipy",
+    "torch",
+    "transformers",
+)
 INPUTS = ("stages", "params.yaml", "data/sample", "data/kobert-mini")
 
 
-def flat(values: Any, prefix: str = "") -> dict[str, str]:
-    """Leaves of nested dictionaries by their dotted names."""
-    if not isinstance(values, dict):
-        return {prefix: str(values)}
-    return {k: v for key, value in values.items() for k, v in flat(value, f"{prefix}.{key}".strip(".")).items()}
-
-
-def versions() -> dict[str, str]:
-    """Python's and those of the libraries behind the figures."""
-    found = {"Python": platform.python_version()}
-    for name in TOOLS:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "-"
-    return found
-
-
-def revision() -> str:
+def git_revision() -> str:
     """The commit that last changed code, parameters or embedded data, so that committing results does not change it."""
 
     def git(*arguments: str) -> str:
-        result = subprocess.run(["git", *arguments, "--", *INPUTS], capture_output=True, text=True, check=True)
-        return result.stdout.strip()
+        return subprocess.run(["git", *arguments, "--", *INPUTS], capture_output=True, text=True, check=True).stdout
 
     try:
-        changed = git("status", "--porcelain")
-        return git("log", "-1", "--format=%H") + (" with uncommitted changes" if changed else "")
+        return git("log", "-1", "--format=%H").strip() + (" with changes" if git("status", "--porcelain") else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 
@@ -58,48 +46,56 @@ def revision() -> str:
 @report_user_errors
 def main() -> None:
     params = load_params()
-    figures = read_json(paths.COMPARE_METRICS)
-    histories, pairs = (
-        {name: read_json(PLOTS / f"{kind}{name}.json") for name in METHODS} for kind in ("", "confusion_")
-    )
-    plotting.use_korean_font()
+    # pandas and matplotlib take seconds to import; a fault in params.yaml is reported before that.
+    import pandas as pd
+
+    from stages.common.evaluation.error_analysis import misclassified
+    from stages.common.reporting import formatting, plots
+
+    details, selection = read_json(paths.COMPARE_DETAILS), read_json(paths.SELECTION)
+    english, korean = zip(*formatting.verdict_sentences(details), strict=True)
+    tables = {name: getattr(formatting, f"{name}_table")(details) for name in ("method", "class", "run")}
+    with atomic_write(paths.COMPARE_TABLE) as temporary:
+        lines = [" ".join(english), *(formatting.to_markdown(tables[name]) for name in ("method", "class"))]
+        temporary.write_text("\n\n".join(lines) + "\n", encoding="utf-8")
+
+    best_logits = {
+        method: read_logits(paths.RUNS / method / selection[method]["best_run"] / "logits.safetensors")["test"]
+        for method in METHODS
+    }
+    errors = misclassified(read_table(paths.TEST), best_logits).to_pandas()
+    formatting.write_spreadsheet(paths.ERRORS, errors)
+
+    plots.use_style()
+    histories = {method: read_json(PLOTS / f"{method}.json") for method in METHODS}
+    confusion = {method: read_json(PLOTS / f"confusion_{method}.json") for method in METHODS}
     pictures = {
-        "f1": plotting.f1(figures),
-        "curves": plotting.curves(histories, figures),
-        "confusion": plotting.confusion(pairs),
-        "reliability": plotting.reliability(read_json(PLOTS / "reliability.json"), figures),
-        "cost": plotting.cost(figures),
+        "f1": plots.plot_f1(details, english[0]),
+        "curves": plots.plot_curves(histories, details),
+        "confusion": plots.plot_confusion(confusion),
+        "reliability": plots.plot_reliability(read_json(PLOTS / "reliability.json"), details),
+        "cost": plots.plot_cost(details),
     }
     for name, picture in pictures.items():
-        plotting.save(picture, PLOTS / f"{name}.png")
-    with (PLOTS / "errors.csv").open(encoding="utf-8-sig", newline="") as file:
-        csv.field_size_limit(sys.maxsize)  # a review may be longer than csv's 131,072 characters
-        header, *mistakes = csv.reader(file)
+        plots.save_png(picture, PLOTS / f"{name}.png")
     counts = {"filter": paths.FILTER_METRICS, "split": paths.SPLIT_METRICS, "tokens": paths.TOKEN_METRICS}
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = paths.REPORT_TEMPLATE.read_text(encoding="utf-8")
-    shown = [
-        [f"{float(cell):.2f}" if number >= SHARES else cell for number, cell in enumerate(row)] for row in mistakes
-    ]
-    values = {
-        "verdicts": list(verdicts(figures)),
-        "mistakes": [header, *shown[:MISTAKES]],
-        "groups": read_json(paths.GROUPS),
-        "params": flat(params.model_dump()),
-        "counts": flat({name: read_json(path) for name, path in counts.items()}),
-    }
-    text = environment.from_string(template).render(
-        **values,
-        by_rows=by_rows,
-        font=plotting.embedded_font(f"{template}{values}{list(map(chr, range(32, 127)))}"),
-        tables={"methods": table(figures), "seeds": seed_table(figures), "classes": class_table(figures)},
+    page = formatting.TEMPLATES.get_template("report.html").render(
+        english=english,
+        korean=korean,
+        tables=tables,
         pictures={name: base64.b64encode((PLOTS / f"{name}.png").read_bytes()).decode() for name in pictures},
-        mistakes_in_all=len(mistakes),
-        revision=revision(),
-        versions=versions(),
+        slices=details["slices"],
+        errors=[list(errors), *errors.head(NUM_SHOWN).fillna("").values.tolist()],
+        num_errors=len(errors),
+        params=pd.json_normalize(params.model_dump()).iloc[0].to_dict(),
+        counts=pd.json_normalize({name: read_json(path) for name, path in counts.items()}).iloc[0].to_dict(),
+        revision=git_revision(),
+        versions={"Python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
     )
     with atomic_write(PLOTS / "report.html") as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        page = page.replace("EMBEDDED_FONT", plots.embedded_font(string.printable + page), 1)
+        temporary.write_text(page, encoding="utf-8")
+    print(*english, *korean, sep="\n")
 
 
 if __name__ == "__main__":

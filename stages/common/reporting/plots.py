@@ -1,6 +1,6 @@
-"""Figures as PNG: the same bytes every time, Korean from a packaged font, legible in grey and for the colour-blind.
+"""The pictures: the same bytes every time, Korean from a packaged font, legible in grey and to the colour-blind.
 
-Every method has a colour of Okabe and Ito's palette, and a marker and a line of its own.
+Every method has a colour of the palette by Okabe and Ito (2008), and a marker and a line style of its own.
 """
 
 import base64
@@ -10,53 +10,42 @@ from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
-import matplotlib
+import matplotlib.style
 import numpy as np
 from fontTools import subset
 from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator
+from sklearn.metrics import ConfusionMatrixDisplay
 
-from stages.common import paths
 from stages.common.core.files import atomic_write
-from stages.common.core.labels import LABELS
-from stages.common.reporting.formatting import METHODS, VERDICTS, Figures, decimals, rounded, with_interval
+from stages.common.core.labels import LABELS, METHODS
+from stages.common.reporting import formatting
+from stages.common.reporting.formatting import DISPLAY_NAMES, Details
 
-COLOURS = {"full": "#0072b2", "lora": "#d55e00", "tfidf": "#009e73", "majority": "#555555"}
+COLORS = {"full": "#0072b2", "lora": "#d55e00", "tfidf": "#009e73", "majority": "#555555"}
 MARKERS = {"full": "o", "lora": "s", "tfidf": "^", "majority": "D"}
-LINES = {"full": "-", "lora": "--", "tfidf": "-.", "majority": ":"}
+LINE_STYLES = {"full": "-", "lora": "--", "tfidf": "-.", "majority": ":"}
 Rows = list[dict[str, Any]]
 
 
 def _font_file(name: str) -> Path:
-    """Of Nanum Gothic. The package that holds it is not imported: from Python 3.12 on, that fails."""
+    """A file of Nanum Gothic. The package that holds it is not imported: from Python 3.12 on, that fails."""
     return Path(str(distribution("koreanize-matplotlib").locate_file(f"koreanize_matplotlib/fonts/{name}")))
 
 
-def use_korean_font() -> None:
-    """Let every figure write Korean, whatever fonts the machine has."""
+def use_style() -> None:
+    """Take fonts and lines from templates/plots.mplstyle: Korean, whatever fonts the machine has."""
     for name in ("NanumGothic.ttf", "NanumGothicBold.ttf"):
         font_manager.fontManager.addfont(_font_file(name))
-    matplotlib.rcParams.update(
-        {
-            "font.family": "NanumGothic",
-            "axes.unicode_minus": False,  # the font has no such sign
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.grid": True,
-            "grid.color": "#e4e4e4",
-            "axes.axisbelow": True,
-            "legend.frameon": False,
-            "legend.fontsize": "small",
-        }
-    )
+    matplotlib.style.use(Path(__file__).with_name("templates") / "plots.mplstyle")
 
 
 def embedded_font(text: str) -> str:
-    """Base64 of a font with the characters of `text` alone, for pages."""
+    """A font for pages, in base64, that holds the characters of `text` alone."""
     options = subset.Options(notdef_outline=True, layout_features=[])
-    options.drop_tables += ["TSI0", "TSI1", "TSI2", "TSI3", "TSI5"]  # sources of hints, of which it would warn
+    options.drop_tables += ["TSI0", "TSI1", "TSI2", "TSI3", "TSI5"]  # sources of hints; fontTools warns of them
     font = subset.load_font(_font_file("NanumGothic.ttf"), options)
     subsetter = subset.Subsetter(options)
     subsetter.populate(text=text)
@@ -65,50 +54,46 @@ def embedded_font(text: str) -> str:
     return base64.b64encode(file.getvalue()).decode()
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Write a PNG that names neither a version nor a time."""
+def save_png(figure: Figure, path: Path) -> None:
+    """Write a PNG without the version of matplotlib in it."""
     with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png", metadata={"Software": None})
 
 
-def _canvas(height: float, columns: int, title: str, **options: Any) -> tuple[Figure, list[Axes]]:
+def _subplots(height: float, columns: int, title: str, **options: Any) -> tuple[Figure, list[Axes]]:
     figure = Figure(figsize=(11, height), dpi=110, layout="constrained")
     figure.suptitle(title, weight="semibold")
     return figure, list(np.atleast_1d(figure.subplots(1, columns, **options)))
 
 
-def curves(histories: Mapping[str, Rows], figures: Figures) -> Figure:
-    """Losses and macro-F1 by epoch, of several runs mean and standard deviation; the best epochs are the kept run's."""
-    figure, axes = _canvas(4.2, 3, "Training: loss and macro-F1 by epoch")
+def plot_curves(histories: Mapping[str, Rows], details: Details) -> Figure:
+    """Losses and macro-F1 by epoch: mean and standard deviation over runs, best epochs of the best run."""
+    figure, axes = _subplots(4.2, 3, "Training: loss and macro-F1 by epoch")
 
-    def draw(axis: Axes, method: str, name: str, label: str, **style: Any) -> None:
+    def plot_mean(axis: Axes, method: str, metric: str, label: str, **style: Any) -> None:
         rows = histories[method]
-        epochs, means = np.array([[row["epoch"], row[name]] for row in rows]).T
-        spread = np.array([row[f"{name}_sd"] or 0 for row in rows])
+        epochs, means = np.array([[row["epoch"], row[metric]] for row in rows]).T
+        sd = np.array([row[f"{metric}_sd"] or 0 for row in rows])
         axis.plot(epochs, means, label=label, markersize=4, **style)
-        if spread.any():
-            axis.fill_between(epochs, means - spread, means + spread, color=style["color"], alpha=0.15, linewidth=0)
+        if sd.any():
+            axis.fill_between(epochs, means - sd, means + sd, color=style["color"], alpha=0.15, linewidth=0)
 
-    for axis, method in zip(axes, paths.METHODS, strict=False):
-        look = {"color": COLOURS[method], "marker": MARKERS[method], "linestyle": LINES[method]}
-        draw(axis, method, "train_loss", "training loss", color="#555555", linestyle=":")
-        draw(axis, method, "validation_loss", "validation loss", **look)
-        draw(axes[2], method, "macro_f1", METHODS[method], **look)
-        axis.set(title=METHODS[method], ylabel="cross-entropy")
-        values = figures[method]
-        for where, name in ((axis, "validation_loss"), (axes[2], "macro_f1")):
-            for epoch, marker, what in (
-                (values["best_epoch"], "*", "best by macro-F1"),
-                (values["overfitting"]["best_epoch_by_loss"], "v", "best by loss"),
+    for axis, method in zip(axes, METHODS, strict=False):
+        style = {"color": COLORS[method], "marker": MARKERS[method], "linestyle": LINE_STYLES[method]}
+        plot_mean(axis, method, "train_loss", "training loss", color="#555555", linestyle=":")
+        plot_mean(axis, method, "validation_loss", "validation loss", **style)
+        plot_mean(axes[2], method, "macro_f1", DISPLAY_NAMES[method], **style)
+        axis.set(title=DISPLAY_NAMES[method], ylabel="cross-entropy")
+        values = details[method]
+        for panel, metric in ((axis, "validation_loss"), (axes[2], "macro_f1")):
+            for epoch, marker, size, criterion in (
+                (values["best_epoch"], "*", 13, "macro-F1"),
+                (values["overfitting"]["best_epoch_by_loss"], "v", 9, "loss"),
             ):
-                label = f"{what}: epoch {epoch}" if where is axis else None
-                best = histories[method][epoch - 1][f"{name}_{values['best_seed']}"]
-                style: dict[str, Any] = {
-                    "markersize": 13 if marker == "*" else 9,
-                    "markeredgecolor": "black",
-                    "linestyle": "",
-                }
-                where.plot(epoch, best, marker=marker, color=COLOURS[method], label=label, zorder=3, **style)
+                label = f"best epoch by {criterion}: {epoch}" if panel is axis else None
+                y = histories[method][epoch - 1][f"{metric}_{values['best_seed']}"]
+                star = {"marker": marker, "markersize": size, "color": COLORS[method], "markeredgecolor": "black"}
+                panel.plot(epoch, y, label=label, linestyle="", zorder=3, **star)
     axes[2].set(title="validation rows", ylabel="macro-F1")
     axes[1].sharey(axes[0])
     for axis in axes:
@@ -118,62 +103,57 @@ def curves(histories: Mapping[str, Rows], figures: Figures) -> Figure:
     return figure
 
 
-def confusion(pairs: Mapping[str, Rows]) -> Figure:
-    """A matrix a method, each row of which adds up to 100%."""
-    figure, axes = _canvas(4.6, 2, "Confusion on the test rows: share of the actual class (each row adds up to 100%)")
-    for axis, (method, rows) in zip(axes, pairs.items(), strict=True):
-        counts = np.zeros((len(LABELS), len(LABELS)), dtype=int)
-        for row in rows:
-            counts[LABELS.index(row["actual"]), LABELS.index(row["predicted"])] += 1
-        shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-        image = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-        for (i, j), share in np.ndenumerate(shares):
-            text = f"{share:.0%}\n({counts[i, j]})"
-            axis.text(j, i, text, ha="center", va="center", color="white" if share > 0.65 else "black")
-        axis.set(title=METHODS[method], xlabel="predicted", ylabel="actual")
-        axis.set_xticks(range(len(LABELS)), LABELS)
-        axis.set_yticks(range(len(LABELS)), LABELS)
+def plot_confusion(counts: Mapping[str, Rows]) -> Figure:
+    """A confusion matrix a method, from its 9 cells; each matrix row adds up to 100%."""
+    figure, axes = _subplots(4.6, 2, "Confusion on the test rows: percent of the actual class, and number of rows")
+    for axis, (method, cells) in zip(axes, counts.items(), strict=True):
+        matrix = np.reshape([cell["count"] for cell in cells], (len(LABELS), len(LABELS)))
+        fractions = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+        display = ConfusionMatrixDisplay(fractions, display_labels=LABELS)
+        display.plot(ax=axis, cmap="Blues", colorbar=False, im_kw={"vmin": 0, "vmax": 1})
+        for index, text in np.ndenumerate(display.text_):
+            text.set_text(f"{fractions[index]:.0%}\n({matrix[index]})")
+        axis.set(title=DISPLAY_NAMES[method], xlabel="predicted", ylabel="actual")
         axis.grid(False)
-    figure.colorbar(image, ax=axes, format=PercentFormatter(1), shrink=0.8)
     return figure
 
 
-def reliability(bins: Rows, figures: Figures) -> Figure:
+def plot_reliability(bins: Rows, details: Details) -> Figure:
     """Accuracy against confidence before and after temperature scaling; larger marks hold more rows."""
-    figure, axes = _canvas(4.8, 2, "Reliability on the test rows: does 80% sure mean right in 80%?", sharey=True)
-    for axis, method in zip(axes, paths.METHODS, strict=True):
-        axis.plot([0, 1], [0, 1], color="black", linewidth=0.8, linestyle=":", label="perfect")
-        for scaled, colour, marker, line in ((False, COLOURS[method], "o", "-"), (True, "#555555", "s", "--")):
+    figure, axes = _subplots(4.8, 2, "Reliability on the test rows: accuracy at each confidence", sharey=True)
+    for axis, method in zip(axes, METHODS, strict=True):
+        axis.plot([0, 1], [0, 1], color="black", linewidth=0.8, linestyle=":", label="perfectly calibrated")
+        for scaled, color, marker, line_style in ((False, COLORS[method], "o", "-"), (True, "#555555", "s", "--")):
             rows = [row for row in bins if row["method"] == method and row["scaled"] is scaled]
             x, y, sizes = (np.array([row[name] for row in rows]) for name in ("confidence", "accuracy", "rows"))
-            name = "scaled.ece" if scaled else "ece"
-            label = f"{'scaled' if scaled else 'as trained'}, ECE {rounded(figures[method], name)}"
-            axis.plot(x, y, color=colour, linestyle=line, label=label, marker=marker, markersize=3)
-            fill = "none" if scaled else colour
-            axis.scatter(
-                x, y, 12 + 300 * sizes / sizes.sum(), facecolor=fill, edgecolor=colour, marker=marker, alpha=0.7
-            )
-        axis.set(title=METHODS[method], xlabel="confidence", ylabel="accuracy", xlim=(0.3, 1.02), ylim=(-0.02, 1.02))
+            ece = formatting.format_metric(details[method], "scaled.ece" if scaled else "ece")
+            label = f"{'scaled' if scaled else 'not scaled'}, ECE {ece}"
+            axis.plot(x, y, color=color, linestyle=line_style, label=label, marker=marker, markersize=3)
+            area, fill = 12 + 300 * sizes / sizes.sum(), "none" if scaled else color
+            axis.scatter(x, y, area, facecolor=fill, edgecolor=color, marker=marker, alpha=0.7)
+        limits = {"xlim": (0.3, 1.02), "ylim": (-0.02, 1.02)}
+        axis.set(title=DISPLAY_NAMES[method], xlabel="confidence", ylabel="accuracy", **limits)
         axis.legend(loc="lower right")
     return figure
 
 
-def _errorbar(axis: Axes, x: float, method: str, value: float, span: list[float], label: str) -> None:
-    around = np.maximum(0, [[value - span[0]], [span[1] - value]])  # a skewed interval may leave its value out
-    axis.errorbar(x, value, around, fmt=MARKERS[method], color=COLOURS[method], capsize=4, label=label)
+def _errorbar(axis: Axes, x: float, method: str, value: float, interval: list[float], label: str) -> None:
+    low, high = interval
+    lengths = np.maximum(0, [[value - low], [high - value]])  # the interval of a skewed metric may exclude its value
+    axis.errorbar(x, value, lengths, fmt=MARKERS[method], color=COLORS[method], capsize=4, label=label)
 
 
-def f1(figures: Figures) -> Figure:
+def plot_f1(details: Details, verdict: str) -> Figure:
     """Macro-F1 and the F1 of each class, with 95% intervals, of both methods and the baselines."""
-    verdict = VERDICTS[figures["difference"]["verdict"]][0]
-    figure, (axis,) = _canvas(4.6, 1, f"{verdict}\nF1 on {figures['rows']:,} test rows, with 95% intervals")
-    for number, method in enumerate(METHODS):
-        values, spans = figures[method], figures[method]["interval"]
-        by_class = [(values["per_class"][label]["f1"], spans["per_class"][label]["f1"]) for label in LABELS]
-        for place, (value, span) in enumerate([(values["macro_f1"], spans["macro_f1"]), *by_class]):
-            x = place + 0.2 * (number - 1.5)
-            _errorbar(axis, x, method, value, span, "" if place else METHODS[method])
-            text = f"{value:.{decimals(*span)}f}"
+    figure, (axis,) = _subplots(4.6, 1, f"{verdict}\nF1 on {details['rows']:,} test rows, with 95% intervals")
+    for index, (method, name) in enumerate(DISPLAY_NAMES.items()):
+        values, intervals = details[method], details[method]["interval"]
+        scores = [values["macro_f1"], *(values["per_class"][label]["f1"] for label in LABELS)]
+        spans = [intervals["macro_f1"], *(intervals["per_class"][label]["f1"] for label in LABELS)]
+        for group, (score, span) in enumerate(zip(scores, spans, strict=True)):
+            x = group + 0.2 * (index - 1.5)
+            _errorbar(axis, x, method, score, span, "" if group else name)
+            text = f"{score:.{formatting.decimal_places(*span)}f}"
             axis.annotate(text, (x, span[1]), (0, 7), textcoords="offset points", ha="center", fontsize="small")
     axis.set_xticks(range(len(LABELS) + 1), ["macro-F1", *LABELS])
     axis.set(ylabel="F1", ylim=(-0.03, 1.1))
@@ -181,20 +161,19 @@ def f1(figures: Figures) -> Figure:
     return figure
 
 
-def cost(figures: Figures) -> Figure:
-    """Macro-F1 with its interval against what a method trains and what it leaves on the disk."""
-    figure, axes = _canvas(4.2, 2, "Cost against quality, test rows", sharey=True)
-    names = {"trainable_parameters": "trainable parameters (log)", "checkpoint_bytes": "bytes of weights (log)"}
-    for axis, (name, label) in zip(axes, names.items(), strict=True):
-        for method, text in METHODS.items():
-            values, span = figures[method], figures[method]["interval"]["macro_f1"]
-            score = values["macro_f1"]
-            text += f": {with_interval(score, *span)}"
-            if method in paths.METHODS:
-                _errorbar(axis, values[name], method, score, span, text)
+def plot_cost(details: Details) -> Figure:
+    """Macro-F1 with its interval against the number of trainable parameters and the size of the weights."""
+    figure, axes = _subplots(4.2, 2, "Cost against quality, test rows", sharey=True)
+    costs = {"trainable_parameters": "trainable parameters (log)", "checkpoint_bytes": "bytes of weights (log)"}
+    for axis, (cost, axis_label) in zip(axes, costs.items(), strict=True):
+        for method, name in DISPLAY_NAMES.items():
+            score, interval = details[method]["macro_f1"], details[method]["interval"]["macro_f1"]
+            label = f"{name}: {formatting.format_with_interval(score, *interval)}"
+            if method in METHODS:
+                _errorbar(axis, details[method][cost], method, score, interval, label)
             else:
-                axis.axhline(score, linestyle=LINES[method], color=COLOURS[method], label=text)
-        axis.set(xscale="log", xlabel=label, ylabel="macro-F1", ylim=(0, 1))
+                axis.axhline(score, linestyle=LINE_STYLES[method], color=COLORS[method], label=label)
+        axis.set(xscale="log", xlabel=axis_label, ylabel="macro-F1", ylim=(0, 1))
         axis.margins(x=0.4)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure

@@ -1,0 +1,39 @@
+"""How well a classifier's probabilities agree with how often it is right."""
+
+from typing import Any
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax
+
+NUM_BINS = 15  # of equal width, for the expected calibration error
+TEMPERATURE_BOUNDS = (0.05, 20.0)
+
+
+def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
+    """The temperature by which to divide logits (rows, classes) for the lowest cross-entropy (Guo et al. 2017)."""
+
+    def cross_entropy(log_temperature: float) -> float:
+        return -log_softmax(logits / np.exp(log_temperature), axis=1)[np.arange(len(labels)), labels].mean()
+
+    optimum = minimize_scalar(cross_entropy, bounds=np.log(TEMPERATURE_BOUNDS), method="bounded")
+    return float(np.exp(optimum.x))
+
+
+def confidence_bins(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Probability (rows,) of each row's predicted class, and the index (rows,) of its bin; bin 0 is (0, 1/15]."""
+    confidence = np.exp(log_softmax(logits, axis=1)).max(1)
+    return confidence, np.clip(np.ceil(confidence * NUM_BINS).astype(int) - 1, 0, NUM_BINS - 1)
+
+
+def reliability_bins(logits: np.ndarray, labels: np.ndarray, temperature: float) -> list[dict[str, Any]]:
+    """Mean confidence and accuracy in each bin that is not empty, before and after temperature scaling."""
+    bins = []
+    correct = logits.argmax(1) == labels
+    for scaled in (False, True):
+        confidence, bin_of_row = confidence_bins(logits / temperature if scaled else logits)
+        for index in np.unique(bin_of_row):
+            inside = bin_of_row == index
+            means = {"confidence": float(confidence[inside].mean()), "accuracy": float(correct[inside].mean())}
+            bins.append({"scaled": scaled, **means, "rows": int(inside.sum())})
+    return bins

@@ -1,0 +1,68 @@
+"""Metrics as functions of means over rows, so that a bootstrap resample of the rows is a matrix product.
+
+scikit-learn's metrics would be computed anew for each of ten thousand resamples.
+"""
+
+import numpy as np
+from scipy.special import log_softmax
+
+from stages.common.core.labels import LABELS
+from stages.common.evaluation.calibration import NUM_BINS, confidence_bins
+
+NUM_CLASSES = len(LABELS)
+NUM_CELLS = NUM_CLASSES**2  # of the confusion matrix, actual class by predicted class
+CALIBRATION_METRICS = ("loss", "brier", "ece")
+
+
+def per_example_statistics(logits: np.ndarray, labels: np.ndarray, temperature: float) -> np.ndarray:
+    """The statistics (rows, 43) of each row whose means determine all metrics.
+
+    9 confusion cells, then loss, Brier score and 15 calibration bins, each before and after temperature scaling.
+
+    Args:
+        logits: (rows, classes).
+        labels: (rows,) class indices.
+        temperature: see `fit_temperature`.
+    """
+    predictions = logits.argmax(1)
+    columns = [np.eye(NUM_CELLS)[labels * NUM_CLASSES + predictions]]
+    for scaled in (logits, logits / temperature):
+        log_probabilities = log_softmax(scaled, axis=1)
+        loss = -log_probabilities[np.arange(len(labels)), labels]
+        brier = ((np.exp(log_probabilities) - np.eye(NUM_CLASSES)[labels]) ** 2).sum(1)
+        confidence, bin_of_row = confidence_bins(scaled)
+        gaps = np.eye(NUM_BINS)[bin_of_row] * (confidence - (predictions == labels))[:, None]
+        columns += [loss[:, None], brier[:, None], gaps]
+    return np.hstack(columns)
+
+
+def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    return np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator > 0)
+
+
+def confusion_metrics(cells: np.ndarray) -> dict[str, np.ndarray]:
+    """Accuracy, and precision, recall and F1, macro and per class, from counts or means of confusion cells (..., 9).
+
+    As in scikit-learn with `zero_division=0`, an empty class counts as 0.
+    """
+    matrix = cells.reshape(*cells.shape[:-1], NUM_CLASSES, NUM_CLASSES)
+    correct, actual, predicted = np.einsum("...ii->...i", matrix), matrix.sum(-1), matrix.sum(-2)
+    by_class = {
+        "precision": _divide(correct, predicted),
+        "recall": _divide(correct, actual),
+        "f1": _divide(2 * correct, actual + predicted),
+    }
+    return {
+        **{f"macro_{name}": values.mean(-1) for name, values in by_class.items()},
+        "accuracy": correct.sum(-1) / actual.sum(-1),
+        **{f"per_class.{c}.{name}": v[..., i] for i, c in enumerate(LABELS) for name, v in by_class.items()},
+    }
+
+
+def compute_metrics(means: np.ndarray) -> dict[str, np.ndarray]:
+    """All metrics (...) from means (..., 43) of `per_example_statistics`; the Brier score sums over classes, 0 to 2."""
+    metrics = confusion_metrics(means[..., :NUM_CELLS])
+    for prefix, part in zip(("", "scaled."), np.split(means[..., NUM_CELLS:], 2, axis=-1), strict=True):
+        values = part[..., 0], part[..., 1], np.abs(part[..., 2:]).sum(-1)
+        metrics |= {prefix + name: value for name, value in zip(CALIBRATION_METRICS, values, strict=True)}
+    return metrics
