@@ -4,7 +4,6 @@ import math
 from collections.abc import Iterable
 from contextlib import ExitStack
 from hashlib import blake2b
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -18,22 +17,24 @@ from stages.common.core.params import SplitParams, load_params
 from stages.common.core.paths import SPLIT_METRICS, TEST, TOKENIZED, TRAIN, VALIDATION
 from stages.common.core.prefetch import prefetch
 
+SPLITS = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
 
-def allocate(counts: np.ndarray, total: int, reserved: int) -> np.ndarray:
-    """`total` rows shared among classes in proportion to `counts` by largest remainder.
 
-    Every class gets at least one row and leaves at least `reserved` to the other splits.
+def stratified_sizes(counts: np.ndarray, total: int, reserved: int) -> np.ndarray:
+    """Distribute `total` rows over classes in proportion to `counts` (classes,), by largest remainder.
+
+    Each class gets at least one row and keeps at least `reserved` for the other splits.
     """
     exact = counts * total / counts.sum()
-    shares = np.floor(exact).astype(int)
-    shares[np.argsort(shares - exact, kind="stable")[: total - shares.sum()]] += 1
-    return np.clip(shares, 1, counts - reserved)
+    sizes = np.floor(exact).astype(int)
+    sizes[np.argsort(sizes - exact, kind="stable")[: total - sizes.sum()]] += 1
+    return np.clip(sizes, 1, counts - reserved)
 
 
-def draw(order: np.ndarray, sizes: np.ndarray, quota: int, reserved: int) -> np.ndarray:
-    """The first groups of `order` that fit into `quota` rows, then single rows until it is full.
+def sample_groups(order: np.ndarray, sizes: np.ndarray, quota: int, reserved: int) -> np.ndarray:
+    """The first groups of `order` that fit into `quota` rows, then groups of one row until it is full.
 
-    Draws at least one group and leaves at least `reserved`, whatever their sizes.
+    Takes at least one group and leaves at least `reserved`, whatever their sizes.
     """
     taken = np.cumsum(sizes[order]) <= quota
     missing = quota - int(sizes[order[taken]].sum())
@@ -58,75 +59,64 @@ def split(labels: np.ndarray, groups: np.ndarray, params: SplitParams) -> dict[s
     """
     _, first, sizes = np.unique(groups, return_index=True, return_counts=True)
     group_labels = labels[first]
-    parts = 3 if params.validation_size else 2
-    for label, name in enumerate(LABELS):
-        if (found := int((group_labels == label).sum())) < parts:
-            raise UserError(f"class {name} has {found} distinct texts after cleaning; the split needs at least {parts}")
-    generator = np.random.default_rng(params.seed)
-    order = generator.permutation(len(sizes))
-    part_of_group = np.zeros(len(sizes), dtype=int)  # 0 train, 1 validation, 2 test
+    num_splits = 3 if params.validation_size else 2
+    for name, found in zip(LABELS, np.bincount(group_labels, minlength=len(LABELS)), strict=True):
+        if found < num_splits:
+            raise UserError(f"class {name} has {found} distinct texts after cleaning; it needs at least {num_splits}")
+    order = np.random.default_rng(params.seed).permutation(len(sizes))
+    split_of_group = np.zeros(len(sizes), dtype=int)  # 0 train, 1 validation, 2 test
     n_test = math.ceil(params.test_size * len(labels))
     n_validation = math.ceil(params.validation_size * max(1, len(labels) - n_test))
-    for part, total, reserved in ((2, n_test, parts - 1), (1, n_validation, 1)):
+    for number, total, reserved in ((2, n_test, num_splits - 1), (1, n_validation, 1)):
         if total:
-            free = part_of_group == 0
+            free = split_of_group == 0
             counts = np.bincount(group_labels[free], sizes[free], len(LABELS)).astype(int)
-            for label, quota in enumerate(allocate(counts, total, reserved)):
+            for label, quota in enumerate(stratified_sizes(counts, total, reserved)):
                 candidates = order[(free & (group_labels == label))[order]]
-                part_of_group[draw(candidates, sizes, quota, reserved)] = part
-    part_of_row = part_of_group[groups]
-    rows = {name: np.flatnonzero(part_of_row == part) for part, name in enumerate(("train", "validation", "test"))}
+                split_of_group[sample_groups(candidates, sizes, quota, reserved)] = number
+    rows = {name: np.flatnonzero(split_of_group[groups] == number) for number, name in enumerate(SPLITS)}
     if not params.validation_size:
         rows["validation"] = rows["test"]
     return rows
 
 
-def describe(labels: np.ndarray) -> dict[str, int]:
-    """Rows in all and of each class."""
-    counts = np.bincount(labels, minlength=len(LABELS)).tolist()
-    return {"rows": len(labels), **dict(zip(LABELS, counts, strict=True))}
-
-
 def labels_and_groups(batches: Iterable[pa.RecordBatch]) -> tuple[np.ndarray, np.ndarray]:
-    """Class index and group number of each row, (rows,) each; equal texts are one group, numbered as they are met."""
+    """Class index and group number (rows,) of each row; equal texts are one group, numbered by first appearance."""
     labels, digests = [], bytearray()
     for batch in batches:
         labels.append(batch["labels"].to_numpy().astype(np.int8))  # a copy: a view would keep the whole batch
-        # 8 bytes a row in place of its text, so that memory does not grow with the texts. Two texts that share them, a
-        # chance of one in millions, stay together for nothing; equal texts are never parted.
+        # 8 bytes a row in place of its text, so that memory does not grow with the texts. Two texts with the same
+        # digest, a chance of one in millions, would stay together for nothing; equal texts are never separated.
         digests += b"".join(blake2b(text.encode(), digest_size=8).digest() for text in batch["text"].to_pylist())
     _, first, groups = np.unique(np.frombuffer(digests, "<u8"), return_index=True, return_inverse=True)
-    number = np.empty(len(first), np.int32)
-    number[np.argsort(first)] = np.arange(len(first))
-    return np.concatenate(labels), number[groups]
+    return np.concatenate(labels), np.argsort(np.argsort(first))[groups]  # ranks of the first appearances
 
 
-def write_splits(batches: Iterable[pa.RecordBatch], rows: dict[Path, np.ndarray], schema: pa.Schema) -> None:
-    """Write the rows with the given ascending numbers to each path, in one pass."""
+def write_splits(batches: Iterable[pa.RecordBatch], rows: dict[str, np.ndarray], schema: pa.Schema) -> None:
+    """Write the rows with the given ascending numbers to each split's file, in one pass over the batches."""
     with ExitStack() as stack:
-        writers = {path: stack.enter_context(table_writer(path, schema)) for path in rows}
+        writers = {name: stack.enter_context(table_writer(SPLITS[name], schema)) for name in rows}
         start = 0
         for batch in batches:
-            for path, writer in writers.items():
-                first, end = np.searchsorted(rows[path], (start, start + batch.num_rows))
-                writer.write(batch.take(pa.array(rows[path][first:end] - start)))
+            for name, writer in writers.items():
+                first, end = np.searchsorted(rows[name], (start, start + batch.num_rows))
+                writer.write(batch.take(pa.array(rows[name][first:end] - start)))
             start += batch.num_rows
 
 
 @report_user_errors
 def main() -> None:
     params = load_params().split
+    if not params.validation_size:
+        warn("split.validation_size is 0: epochs are selected on the test rows, so the test metrics are optimistic")
     labels, groups = labels_and_groups(prefetch(read_batches(TOKENIZED, ("labels", "text"))))
     rows = split(labels, groups, params)
-    if not params.validation_size:
-        warn(
-            "split.validation_size is 0: epochs are chosen on the test rows, so the figures of `compare` are optimistic"
-        )
-    paths = {TRAIN: rows["train"], VALIDATION: rows["validation"], TEST: rows["test"]}
-    write_splits(prefetch(read_batches(TOKENIZED)), paths, read_table(TOKENIZED).schema)
-    metrics = {name: describe(labels[part]) for name, part in rows.items()}
-    duplicates = len(labels) - int(groups.max()) - 1
-    write_json(SPLIT_METRICS, {**metrics, "duplicate_rows": duplicates})
+    write_splits(prefetch(read_batches(TOKENIZED)), rows, read_table(TOKENIZED).schema)
+    metrics: dict[str, object] = {}
+    for name, numbers in rows.items():
+        counts = np.bincount(labels[numbers], minlength=len(LABELS)).tolist()
+        metrics[name] = {"rows": len(numbers), **dict(zip(LABELS, counts, strict=True))}
+    write_json(SPLIT_METRICS, {**metrics, "duplicate_rows": len(labels) - int(groups.max()) - 1})
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ def _feature(field: pa.Field) -> dict[str, object]:
     return {"dtype": str(field.type), "_type": "Value"}
 
 
-def make_schema(fields: dict[str, pa.DataType]) -> pa.Schema:
+def make_schema(**fields: pa.DataType) -> pa.Schema:
     """An Arrow schema that carries the features of `datasets`; a field called `labels` is a ClassLabel of `LABELS`."""
     schema = pa.schema(list(fields.items()))
     features = {"info": {"features": {field.name: _feature(field) for field in schema}}}
@@ -43,27 +43,23 @@ def read_preprocessing(path: Path) -> Preprocessing:
     """Read how the rows of a tokenized table were made.
 
     Raises:
-        UserError: the file is missing or damaged, or says nothing about it.
+        UserError: the file is missing or damaged, or lacks that information.
     """
-    stored = (read_table(path).schema.metadata or {}).get(PREPROCESSING_KEY)
-    if stored is None:
+    metadata = read_table(path).schema.metadata or {}
+    if PREPROCESSING_KEY not in metadata:
         raise UserError(f"{path}: does not say how it was cleaned and tokenized; run `dvc repro` to make it")
-    return Preprocessing.model_validate_json(stored)
+    return Preprocessing.model_validate_json(metadata[PREPROCESSING_KEY])
 
 
 @contextmanager
 def table_writer(path: Path, schema: pa.Schema) -> Iterator[pa.RecordBatchStreamWriter]:
     """Open an Arrow stream for writing; if the block fails, nothing is written."""
-    with (
-        atomic_write(path) as temporary,
-        pa.OSFile(str(temporary), "wb") as sink,
-        pa.ipc.new_stream(sink, schema) as writer,
-    ):
+    with atomic_write(path) as temporary, pa.ipc.new_stream(str(temporary), schema) as writer:
         yield writer
 
 
 def write_table(path: Path, batches: Iterable[pa.RecordBatch | pa.Table], schema: pa.Schema) -> None:
-    """Write an Arrow stream, one batch in memory at a time; if making one fails, nothing is written."""
+    """Write an Arrow stream with one batch in memory at a time; if making a batch fails, nothing is written."""
     with table_writer(path, schema) as writer:
         for batch in batches:
             writer.write(batch)

@@ -70,11 +70,16 @@ def download(hub_id: str, revision: str, names: list[str], folder: Path) -> None
         UserError: a file did not arrive, or not with the hub's checksum.
     """
     for force_download in (False, True):  # otherwise a damaged file would stay in the cache
-        options = {"revision": revision, "allow_patterns": names, "force_download": force_download}
         with _report_hub_errors(hub_id):
-            snapshot = Path(snapshot_download(hub_id, **options, tqdm_class=ProgressBar))
+            snapshot = snapshot_download(
+                hub_id,
+                revision=revision,
+                allow_patterns=names,
+                force_download=force_download,
+                tqdm_class=ProgressBar,
+            )
         for name in names:
-            shutil.copyfile(snapshot / name, folder / name)
+            shutil.copyfile(Path(snapshot) / name, folder / name)
         with _report_hub_errors(hub_id):
             verification = HfApi().verify_repo_checksums(hub_id, revision=revision, local_dir=folder)
         names = [mismatch["path"] for mismatch in verification.mismatches]
