@@ -1,5 +1,6 @@
 """What can be said of both methods on the test rows, and how surely: data only, `report` makes what people read."""
 
+import json
 from typing import Any
 
 import numpy as np
@@ -22,15 +23,10 @@ SCALARS = {  # the columns of `dvc metrics show` and `dvc exp show`, in this ord
 }
 
 
-def round_floats(value: Any) -> Any:
+def round_float(text: str) -> float:
     """Four decimal places; two significant digits below 0.001, where p-values would become 0."""
-    if isinstance(value, dict):
-        return {key: round_floats(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [round_floats(entry) for entry in value]
-    if isinstance(value, float):
-        return round(value, 4) if abs(value) >= 1e-3 else float(f"{value:.2g}")
-    return value
+    value = float(text)
+    return round(value, 4) if abs(value) >= 1e-3 else float(f"{value:.2g}")
 
 
 @report_user_errors
@@ -49,24 +45,20 @@ def main() -> None:
     for method in METHODS:
         folders = [paths.RUNS / method / run for run in selection[method]["runs"]]
         logits[method] = [dict(read_logits(folder / "logits.safetensors")) for folder in folders]
-    temperatures = {
-        method: [fit_temperature(run["validation"], validation_labels) for run in runs]
-        for method, runs in logits.items()
-    }
-    statistics = {
-        method: np.stack(
-            [per_example_statistics(run["test"], labels, t) for run, t in zip(runs, temperatures[method], strict=True)],
-            axis=1,
-        )
-        for method, runs in logits.items()
-    }
+    temperatures, statistics = {}, {}
+    for method, of_runs in logits.items():
+        temperatures[method] = [fit_temperature(run["validation"], validation_labels) for run in of_runs]
+        pairs = zip(of_runs, temperatures[method], strict=True)
+        of_method = [per_example_statistics(run["test"], labels, temperature) for run, temperature in pairs]
+        statistics[method] = np.stack(of_method, axis=1)
     details = compare_methods(statistics, selection, params.compare)
-    for method, of_runs in temperatures.items():
-        details[method]["scaled"]["temperature"] = float(np.mean(of_runs))
+    for method in logits:
+        details[method]["scaled"]["temperature"] = float(np.mean(temperatures[method]))
     details["slices"] = metrics_by_slice(table, {method: statistics[method] for method in METHODS})
     if selected_on_test_rows := not params.split.validation_size:
         warn("split.validation_size is 0: epochs were chosen on the test rows, so these metrics are optimistic")
-    details = round_floats(details | {"rows": len(table), "selected_on_test_rows": selected_on_test_rows})
+    details |= {"rows": len(table), "selected_on_test_rows": selected_on_test_rows}
+    details = json.loads(json.dumps(details), parse_float=round_float)
 
     bins = []
     timings: dict[str, dict[str, Any]] = {}
@@ -81,9 +73,8 @@ def main() -> None:
     write_json(paths.PLOTS / "reliability.json", bins)
     write_json(paths.TIMING_TABLE, timings)
     write_json(paths.COMPARE_DETAILS, details)
-    write_json(
-        paths.COMPARE_METRICS, {name: {key: details[name][key] for key in keys} for name, keys in SCALARS.items()}
-    )
+    scalars = {name: {key: details[name][key] for key in keys} for name, keys in SCALARS.items()}
+    write_json(paths.COMPARE_METRICS, scalars)
 
 
 if __name__ == "__main__":

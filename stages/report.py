@@ -16,18 +16,7 @@ from stages.common.core.params import load_params
 from stages.common.core.paths import PLOTS
 
 NUM_SHOWN = 30  # misclassified rows on the page
-PACKAGES = (
-    "datasets",
-    "dvc",
-    "evaluate",
-    "matplotlib",
-    "numpy",
-    "peft",
-    "scikit-learn",
-    "scipy",
-    "torch",
-    "transformers",
-)
+PACKAGES = ("dvc", "evaluate", "numpy", "peft", "scikit-learn", "scipy", "torch", "transformers")
 INPUTS = ("stages", "params.yaml", "data/sample", "data/kobert-mini")
 
 
@@ -53,16 +42,13 @@ def main() -> None:
     from stages.common.reporting import formatting, plots
 
     details, selection = read_json(paths.COMPARE_DETAILS), read_json(paths.SELECTION)
-    english, korean = zip(*formatting.verdict_sentences(details), strict=True)
-    tables = {name: getattr(formatting, f"{name}_table")(details) for name in ("method", "class", "run")}
+    sentences = formatting.verdict_sentences(details)
     with atomic_write(paths.COMPARE_TABLE) as temporary:
-        lines = [" ".join(english), *(formatting.to_markdown(tables[name]) for name in ("method", "class"))]
-        temporary.write_text("\n\n".join(lines) + "\n", encoding="utf-8")
+        table = formatting.TEMPLATES.get_template("compare.md").render(sentences=sentences, details=details)
+        temporary.write_text(table, encoding="utf-8")
 
-    best_logits = {
-        method: read_logits(paths.RUNS / method / selection[method]["best_run"] / "logits.safetensors")["test"]
-        for method in METHODS
-    }
+    best_runs = {method: paths.RUNS / method / selection[method]["best_run"] for method in METHODS}
+    best_logits = {method: read_logits(run / "logits.safetensors")["test"] for method, run in best_runs.items()}
     errors = misclassified(read_table(paths.TEST), best_logits).to_pandas()
     formatting.write_spreadsheet(paths.ERRORS, errors)
 
@@ -70,7 +56,7 @@ def main() -> None:
     histories = {method: read_json(PLOTS / f"{method}.json") for method in METHODS}
     confusion = {method: read_json(PLOTS / f"confusion_{method}.json") for method in METHODS}
     pictures = {
-        "f1": plots.plot_f1(details, english[0]),
+        "f1": plots.plot_f1(details, sentences[0][0].rstrip(".")),
         "curves": plots.plot_curves(histories, details),
         "confusion": plots.plot_confusion(confusion),
         "reliability": plots.plot_reliability(read_json(PLOTS / "reliability.json"), details),
@@ -80,12 +66,10 @@ def main() -> None:
         plots.save_png(picture, PLOTS / f"{name}.png")
     counts = {"filter": paths.FILTER_METRICS, "split": paths.SPLIT_METRICS, "tokens": paths.TOKEN_METRICS}
     page = formatting.TEMPLATES.get_template("report.html").render(
-        english=english,
-        korean=korean,
-        tables=tables,
+        sentences=sentences,
+        details=details,
         pictures={name: base64.b64encode((PLOTS / f"{name}.png").read_bytes()).decode() for name in pictures},
-        slices=details["slices"],
-        errors=[list(errors), *errors.head(NUM_SHOWN).fillna("").values.tolist()],
+        errors=errors.head(NUM_SHOWN).fillna("").to_dict("records"),
         num_errors=len(errors),
         params=pd.json_normalize(params.model_dump()).iloc[0].to_dict(),
         counts=pd.json_normalize({name: read_json(path) for name, path in counts.items()}).iloc[0].to_dict(),
@@ -95,7 +79,7 @@ def main() -> None:
     with atomic_write(PLOTS / "report.html") as temporary:
         page = page.replace("EMBEDDED_FONT", plots.embedded_font(string.printable + page), 1)
         temporary.write_text(page, encoding="utf-8")
-    print(*english, *korean, sep="\n")
+    print(*(sentence for language in zip(*sentences, strict=True) for sentence in language), sep="\n")
 
 
 if __name__ == "__main__":

@@ -71,7 +71,7 @@ def compare_methods(
         return {"macro_f1": point_estimate, "interval": interval, "verdict": verdict}
 
     details: dict[str, Any] = {}
-    correct = {}  # by method, the test rows (rows,) that its best run has right
+    correct: dict[str, Any] = {}  # by method, the test rows (rows,) that its best run has right
     for name, of_method in replicates.items():
         values: dict[str, Any] = {metric: float(runs.mean()) for metric, runs in point_estimates[name].items()}
         values |= {f"interval.{metric}": significance.confidence_interval(r) for metric, r in of_method.items()}

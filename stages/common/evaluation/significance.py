@@ -85,8 +85,8 @@ def verdict_from_interval(interval: list[float], margin: float) -> str:
     """What the 95% interval of a difference says, given a margin that was named beforehand.
 
     Returns:
-        "equivalent" if it lies within the margin, even if it excludes 0; else "better" if it lies above 0, "worse" if it
-        lies below, and "undecided" if it holds 0.
+        "equivalent" if it lies within the margin, even if it excludes 0; else "better" if it lies above 0, "worse" if
+        below 0, and "undecided" if it holds 0.
     """
     low, high = interval
     if -margin < low and high < margin:

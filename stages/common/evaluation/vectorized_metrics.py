@@ -11,7 +11,6 @@ from stages.common.evaluation.calibration import NUM_BINS, confidence_bins
 
 NUM_CLASSES = len(LABELS)
 NUM_CELLS = NUM_CLASSES**2  # of the confusion matrix, actual class by predicted class
-CALIBRATION_METRICS = ("loss", "brier", "ece")
 
 
 def per_example_statistics(logits: np.ndarray, labels: np.ndarray, temperature: float) -> np.ndarray:
@@ -63,6 +62,6 @@ def compute_metrics(means: np.ndarray) -> dict[str, np.ndarray]:
     """All metrics (...) from means (..., 43) of `per_example_statistics`; the Brier score sums over classes, 0 to 2."""
     metrics = confusion_metrics(means[..., :NUM_CELLS])
     for prefix, part in zip(("", "scaled."), np.split(means[..., NUM_CELLS:], 2, axis=-1), strict=True):
-        values = part[..., 0], part[..., 1], np.abs(part[..., 2:]).sum(-1)
-        metrics |= {prefix + name: value for name, value in zip(CALIBRATION_METRICS, values, strict=True)}
+        metrics |= {f"{prefix}loss": part[..., 0], f"{prefix}brier": part[..., 1]}
+        metrics[f"{prefix}ece"] = np.abs(part[..., 2:]).sum(-1)
     return metrics

@@ -2,8 +2,6 @@
 
 import csv
 import math
-from functools import reduce
-from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -14,27 +12,13 @@ from stages.common.core.files import atomic_write
 from stages.common.core.labels import LABELS, METHODS
 
 Details = dict[str, Any]  # metrics/compare_details.json
-Table = list[list[str]]  # header and rows
 DISPLAY_NAMES = {
     "full": "Full fine-tuning",
     "lora": "LoRA",
     "tfidf": "TF-IDF + logistic regression",
     "majority": "Majority class",
 }
-KOREAN_NAMES = {"full": "전체 미세조정", "lora": "LoRA", "tfidf": "TF-IDF + 로지스틱 회귀", "majority": "다수 클래스"}
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
-METRIC_NAMES = {
-    "macro_f1": "macro-F1",
-    "macro_precision": "precision",
-    "macro_recall": "recall",
-    "accuracy": "accuracy",
-    "loss": "loss",
-    "brier": "Brier",
-    "ece": "ECE",
-    "scaled.loss": "loss, scaled",
-    "scaled.brier": "Brier, scaled",
-    "scaled.ece": "ECE, scaled",
-}
 
 
 def decimal_places(low: float, high: float) -> int:
@@ -57,15 +41,18 @@ def format_difference(value: float, low: float, high: float) -> str:
     return f"{value:+.{places}f} [{low:+.{places}f}, {high:+.{places}f}]"
 
 
-def format_metric(values: Details, name: str) -> str:
-    """A metric of one method, rounded by its interval; `a.b` is `values["a"]["b"]`."""
-    value, interval = (reduce(getitem, name.split("."), nested) for nested in (values, values["interval"]))
-    return f"{value:.{decimal_places(*interval)}f}"
+def get_with_interval(values: Any, name: str) -> tuple[float, float, float]:
+    """A metric of one method and both ends of its interval; the name `a.b` stands for `values["a"]["b"]`."""
+    value, interval = values, values["interval"]
+    for key in name.split("."):
+        value, interval = value[key], interval[key]
+    return value, *interval
 
 
-def format_slice_metric(value: float, num_rows: int) -> str:
-    """A metric without an interval, rounded by 1 / sqrt(num_rows), about the half-width of one."""
-    return f"{value:.{decimal_places(0, 2 / math.sqrt(num_rows))}f}"
+def format_metric(values: Details, name: str, interval: bool = False) -> str:
+    """A metric of one method, rounded by its interval, which is shown or not."""
+    value, low, high = get_with_interval(values, name)
+    return format_with_interval(value, low, high) if interval else f"{value:.{decimal_places(low, high)}f}"
 
 
 def format_p_value(p: float) -> str:
@@ -79,66 +66,13 @@ TEMPLATES = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-TEMPLATES.filters |= {"difference": format_difference, "p_value": format_p_value, "slice_metric": format_slice_metric}
+TEMPLATES.filters |= {"metric": format_metric, "difference": format_difference, "p_value": format_p_value}
+TEMPLATES.globals |= {"labels": LABELS, "methods": METHODS, "names": DISPLAY_NAMES, "decimal_places": decimal_places}
 
 
 def verdict_sentences(details: Details) -> list[list[str]]:
     """What the comparison shows, each sentence in English and in Korean, the verdict first."""
-    values = {"details": details, "names": DISPLAY_NAMES, "korean_names": KOREAN_NAMES}
-    lines = TEMPLATES.get_template("verdict.txt").render(values).splitlines()
-    return [line.split(" | ") for line in lines]
-
-
-def method_table(details: Details) -> Table:
-    """A row a method or baseline; of several runs the mean."""
-    rows = [["method", *METRIC_NAMES.values(), "trainable parameters", "all parameters", "size of weights"]]
-    for method, name in DISPLAY_NAMES.items():
-        values = details[method]
-        macro_f1 = format_with_interval(values["macro_f1"], *values["interval"]["macro_f1"])
-        sizes = ["", "", ""]
-        if method in METHODS:
-            counts = [f"{values[key]:,}" for key in ("trainable_parameters", "total_parameters")]
-            sizes = [*counts, f"{values['checkpoint_bytes'] / 1e6:,.2f} MB"]
-        rows.append([name, macro_f1, *(format_metric(values, key) for key in list(METRIC_NAMES)[1:]), *sizes])
-    return rows
-
-
-def run_table(details: Details) -> Table:
-    """A row a run, then the mean and the standard deviation of several."""
-    epochs = {
-        "best_epoch": "best epoch by macro-F1",
-        "gap_at_best_epoch": "gap at that epoch",
-        "best_epoch_by_loss": "best epoch by loss",
-        "gap_at_best_epoch_by_loss": "gap at the best epoch by loss",
-    }
-    rows = [["method", "seed", "macro-F1", "accuracy", *epochs.values()]]
-    for method in METHODS:
-        runs, intervals = details[method]["runs"], details[method]["interval"]
-        for run in (*runs["each"], *({"seed": name, **runs[name]} for name in ("mean", "sd") if name in runs)):
-            extra = run["seed"] == "sd"  # a digit more
-            scores = [f"{run[key]:.{decimal_places(*intervals[key]) + extra}f}" for key in ("macro_f1", "accuracy")]
-            cells = [f"{run[key]:.2f}" if "gap" in key else str(run[key]) for key in epochs if key in run]
-            rows.append([DISPLAY_NAMES[method], str(run["seed"]), *scores, *(cells or [""] * len(epochs))])
-    return rows
-
-
-def class_table(details: Details) -> Table:
-    """A row a method and class."""
-    rows = [["method", "class", "precision", "recall", "F1"]]
-    for method, name in DISPLAY_NAMES.items():
-        values = details[method]
-        for label in LABELS:
-            precision, recall = (format_metric(values, f"per_class.{label}.{key}") for key in ("precision", "recall"))
-            interval = values["interval"]["per_class"][label]["f1"]
-            f1 = format_with_interval(values["per_class"][label]["f1"], *interval)
-            rows.append([name, label, precision, recall, f1])
-    return rows
-
-
-def to_markdown(table: Table) -> str:
-    """A table in GitHub's Markdown."""
-    header, *rows = ["| " + " | ".join(row) + " |" for row in table]
-    return "\n".join([header, "| --- |" + " ---: |" * (len(table[0]) - 1), *rows])
+    return [line.split(" | ") for line in TEMPLATES.get_template("verdict.txt").render(details=details).splitlines()]
 
 
 def write_spreadsheet(path: Path, frame: pd.DataFrame) -> None:

@@ -21,8 +21,7 @@ from sklearn.metrics import ConfusionMatrixDisplay
 
 from stages.common.core.files import atomic_write
 from stages.common.core.labels import LABELS, METHODS
-from stages.common.reporting import formatting
-from stages.common.reporting.formatting import DISPLAY_NAMES, Details
+from stages.common.reporting.formatting import DISPLAY_NAMES, Details, format_metric, get_with_interval
 
 COLORS = {"full": "#0072b2", "lora": "#d55e00", "tfidf": "#009e73", "majority": "#555555"}
 MARKERS = {"full": "o", "lora": "s", "tfidf": "^", "majority": "D"}
@@ -92,8 +91,9 @@ def plot_curves(histories: Mapping[str, Rows], details: Details) -> Figure:
             ):
                 label = f"best epoch by {criterion}: {epoch}" if panel is axis else None
                 y = histories[method][epoch - 1][f"{metric}_{values['best_seed']}"]
-                star = {"marker": marker, "markersize": size, "color": COLORS[method], "markeredgecolor": "black"}
-                panel.plot(epoch, y, label=label, linestyle="", zorder=3, **star)
+                panel.plot(
+                    epoch, y, marker, markersize=size, color=COLORS[method], markeredgecolor="black", label=label
+                )
     axes[2].set(title="validation rows", ylabel="macro-F1")
     axes[1].sharey(axes[0])
     for axis in axes:
@@ -126,7 +126,7 @@ def plot_reliability(bins: Rows, details: Details) -> Figure:
         for scaled, color, marker, line_style in ((False, COLORS[method], "o", "-"), (True, "#555555", "s", "--")):
             rows = [row for row in bins if row["method"] == method and row["scaled"] is scaled]
             x, y, sizes = (np.array([row[name] for row in rows]) for name in ("confidence", "accuracy", "rows"))
-            ece = formatting.format_metric(details[method], "scaled.ece" if scaled else "ece")
+            ece = format_metric(details[method], "scaled.ece" if scaled else "ece")
             label = f"{'scaled' if scaled else 'not scaled'}, ECE {ece}"
             axis.plot(x, y, color=color, linestyle=line_style, label=label, marker=marker, markersize=3)
             area, fill = 12 + 300 * sizes / sizes.sum(), "none" if scaled else color
@@ -137,8 +137,8 @@ def plot_reliability(bins: Rows, details: Details) -> Figure:
     return figure
 
 
-def _errorbar(axis: Axes, x: float, method: str, value: float, interval: list[float], label: str) -> None:
-    low, high = interval
+def _plot_with_interval(axis: Axes, x: float, method: str, values: tuple[float, float, float], label: str) -> None:
+    value, low, high = values
     lengths = np.maximum(0, [[value - low], [high - value]])  # the interval of a skewed metric may exclude its value
     axis.errorbar(x, value, lengths, fmt=MARKERS[method], color=COLORS[method], capsize=4, label=label)
 
@@ -147,14 +147,12 @@ def plot_f1(details: Details, verdict: str) -> Figure:
     """Macro-F1 and the F1 of each class, with 95% intervals, of both methods and the baselines."""
     figure, (axis,) = _subplots(4.6, 1, f"{verdict}\nF1 on {details['rows']:,} test rows, with 95% intervals")
     for index, (method, name) in enumerate(DISPLAY_NAMES.items()):
-        values, intervals = details[method], details[method]["interval"]
-        scores = [values["macro_f1"], *(values["per_class"][label]["f1"] for label in LABELS)]
-        spans = [intervals["macro_f1"], *(intervals["per_class"][label]["f1"] for label in LABELS)]
-        for group, (score, span) in enumerate(zip(scores, spans, strict=True)):
+        for group, metric in enumerate(("macro_f1", *(f"per_class.{label}.f1" for label in LABELS))):
             x = group + 0.2 * (index - 1.5)
-            _errorbar(axis, x, method, score, span, "" if group else name)
-            text = f"{score:.{formatting.decimal_places(*span)}f}"
-            axis.annotate(text, (x, span[1]), (0, 7), textcoords="offset points", ha="center", fontsize="small")
+            score, low, high = get_with_interval(details[method], metric)
+            _plot_with_interval(axis, x, method, (score, low, high), "" if group else name)
+            text = format_metric(details[method], metric)
+            axis.annotate(text, (x, high), (0, 7), textcoords="offset points", ha="center", fontsize="small")
     axis.set_xticks(range(len(LABELS) + 1), ["macro-F1", *LABELS])
     axis.set(ylabel="F1", ylim=(-0.03, 1.1))
     axis.legend(ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.08))
@@ -167,12 +165,12 @@ def plot_cost(details: Details) -> Figure:
     costs = {"trainable_parameters": "trainable parameters (log)", "checkpoint_bytes": "bytes of weights (log)"}
     for axis, (cost, axis_label) in zip(axes, costs.items(), strict=True):
         for method, name in DISPLAY_NAMES.items():
-            score, interval = details[method]["macro_f1"], details[method]["interval"]["macro_f1"]
-            label = f"{name}: {formatting.format_with_interval(score, *interval)}"
+            values = get_with_interval(details[method], "macro_f1")
+            label = f"{name}: {format_metric(details[method], 'macro_f1', interval=True)}"
             if method in METHODS:
-                _errorbar(axis, details[method][cost], method, score, interval, label)
+                _plot_with_interval(axis, details[method][cost], method, values, label)
             else:
-                axis.axhline(score, linestyle=LINE_STYLES[method], color=COLORS[method], label=label)
+                axis.axhline(values[0], linestyle=LINE_STYLES[method], color=COLORS[method], label=label)
         axis.set(xscale="log", xlabel=axis_label, ylabel="macro-F1", ylim=(0, 1))
         axis.margins(x=0.4)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
