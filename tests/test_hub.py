@@ -1,4 +1,4 @@
-"""The stage base_model against a hub stand-in on loopback: what is asked for, what is left, what each failure costs."""
+"""The stage base_model against a stand-in of the hub on loopback: what it requests and writes, and each failure."""
 
 import hashlib
 import json
@@ -10,28 +10,33 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.support.hub import COMMIT, REPOSITORY, Hub, serving
+from tests.support.hub import COMMIT, REPOSITORY, TAG_COMMIT, Hub, serving
 from tests.support.project import ROOT, run
 
 Fetch = Callable[..., tuple[int, str]]
+# The library waits between its attempts.
 NO_WAITING = "import time, runpy; time.sleep = lambda _: None; runpy.run_module('stages.base_model', None, '__main__')"
+TOKENIZER = "tokenizer_78b3253a26.model"
+SELECTED = {"config.json", "model.safetensors", TOKENIZER, "tokenizer_config.json", "vocab.txt"}
 
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+def provenance(project: Path) -> dict:
+    return json.loads((project / "data/base_model/base_model.json").read_text(encoding="utf-8"))
+
+
 @pytest.fixture
 def repository(tiny_base_model) -> dict[str, bytes]:
     """The tiny base model as monologg/kobert lays out its files."""
     files = contents(tiny_base_model)
-    files["tokenizer_78b3253a26.model"] = files.pop("tokenizer.model")
+    files[TOKENIZER] = files.pop("tokenizer.model")
     auto_map = {"AutoTokenizer": ["tokenization_kobert.KoBertTokenizer", None]}
     files["tokenizer_config.json"] = json.dumps({"do_lower_case": False, "auto_map": auto_map}).encode()
     files["tokenization_kobert.py"] = b"raise SystemExit('code of the repository was run')\n"
-    files |= {"pytorch_model.bin": b"pickle", "flax_model.msgpack": b"flax", "README.md": b"# KoBERT\n"}
-    assert b"\r\n" in files["vocab.txt"]
-    return files
+    return files | {"pytorch_model.bin": b"pickle", "flax_model.msgpack": b"flax", "README.md": b"# KoBERT\n"}
 
 
 @pytest.fixture
@@ -42,13 +47,17 @@ def hub(repository) -> Iterator[Hub]:
 
 @pytest.fixture
 def fetch(hub, tmp_path) -> Fetch:
-    """Run the stage in a process of its own, with an empty cache; gives the exit status and what it told."""
+    """Run the stage in a process of its own, with the cache in `tmp_path`; returns exit status and standard error."""
 
     def run_stage(
-        name: str = REPOSITORY, revision: str = COMMIT, waiting: bool = True, **variables: str
+        hub_id: str = REPOSITORY,
+        revision: str = COMMIT,
+        folder: str = "data/none",
+        waiting: bool = True,
+        **variables: str,
     ) -> tuple[int, str]:
         params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-        params["base_model"] = {"name": name, "revision": revision}
+        params["base_model"] = {"folder": folder, "hub_id": hub_id, "revision": revision}
         (tmp_path / "params.yaml").write_text(yaml.safe_dump(params, allow_unicode=True), encoding="utf-8")
         environment = {
             **{"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "0", "HF_TOKEN": "", "NO_PROXY": "*"},
@@ -62,26 +71,47 @@ def fetch(hub, tmp_path) -> Fetch:
     return run_stage
 
 
-def test_a_commit_becomes_the_normal_form(hub, fetch, repository, tmp_path):
+def test_only_the_selected_files_of_a_commit_are_downloaded(hub, fetch, repository, tmp_path):
     assert fetch() == (0, "")
-    needed = {"config.json", "model.safetensors", "tokenizer_78b3253a26.model", "tokenizer_config.json", "vocab.txt"}
-    assert hub.downloaded() == needed
-    folder = contents(tmp_path / "data/base_model")
-    noted = json.loads(folder.pop("base_model.json"))
-    assert noted == {
-        "name": REPOSITORY,
-        "revision": COMMIT,
-        "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in folder.items()},
-    }
-    assert json.loads(folder.pop("tokenizer_config.json")) == {"do_lower_case": False}, "code may not be named"
-    assert folder == {name: repository[name] for name in needed - {"tokenizer_config.json"}}
-    # The way back to this model downloads nothing.
+    assert hub.downloaded() == SELECTED
+    written = contents(tmp_path / "data/base_model")
+    unchanged = SELECTED - {"tokenizer_config.json"}
+    assert {name: written[name] for name in unchanged} == {name: repository[name] for name in unchanged}
+    assert written.keys() == SELECTED | {"base_model.json"}
+
+
+def test_configs_name_no_code_of_the_repository(fetch, tmp_path):
+    assert fetch() == (0, "")
+    config = (tmp_path / "data/base_model/tokenizer_config.json").read_text(encoding="utf-8")
+    assert json.loads(config) == {"do_lower_case": False}
+
+
+def test_the_source_and_all_hashes_are_written_down(fetch, tmp_path):
+    assert fetch() == (0, "")
+    files = contents(tmp_path / "data/base_model")
+    del files["base_model.json"]
+    hashes = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+    assert provenance(tmp_path) == {"name": REPOSITORY, "revision": COMMIT, "sha256": hashes}
+
+
+def test_a_second_run_downloads_nothing(hub, fetch):
+    assert fetch() == (0, "")
     hub.requests.clear()
     assert fetch() == (0, "")
     assert hub.downloaded() == set()
 
 
-def test_pickled_weights_become_safetensors(hub, fetch, repository, tiny_base_model, tmp_path):
+def test_a_damaged_file_in_the_cache_is_downloaded_again(hub, fetch, repository, tmp_path):
+    assert fetch() == (0, "")
+    (cached,) = (tmp_path / "hf").rglob("model.safetensors")
+    cached.resolve().write_bytes(b"damaged")
+    hub.requests.clear()
+    assert fetch() == (0, "")
+    assert hub.downloaded() == {"model.safetensors"}
+    assert (tmp_path / "data/base_model/model.safetensors").read_bytes() == repository["model.safetensors"]
+
+
+def test_pickled_weights_become_safetensors(fetch, repository, tmp_path):
     import torch
     from safetensors.torch import load, load_file
 
@@ -90,13 +120,8 @@ def test_pickled_weights_become_safetensors(hub, fetch, repository, tiny_base_mo
     torch.save(tied, tmp_path / "weights.bin", _use_new_zipfile_serialization=False)
     repository["pytorch_model.bin"] = (tmp_path / "weights.bin").read_bytes()
     assert fetch() == (0, "")
-    assert "pytorch_model.bin" in hub.downloaded()
-    folder = tmp_path / "data/base_model"
-    assert not (folder / "pytorch_model.bin").exists()
-    assert set(json.loads((folder / "base_model.json").read_text(encoding="utf-8"))["sha256"]) == {
-        *("config.json", "model.safetensors", "tokenizer_78b3253a26.model", "tokenizer_config.json", "vocab.txt")
-    }
-    written = load_file(folder / "model.safetensors")
+    assert set(provenance(tmp_path)["sha256"]) == SELECTED
+    written = load_file(tmp_path / "data/base_model/model.safetensors")
     assert written.keys() == tied.keys()
     assert all(torch.equal(written[name], tensor) for name, tensor in tied.items())
 
@@ -106,64 +131,71 @@ class Bomb:
         return os.mkdir, ("bombed",)
 
 
-@pytest.mark.parametrize("what", ["bomb", "number", "list", "damaged"])
-def test_a_pickle_of_more_than_tensors_is_refused_unread(tiny_base_model, fetch, tmp_path, what):
+@pytest.mark.parametrize("content", ["bomb", "number", "list", "damaged"])
+def test_a_pickle_with_more_than_tensors_is_refused_without_running_it(tiny_base_model, fetch, tmp_path, content):
     import torch
 
     folder = Path(shutil.copytree(tiny_base_model, tmp_path / "모델 폴더"))
     (folder / "model.safetensors").unlink()
     weights = {"bomb": {"a": Bomb()}, "number": {"a": torch.ones(2), "epoch": 3}, "list": [torch.ones(2)]}
-    torch.save(weights.get(what), folder / "pytorch_model.bin")
-    if what == "damaged":
+    torch.save(weights.get(content), folder / "pytorch_model.bin")
+    if content == "damaged":
         (folder / "pytorch_model.bin").write_bytes(b"PK\x03\x04 damaged")
-    status, told = fetch(str(folder), "")
+    status, error = fetch(hub_id="", revision="", folder=str(folder))
     assert status == 1
-    assert told == f"error: {folder}/pytorch_model.bin: {told.partition('bin: ')[2]}"
-    assert "not tensors alone" in told
-    assert told.count("\n") == 1
+    assert error == f"error: {folder}/pytorch_model.bin: {error.partition('bin: ')[2]}"
+    assert "not tensors alone" in error
+    assert error.count("\n") == 1
     assert not (tmp_path / "bombed").exists()
     assert not (tmp_path / "data/base_model").exists()
 
 
-def test_a_folder_wins_and_says_that_the_revision_is_not_used(hub, fetch, tiny_base_model, tmp_path):
-    shutil.copytree(tiny_base_model, tmp_path / REPOSITORY)
-    assert fetch() == (0, f"warning: base_model.revision is not used: {REPOSITORY} is a folder\n")
-    assert fetch(revision="") == (0, "")
+def test_a_hub_id_takes_the_place_of_the_folder(hub, fetch, tiny_base_model, tmp_path):
+    assert fetch(folder=str(tiny_base_model)) == (0, "")
+    assert hub.downloaded() == SELECTED
+    assert provenance(tmp_path)["name"] == REPOSITORY
+
+
+def test_a_folder_needs_no_hub(hub, fetch, tiny_base_model, tmp_path):
+    assert fetch(hub_id="", revision="", folder=str(tiny_base_model)) == (0, "")
     assert hub.requests == []
-    noted = json.loads((tmp_path / "data/base_model/base_model.json").read_text(encoding="utf-8"))
-    assert (noted["name"], noted["revision"]) == (REPOSITORY, None)
+    assert provenance(tmp_path)["name"] == str(tiny_base_model)
+    assert provenance(tmp_path)["revision"] is None
 
 
-def test_a_transfer_cut_once_is_taken_up_again(hub, fetch, repository, tmp_path):
+def test_a_revision_without_a_hub_id_is_reported(fetch, tiny_base_model):
+    warning = "warning: base_model.revision is not used, because base_model.hub_id is empty\n"
+    assert fetch(hub_id="", folder=str(tiny_base_model)) == (0, warning)
+
+
+def test_a_transfer_that_breaks_off_once_is_resumed(hub, fetch, repository, tmp_path):
     hub.fault = "cut once"
     assert fetch(waiting=False) == (0, "")
     assert (tmp_path / "data/base_model/model.safetensors").read_bytes() == repository["model.safetensors"]
 
 
+NO_HUB = {"HF_ENDPOINT": "http://127.0.0.1:9"}
 UNKNOWN = "0" * 40
-MAIN = f"main is now at {COMMIT}"
+MAIN = f"full hash of a commit of {REPOSITORY}; main is now at {COMMIT}"
+# What is asked for, how the hub fails, and what the error says.
 FAILURES = {
-    "no revision": ({"revision": ""}, None, ["base_model.revision", "full commit hash", MAIN]),
+    "no revision": ({"revision": ""}, None, ["base_model.revision is ''", MAIN]),
     "a branch": ({"revision": "main"}, None, ["base_model.revision is 'main'", MAIN]),
-    "a tag": ({"revision": "v1"}, None, ["base_model.revision is 'v1'", f"v1 is now at {'1' * 40}"]),
+    "a tag": ({"revision": "v1"}, None, ["base_model.revision is 'v1'", f"v1 is now at {TAG_COMMIT}"]),
     "a short hash": ({"revision": COMMIT[:7]}, None, [f"base_model.revision is '{COMMIT[:7]}'", MAIN]),
-    "capitals": ({"revision": COMMIT.upper()}, None, ["full commit hash", MAIN]),
-    "an unknown revision": ({"revision": UNKNOWN}, None, [f"has no commit {UNKNOWN}", MAIN]),
-    "a branch, and no hub": (
-        {"revision": "main", "HF_ENDPOINT": "http://127.0.0.1:9"},
-        None,
-        ["full commit", "refused"],
-    ),
-    "an unknown id": ({"name": "monologg/kobart"}, None, ["has no model monologg/kobart", "check the id"]),
-    "a typing error": ({"name": "data/mini", "revision": ""}, None, ["data/mini is not a folder", "has no model"]),
-    "no id at all": ({"name": "a/b/c"}, None, ["a/b/c is not a folder, nor a model id"]),
-    "no access": ({}, "401", ["monologg/kobert", "log in with `hf auth login`"]),
+    "capitals": ({"revision": COMMIT.upper()}, None, [f"base_model.revision is '{COMMIT.upper()}'", MAIN]),
+    "an unknown revision": ({"revision": UNKNOWN}, None, [f"base_model.revision is '{UNKNOWN}'", MAIN]),
+    "a branch, and no hub": ({"revision": "main", **NO_HUB}, None, ["refused", "check the network"]),
+    "an unknown id": ({"hub_id": "monologg/kobart"}, None, ["has no model monologg/kobart", "check the id"]),
+    "no id at all": ({"hub_id": "a/b/c"}, None, ["a/b/c is not a model id"]),
+    "no folder": ({"hub_id": "", "folder": "data/mini"}, None, ["base_model.folder: data/mini is not a folder"]),
+    "no access": ({}, "401", [REPOSITORY, "log in with `hf auth login`"]),
     "a hub that is down": ({}, "503", ["status 503", "try again later"]),
-    "no hub": ({"HF_ENDPOINT": "http://127.0.0.1:9"}, None, ["refused", "check the network", "give its folder"]),
+    "no hub": (NO_HUB, None, ["refused", "check the network", "set base_model.folder"]),
     "offline": ({"HF_HUB_OFFLINE": "1"}, None, ["HF_HUB_OFFLINE"]),
-    "a transfer cut short": ({"waiting": False}, "cut", ["config.json", "closed", "check the network", "run again"]),
-    "a wrong checksum": ({}, "wrong bytes", ["config.json", "the hub says", "try again later"]),
-    "a wrong size": ({}, "wrong size", ["config.json", "the hub says", "try again later"]),
+    "a transfer cut short": ({"waiting": False}, "cut", ["closed", "check the network", "run again"]),
+    "a wrong checksum": ({}, "wrong bytes", ["wrong checksum of config.json", "try again later"]),
+    "a wrong size": ({}, "wrong size", ["wrong checksum of config.json", "try again later"]),
 }
 
 
@@ -172,24 +204,23 @@ def test_a_failure_is_one_line_and_the_old_base_model_stays(hub, fetch, tiny_bas
     old = tmp_path / "data/base_model"
     shutil.copytree(tiny_base_model, old)
     before = contents(old)
-    arguments, hub.fault, told = FAILURES[failure]
+    arguments, hub.fault, expected = FAILURES[failure]
     status, error = fetch(**arguments)
     assert status == 1
-    assert error.startswith("error: ")
+    assert error.startswith("error: base_model.")
     assert error.count("\n") == 1, error
-    for text in told:
+    for text in expected:
         assert text in error
     assert contents(old) == before
     assert [path.name for path in (tmp_path / "data").iterdir()] == ["base_model"]
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer_78b3253a26.model"])
-def test_each_file_is_checked(hub, fetch, repository, tmp_path, name):
-    """LFS files by SHA-256, after small ones by git's hash."""
+@pytest.mark.parametrize("name", [*sorted(SELECTED)])
+def test_each_file_is_checked(hub, fetch, tmp_path, name):
     hub.fault, hub.faulty = "wrong bytes", name
     status, error = fetch()
     assert status == 1
-    assert name in error
+    assert f"wrong checksum of {name}, " in error
     assert not (tmp_path / "data/base_model").exists()
 
 

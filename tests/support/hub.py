@@ -9,7 +9,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
 
 REPOSITORY, COMMIT = "monologg/kobert", "f89943434bd5ebaf7be828a30587161a44a5d02c"
-BRANCHES = {"main": COMMIT, "v1": "1" * 40}
+TAG_COMMIT = "1" * 40
+BRANCHES = {"main": COMMIT, "v1": TAG_COMMIT}
 LARGE = (".safetensors", ".bin", ".msgpack", ".model")  # what the hub keeps in LFS
 
 
@@ -45,13 +46,14 @@ def serving(files: dict[str, bytes]) -> Iterator[Hub]:
             hub.shutdown()
 
 
-def _sibling(name: str, data: bytes) -> dict[str, object]:
+def _tree_entry(name: str, data: bytes) -> dict[str, object]:
+    """What the hub's tree listing says of a file: its hash in git, and its SHA-256 where it is in LFS."""
     sha256 = hashlib.sha256(data).hexdigest()
     pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {len(data)}\n".encode()
     stored = pointer if name.endswith(LARGE) else data
-    blob_id = hashlib.sha1(b"blob %d\0" % len(stored) + stored).hexdigest()
-    lfs = {"lfs": {"sha256": sha256, "size": len(data), "pointerSize": len(pointer)}} if name.endswith(LARGE) else {}
-    return {"rfilename": name, "size": len(data), "blobId": blob_id, **lfs}
+    oid = hashlib.sha1(b"blob %d\0" % len(stored) + stored).hexdigest()
+    lfs = {"lfs": {"oid": sha256, "size": len(data), "pointerSize": len(pointer)}} if name.endswith(LARGE) else {}
+    return {"type": "file", "path": name, "size": len(data), "oid": oid, **lfs}
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -87,14 +89,19 @@ class _Handler(BaseHTTPRequestHandler):
     do_HEAD = do_GET  # noqa: N815
 
     def _model(self, path: str) -> None:
-        repository, _, revision = path.partition("/revision/")
+        kind = "/tree/" if "/tree/" in path else "/revision/"
+        repository, _, revision = path.partition(kind)
         commit = BRANCHES.get(revision, revision)
         if repository != REPOSITORY:
             self._answer(404, X_Error_Code="RepoNotFound", X_Error_Message="Repository not found")
         elif commit not in BRANCHES.values():
             self._answer(404, X_Error_Code="RevisionNotFound")
+        elif kind == "/tree/":
+            self._answer(
+                200, json.dumps([_tree_entry(name, data) for name, data in self.server.files.items()]).encode()
+            )
         else:
-            siblings = [_sibling(name, data) for name, data in self.server.files.items()]
+            siblings = [{"rfilename": name} for name in self.server.files]
             body = {"id": repository, "sha": commit, "private": False, "tags": [], "siblings": siblings}
             self._answer(200, json.dumps(body).encode())
 

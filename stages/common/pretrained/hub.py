@@ -1,18 +1,20 @@
 """Models of the Hugging Face hub: one pinned commit, the files asked for and no others, verified by their checksums."""
 
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from huggingface_hub import HfApi, constants, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
-from huggingface_hub.utils import logging
+from huggingface_hub.utils import disable_progress_bars, logging
 
-from stages.common.core.console import ProgressBar
 from stages.common.core.exceptions import UserError
 
 logging.set_verbosity_error()  # faults are reported in one line, below
+if not sys.stderr.isatty():
+    disable_progress_bars()
 
 
 @contextmanager
@@ -71,13 +73,7 @@ def download(hub_id: str, revision: str, names: list[str], folder: Path) -> None
     """
     for force_download in (False, True):  # otherwise a damaged file would stay in the cache
         with _report_hub_errors(hub_id):
-            snapshot = snapshot_download(
-                hub_id,
-                revision=revision,
-                allow_patterns=names,
-                force_download=force_download,
-                tqdm_class=ProgressBar,
-            )
+            snapshot = snapshot_download(hub_id, revision=revision, allow_patterns=names, force_download=force_download)
         for name in names:
             shutil.copyfile(Path(snapshot) / name, folder / name)
         with _report_hub_errors(hub_id):
