@@ -1,259 +1,231 @@
-"""Tables of any size, a chunk at a time: CSV, JSON lines or Parquet in, the same rows with more columns out.
+"""Tables of any size, a chunk at a time: CSV, JSON lines or Parquet in, the same rows with new columns out.
 
-Every format reads into Arrow batches and writes from them, CSV cells as text. JSON lines that become JSON lines are
-never taken apart: a line is one cell, and new keys are put before its closing brace, so that nothing else can change.
+Where the format stays, so does every value: JSON lines are extended, not written anew, and Parquet keeps its types. In
+CSV, and in Parquet made from another format, every value is text, and objects and lists are JSON text.
+
+pandas' `read_csv` is not used, since it takes `"a"x` for a cell, fills up a row that is too short, names the wrong line
+after a cell of several lines, and drops an empty cell that is alone in its row.
 """
 
 import csv
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
+import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pyarrow.csv import CSVWriter
 
+from stages.common.core.console import ProgressBar
 from stages.common.core.exceptions import UserError
 from stages.common.core.files import atomic_write
 
-SUFFIXES = (".csv", ".jsonl", ".parquet")
-ROWS_A_CHUNK = 4096
-AS_WRITTEN = pa.schema([("line", pa.string())])  # of JSON lines that are not taken apart
+CHUNK_ROWS = 4096
+Row = TypeVar("Row")
 
-csv.field_size_limit(2**24)  # characters; a quote that is never closed would else read the whole file into one cell
+csv.field_size_limit(2**24)  # characters; without a limit a quote that is never closed reads the whole file into a cell
+
+
+def _to_json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _to_cell(value: Any) -> str | None:
+    if isinstance(value, bool | list | dict):
+        return _to_json(value)
+    return None if value is None or value != value else str(value)  # NaN, the only value that is not itself
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Consecutive rows."""
+    """Consecutive rows: a frame of CSV's cells, the lines of JSON lines, or a batch of Parquet."""
 
-    rows: pa.RecordBatch
-    texts: list[str]  # "" where there is none
-    done: int  # bytes of the file read so far
+    rows: pd.DataFrame | list[str] | pa.RecordBatch
+    texts: pd.Series  # the column to classify; "" for a null
+
+    def to_frame(self) -> pd.DataFrame:
+        """The rows as Python objects; None or NaN for what a row lacks."""
+        if isinstance(self.rows, pd.DataFrame):
+            return self.rows
+        if isinstance(self.rows, list):
+            names = None if self.rows else [self.texts.name]
+            return pd.DataFrame(list(map(json.loads, self.rows)), columns=names, dtype=object)
+        if binary := [field.name for field in self.rows.schema if "binary" in str(field.type)]:
+            raise UserError(f"only .parquet can hold the bytes of column {binary[0]}")
+        return pd.DataFrame(self.rows.to_pydict(), dtype=object)
+
+    def to_text(self, columns: list[str]) -> pd.DataFrame:
+        """The rows as text in the given columns; if these are not known yet, the chunk's own are appended to them."""
+        frame = self.to_frame()
+        columns += [] if columns else frame.columns.tolist()
+        if unknown := [name for name in frame.columns if name not in columns]:
+            raise UserError(f"key {unknown[0]} is not in the first {CHUNK_ROWS} lines: write .jsonl")
+        return frame.reindex(columns=columns).map(_to_cell)
 
 
-Row = TypeVar("Row")
-Chunks = Iterator[Chunk]
-
-
-def check_suffix(path: Path) -> str:
-    """The format of a file, one of `SUFFIXES`.
-
-    Raises:
-        UserError: it is none of them.
-    """
-    if (suffix := path.suffix.lower()) not in SUFFIXES:
-        raise UserError(f"{path}: its name must end in {', '.join(SUFFIXES)}")
-    return suffix
-
-
-def open_source(path: Path, column: str, added: Sequence[str], keep_lines: bool) -> tuple[pa.Schema, Chunks]:
-    """Open a table whose texts stand in `column` and which shall get the columns `added`.
-
-    Args:
-        keep_lines: leave JSON lines as they are; their schema is `AS_WRITTEN` itself.
-
-    Raises:
-        UserError: here or while reading: the file is missing or damaged, names the line; `column` is not there or holds
-            no text; one of `added` is there.
-    """
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
-    match check_suffix(path):
-        case ".csv":
-            return _open_csv(path, column, added)
-        case ".jsonl":
-            return _open_jsonl(path, column, added, keep_lines)
-        case _:
-            return _open_parquet(path, column, added)
+CheckColumns = Callable[[list[str]], None]
+ComputedChunks = Iterator[tuple[Chunk, pd.DataFrame]]  # rows, and their new columns
 
 
 class _Lines:
-    """The lines of a UTF-8 file, with their number and the bytes read so far."""
+    """The lines of a UTF-8 file, and the number of the last one that was read."""
 
-    def __init__(self, path: Path) -> None:
-        self.path, self.number, self.bytes = path, 0, 0
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.number = file, 0
 
     def __iter__(self) -> Iterator[str]:
-        with self.path.open("rb") as file:
-            for line in file:
-                self.number += 1
-                self.bytes += len(line)
-                try:
-                    yield line.decode("utf-8-sig" if self.number == 1 else "utf-8")
-                except UnicodeDecodeError as error:
-                    raise self.fault("not UTF-8") from error
-
-    def fault(self, text: object) -> UserError:
-        """What is wrong with the line that was read last."""
-        return UserError(f"{self.path}: line {self.number}: {text}")
-
-    def chunks(self, rows: Iterator[Row], read: Callable[[list[Row]], tuple[pa.RecordBatch, list[str]]]) -> Chunks:
-        """What `read` makes of some rows at a time, which stand in these lines."""
-        while some := list(islice(rows, ROWS_A_CHUNK)):
-            yield Chunk(*read(some), self.bytes)
+        for line in self.file:
+            self.number += 1
+            try:
+                yield line.decode("utf-8-sig" if self.number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                raise ValueError("not UTF-8") from error
 
 
-def _check_columns(place: object, names: Sequence[str], column: str, added: Sequence[str]) -> None:
-    if column not in names:
-        raise UserError(f"{place}: has no column {column}; it has {', '.join(names)}")
-    if taken := sorted({name for name in names if name in added or list(names).count(name) > 1}):
-        raise UserError(f"{place}: has a column {taken[0]} already, or twice: rename it")
+def _take_chunks(rows: Iterator[Row]) -> Iterator[list[Row]]:
+    yield list(islice(rows, CHUNK_ROWS))  # the first one even if it is empty, since it has the columns
+    while chunk := list(islice(rows, CHUNK_ROWS)):
+        yield chunk
 
 
-def _open_csv(path: Path, column: str, added: Sequence[str]) -> tuple[pa.Schema, Chunks]:
-    lines = _Lines(path)
-    rows = _csv_rows(lines)
+def _read_csv(lines: _Lines, text_column: str, check_columns: CheckColumns) -> Iterator[Chunk]:
+    rows = filter(None, csv.reader(lines, strict=True))
     header = next(rows, [])
-    _check_columns(path, header, column, added)
-    schema = pa.schema([(name, pa.string()) for name in header])
+    check_columns(header)
 
-    def read(some: list[list[str]]) -> tuple[pa.RecordBatch, list[str]]:
-        batch = pa.record_batch([pa.array(cells) for cells in zip(*some, strict=True)], schema)
-        return batch, batch[column].to_pylist()
-
-    return schema, lines.chunks(rows, read)
-
-
-def _csv_rows(lines: _Lines) -> Iterator[list[str]]:
-    width = 0
-    try:
-        for row in filter(None, csv.reader(lines, strict=True)):
-            width = width or len(row)
-            if len(row) != width:
-                raise lines.fault(f"{len(row)} cells, but the first line has {width}")
+    def checked_rows() -> Iterator[list[str]]:
+        for row in rows:
+            if len(row) != len(header):
+                raise ValueError(f"{len(row)} cells, but the first line has {len(header)}")
             yield row
-    except csv.Error as error:
-        raise lines.fault(error) from error
+
+    for chunk in _take_chunks(checked_rows()):
+        frame = pd.DataFrame(chunk, columns=header, dtype=object)
+        yield Chunk(frame, frame[text_column])
 
 
-def _open_jsonl(path: Path, column: str, added: Sequence[str], keep_lines: bool) -> tuple[pa.Schema, Chunks]:
-    lines = _Lines(path)
-    rows = _json_rows(lines, column, added)
-    first = list(islice(rows, ROWS_A_CHUNK))
-    schema = AS_WRITTEN if keep_lines else _batch_of(path, [row for _, row in first] or [{column: None}]).schema
-
-    def read(some: list[tuple[str, dict[str, Any]]]) -> tuple[pa.RecordBatch, list[str]]:
-        written, values = zip(*some, strict=True)
-        batch = pa.record_batch([pa.array(written)], schema) if keep_lines else _batch_of(path, values, schema)
-        return batch, [row[column] or "" for row in values]
-
-    return schema, lines.chunks(chain(first, rows), read)
-
-
-def _json_rows(lines: _Lines, column: str, added: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each line as it was written, without white space around it, and what it says."""
-    for line in map(str.strip, lines):
-        if not line:
-            continue
-        try:
+def _read_json_lines(lines: _Lines, text_column: str, check_columns: CheckColumns) -> Iterator[Chunk]:
+    def checked_rows() -> Iterator[tuple[str, str]]:
+        for line in filter(None, map(str.strip, lines)):
             row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise lines.fault(error) from error
-        if not isinstance(row, dict):
-            raise lines.fault("not an object")
-        _check_columns(f"{lines.path}: line {lines.number}", list(row), column, added)
-        if not isinstance(text := row[column], str | None):
-            raise lines.fault(f"the text is of type {type(text).__name__}")
-        try:
-            (text or "").encode()
-        except UnicodeEncodeError as error:
-            raise lines.fault(f"half of a surrogate pair at character {error.start + 1}") from error
-        yield line, row
+            if not isinstance(row, dict):
+                raise ValueError("not an object")
+            check_columns(list(row))
+            if not isinstance(text := row[text_column], str | None):
+                raise ValueError(f"the text is of type {type(text).__name__}")
+            _to_json(row).encode()  # raises for half of a surrogate pair
+            yield line, text or ""
+
+    for chunk in _take_chunks(checked_rows()):
+        yield Chunk([line for line, _ in chunk], pd.Series([text for _, text in chunk], name=text_column, dtype=object))
 
 
-def _batch_of(path: Path, rows: Sequence[dict[str, Any]], schema: pa.Schema | None = None) -> pa.RecordBatch:
-    """A column a key, of the types of `schema` if that changes no value; objects and arrays become JSON text."""
-    keys = dict.fromkeys(name for row in rows for name in row)
-    names = schema.names if schema else list(keys)
-    if new := keys.keys() - names:
-        raise UserError(f"{path}: key {min(new)} is not in the first {ROWS_A_CHUNK} lines; write .jsonl")
-    columns = []
-    for name in names:
-        values = [row.get(name) for row in rows]
-        try:
-            array = pa.array([json.dumps(v, ensure_ascii=False) if isinstance(v, dict | list) else v for v in values])
-            found = pa.string() if pa.types.is_null(array.type) else array.type
-            kind = schema.field(name).type if schema else found
-            if not (found == kind or array.null_count == len(array) or (_is_number(found) and _is_number(kind))):
-                raise ValueError(f"{found} where {kind} was")
-            columns.append(array.cast(kind))  # raises if a number would change
-        except (pa.ArrowException, OverflowError, ValueError) as error:
-            raise UserError(f"{path}: the values of {name} fit into no column ({error}); write .jsonl") from error
-    return pa.RecordBatch.from_arrays(columns, names)
+def _read_parquet(lines: _Lines, text_column: str, check_columns: CheckColumns) -> Iterator[Chunk]:
+    table = pq.ParquetFile(lines.file)
+    schema = table.schema_arrow
+    check_columns(schema.names)
+    if not str(kind := schema.field(text_column).type).startswith(
+        ("string", "large_string", "dictionary<values=string")
+    ):
+        raise ValueError(f"column {text_column} holds {kind}, not text")
+    batches = table.iter_batches(CHUNK_ROWS)
+    for batch in batches if table.metadata.num_rows else [pa.RecordBatch.from_pylist([], schema)]:
+        yield Chunk(batch, batch[text_column].cast(pa.string()).fill_null("").to_pandas())
 
 
-def _is_number(kind: pa.DataType) -> bool:
-    return pa.types.is_integer(kind) or pa.types.is_floating(kind)
+def _write_csv(path: Path, chunks: ComputedChunks) -> None:
+    columns: list[str] = []
+    with path.open("w", encoding="utf-8", newline="") as file:
+        for chunk, new in chunks:
+            is_first = not columns
+            frame = pd.concat([chunk.to_text(columns), new], axis=1)
+            # All cells are quoted: Python 3.11 would not quote one because of a lone \r.
+            frame.to_csv(file, header=is_first, index=False, quoting=csv.QUOTE_ALL)
 
 
-def _open_parquet(path: Path, column: str, added: Sequence[str]) -> tuple[pa.Schema, Chunks]:
+def _to_json_lines(frame: pd.DataFrame) -> list[str]:
+    def finite(value: Any) -> Any:  # JSON knows neither NaN nor infinity: null stands for them
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    rows = frame.astype(object).to_dict("records")
+    return [_to_json({name: finite(value) for name, value in row.items()}) for row in rows]
+
+
+def _write_json_lines(path: Path, chunks: ComputedChunks) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        for chunk, new in chunks:
+            rows = chunk.rows if isinstance(chunk.rows, list) else _to_json_lines(chunk.to_frame())
+            for row, added in zip(rows, _to_json_lines(new), strict=True):
+                file.write(f"{row.removesuffix('}').rstrip()}, {added[1:]}\n")
+
+
+def _write_parquet(path: Path, chunks: ComputedChunks) -> None:
+    columns: list[str] = []
+
+    def to_arrow(chunk: Chunk, new: pd.DataFrame) -> pa.Table:
+        if isinstance(chunk.rows, pa.RecordBatch):
+            table = pa.Table.from_batches([chunk.rows])
+        else:
+            frame = chunk.to_text(columns)
+            table = pa.table([pa.array(frame[name], pa.string()) for name in columns], columns)
+        for name in new:
+            table = table.append_column(name, pa.array(new[name], from_pandas=True))
+        return table
+
+    first = to_arrow(*next(chunks))
+    with pq.ParquetWriter(path, first.schema) as writer:
+        for table in chain([first], (to_arrow(*chunk) for chunk in chunks)):
+            writer.write_table(table)
+
+
+READERS = {".csv": _read_csv, ".jsonl": _read_json_lines, ".parquet": _read_parquet}
+WRITERS = {".csv": _write_csv, ".jsonl": _write_json_lines, ".parquet": _write_parquet}
+
+
+def _read_chunks(path: Path, file: BinaryIO, text_column: str, new_columns: Sequence[str]) -> Iterator[Chunk]:
+    def check_columns(names: list[str]) -> None:
+        if text_column not in names:
+            raise ValueError(f"has no column {text_column}; it has {', '.join(names)}")
+        if taken := [name for name in names if name in new_columns or names.count(name) > 1]:
+            raise ValueError(f"has a column {taken[0]} already, or twice: rename it")
+
+    lines = _Lines(file)
     try:
-        file = pq.ParquetFile(path)
-    except pa.ArrowException as error:
-        raise UserError(f"{path}: not a Parquet file: {error}") from error
-    schema = file.schema_arrow
-    _check_columns(path, schema.names, column, added)
-    kind = schema.field(column).type
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
-        raise UserError(f"{path}: column {column} holds {kind}, not text")
-
-    def chunks() -> Chunks:
-        rows, size = 0, path.stat().st_size
-        try:
-            for batch in file.iter_batches(ROWS_A_CHUNK):
-                rows += batch.num_rows
-                texts = batch[column].cast(pa.string()).fill_null("").to_pylist()
-                yield Chunk(batch, texts, size * rows // file.metadata.num_rows)
-        except (pa.ArrowException, OSError) as error:
-            raise UserError(f"{path}: after row {rows}: {error}") from error
-
-    return schema, chunks()
+        yield from READERS[path.suffix.lower()](lines, text_column, check_columns)
+    except (ValueError, RecursionError, csv.Error, pa.ArrowException) as error:
+        raise UserError(f"{path}: {f'line {lines.number}: ' if lines.number else ''}{error}") from error
 
 
-@contextmanager
-def open_target(path: Path, schema: pa.Schema, added: pa.Schema) -> Iterator[Callable[[list[pa.Array]], None]]:
-    """A function that writes the columns of some rows, the `added` ones last; if the block fails, nothing is written.
+def add_columns(
+    source: Path, target: Path, text_column: str, names: Sequence[str], compute: Callable[[pd.Series], pd.DataFrame]
+) -> None:
+    """Write the rows of `source`, with new columns after their own, to `target`; memory holds a chunk.
+
+    Args:
+        target: its suffix names the format; without one it gets the format of `source`.
+        text_column: the column of `source` from whose texts `compute` makes the columns `names`.
 
     Raises:
-        UserError: `path` is a folder, or cannot hold one of the columns.
+        UserError: a file is missing, damaged (names the line) or of another format, lacks `text_column` or has one of
+            `names` already; `target` is as it was.
     """
-    if path.is_dir():
-        raise UserError(f"{path}: is a folder")
-    suffix = check_suffix(path)
-    if suffix != ".parquet" and (binary := [field.name for field in schema if "binary" in str(field.type)]):
-        raise UserError(f"{path}: only .parquet can hold the bytes of column {binary[0]}")
-    whole = pa.schema([*schema, *added], schema.metadata)
-    with atomic_write(path) as temporary:
-        match suffix:
-            case ".parquet":
-                with pq.ParquetWriter(temporary, whole) as writer:
-                    yield lambda columns: writer.write_batch(pa.record_batch(columns, whole))
-            case ".csv":
-                cells = pa.schema([(name, pa.string()) for name in whole.names])
-                with CSVWriter(temporary, cells) as writer:
-                    yield lambda columns: writer.write_batch(pa.record_batch(list(map(_cells, columns)), cells))
-            case _:
-                with temporary.open("w", encoding="utf-8", newline="") as file:
-                    yield lambda columns: file.writelines(_json_lines(columns, whole, schema is AS_WRITTEN))
+    for path in (source, target):
+        if path.suffix.lower() not in READERS and (path.suffix or path is source):
+            raise UserError(f"{path}: its name must end in {', '.join(READERS)}")
+    if not source.is_file():
+        raise UserError(f"{source}: no such file")
+    if target.is_dir():
+        raise UserError(f"{target}: is a folder")
 
+    def computed() -> ComputedChunks:
+        with ProgressBar(total=source.stat().st_size, unit="B", unit_scale=True, desc="predict") as progress:
+            for chunk in _read_chunks(source, file, text_column, names):
+                yield chunk, compute(chunk.texts)
+                progress.update(file.tell() - progress.n)
 
-def _cells(column: pa.Array) -> pa.Array:
-    if not pa.types.is_nested(column.type):
-        return column.cast(pa.string())
-    values = (None if v is None else json.dumps(v, ensure_ascii=False, default=str) for v in column.to_pylist())
-    return pa.array(values, pa.string())
-
-
-def _json_lines(columns: list[pa.Array], schema: pa.Schema, as_written: bool) -> Iterator[str]:
-    # JSON knows no NaN: null stands for it.
-    finite = [pc.if_else(pc.is_finite(c), c, None) if pa.types.is_floating(c.type) else c for c in columns]
-    for row in pa.record_batch(finite, schema).to_pylist():
-        before = row.pop(AS_WRITTEN.names[0]).removesuffix("}").rstrip() + ", " if as_written else "{"
-        yield f"{before}{json.dumps(row, ensure_ascii=False, default=str)[1:]}\n"
+    with source.open("rb") as file, atomic_write(target) as temporary:
+        WRITERS[(target.suffix or source.suffix).lower()](temporary, computed())
