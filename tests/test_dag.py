@@ -11,33 +11,54 @@ from tests.support.project import ROOT, run
 
 DAG = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-STAGES = sorted(DAG["stages"])
-# What a stage is made of: a training stage is one for each seed.
-BODIES = {name: stage.get("do", stage) for name, stage in DAG["stages"].items()}
-TOOLS = {"predict", "export"}  # for people, after the DAG: they take arguments and read no params.yaml
-LEAVES = {f"{section}.{key}" for section, keys in PARAMS.items() for key in keys}
+STAGES = DAG["stages"]
+TOOLS = {"predict", "export"}  # used after the DAG: they take arguments and do not read params.yaml
+COMMON = "stages/common/"
+# A room imports only from rooms that stand before it.
+ROOMS = (
+    *("core", "artifacts", "corpus", "pretrained"),
+    *("modeling", "training", "evaluation", "reporting", "serving"),
+)
+# Parameters that a stage reads and that change none of its bytes.
+NOT_TRACKED = {"run.launcher", "run.save_interval_seconds"}
 
 
-def imported(path: Path, seen: set[str] | None = None) -> set[str]:
-    """Every module of ours that a script imports, at any depth and anywhere in its code, and the script itself."""
-    seen = set() if seen is None else seen
-    seen.add(path.relative_to(ROOT).as_posix())
+def module_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def imports(path: Path) -> set[str]:
+    """The modules of ours that a script imports, anywhere in its code."""
+    found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         names = []
         if isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative imports hide from this test"
+            assert node.level == 0, f"{path}: this test does not see relative imports"
             names = [node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)]
         elif isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
-        for name in names:
-            module = ROOT / (name.replace(".", "/") + ".py")
-            if name.startswith("stages") and module.is_file() and module.relative_to(ROOT).as_posix() not in seen:
-                imported(module, seen)
+        modules = [ROOT / (name.replace(".", "/") + ".py") for name in names if name.startswith("stages")]
+        found |= {module_of(module) for module in modules if module.is_file()}
+    return found
+
+
+def all_imports(path: Path) -> set[str]:
+    """The modules of ours that a script imports, directly or not."""
+    seen: set[str] = set()
+    pending = imports(path)
+    while pending:
+        module = pending.pop()
+        seen.add(module)
+        pending |= imports(ROOT / module) - seen
     return seen
 
 
+def rooms(modules: set[str]) -> set[str]:
+    return {module.split("/")[2] for module in modules if module.startswith(COMMON)}
+
+
 def accessed(path: Path) -> set[str]:
-    """Parameters that a stage reads: `params.section.key`, and whole sections that it hands on or binds."""
+    """Parameters that a script reads: `params.section.key`, and whole sections that it passes on."""
     nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
     inner = {id(node.value) for node in nodes if isinstance(node, ast.Attribute)}
     found = set()
@@ -61,43 +82,49 @@ def paths(entries: list) -> list[str]:
     return [next(iter(entry)) if isinstance(entry, dict) else entry for entry in entries]
 
 
-# A training stage is told its own seed, and how often it saves changes no byte.
-UNLISTED = {"train.seeds", "train.save_every"}
+@pytest.mark.parametrize("name", STAGES)
+def test_a_stage_depends_on_its_script_and_on_the_rooms_that_it_imports(name):
+    code = {dep for dep in STAGES[name]["deps"] if dep.startswith("stages/")}
+    imported = rooms(all_imports(ROOT / f"stages/{name}.py"))
+    assert code == {f"stages/{name}.py", *(f"stages/common/{room}" for room in imported)}
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_a_stage_lists_exactly_the_modules_that_it_imports(name):
-    listed = {path for path in BODIES[name]["deps"] if path.endswith(".py")}
-    assert listed == imported(ROOT / f"stages/{name}.py")
-    trains = name.startswith("train_")
-    command = f"${{train.launcher}} -m stages.{name} ${{item}}" if trains else f"python -m stages.{name}"
-    assert BODIES[name]["cmd"] == command
+def test_the_command_of_a_stage_is_its_script(name):
+    arguments = "".join(f" --{key.replace('_', '-')} ${{item.{key}}}" for key in STAGES[name].get("matrix", {}))
+    assert STAGES[name]["cmd"] == f"python -m stages.{name}{arguments}"
 
 
 @pytest.mark.parametrize("name", STAGES)
 def test_a_stage_lists_the_parameters_that_it_reads(name):
-    listed = set(paths(BODIES[name].get("params", [])))
+    listed = set(paths(STAGES[name].get("params", [])))
     if listed == {"params.yaml"}:
-        return  # all of it
-    assert listed <= LEAVES
+        return  # all of them
     read = accessed(ROOT / f"stages/{name}.py")
-    expanded = {leaf for leaf in LEAVES if leaf in read or leaf.partition(".")[0] in read}
     if name.startswith("train_"):
-        expanded -= UNLISTED
-    assert listed == expanded
+        read |= accessed(ROOT / "stages/common/training/train_stage.py") | {name.removeprefix("train_")}
+    read = {key for key in read if key not in NOT_TRACKED and key.partition(".")[0] not in listed}
+    assert {key for key in listed if "." in key} == read
 
 
-def test_every_parameter_is_read_by_a_stage():
-    listed = {key for body in BODIES.values() for key in paths(body.get("params", []))}
-    assert listed == {*LEAVES, "params.yaml"} - {"train.save_every"}
+def test_every_section_is_listed_by_a_stage():
+    listed = {key.partition(".")[0] for stage in STAGES.values() for key in paths(stage.get("params", []))}
+    assert listed == {*PARAMS, "params"}
 
 
-def test_every_script_is_a_stage_and_every_artifact_is_made_by_one():
+def test_no_stage_runs_again_because_of_how_it_is_run():
+    listed = {key for stage in STAGES.values() for key in paths(stage.get("params", []))}
+    assert not listed & {"run", *NOT_TRACKED}
+
+
+def test_every_script_is_a_stage_or_a_tool():
     assert {path.stem for path in (ROOT / "stages").glob("*.py")} == {*STAGES, *TOOLS}
-    stages = BODIES.values()
-    made = {path for stage in stages for path in paths(stage.get("outs", []) + stage.get("metrics", []))}
-    made |= {path.removesuffix("/${item}") for path in made}
-    used = {path for stage in stages for path in stage["deps"] if not path.startswith("stages/") and "$" not in path}
+
+
+def test_every_artifact_is_made_by_a_stage():
+    made = {path for stage in STAGES.values() for path in paths(stage.get("outs", []) + stage.get("metrics", []))}
+    made |= {path.partition("/${item")[0] for path in made}
+    used = {path for stage in STAGES.values() for path in stage["deps"] if not path.startswith(("stages/", "$"))}
     assert used <= made
     assert {artifact["path"] for artifact in DAG["artifacts"].values()} <= made
     for plot in DAG["plots"]:
@@ -109,48 +136,81 @@ def test_every_script_is_a_stage_and_every_artifact_is_made_by_one():
         assert (ROOT / ".dvc/plots" / f"{properties['template']}.json").is_file()
 
 
+def test_a_room_imports_only_from_rooms_before_it():
+    assert {path.name for path in (ROOT / COMMON).iterdir() if path.is_dir() and path.name[0] != "_"} == set(ROOMS)
+    for path in (ROOT / COMMON).rglob("*.py"):
+        (room,) = rooms({module_of(path)})
+        for other in rooms(imports(path)):
+            assert ROOMS.index(other) <= ROOMS.index(room), f"{module_of(path)} imports from {other}"
+
+
+def test_no_module_imports_itself_in_a_circle():
+    for path in (ROOT / COMMON).rglob("*.py"):
+        assert module_of(path) not in all_imports(path)
+
+
+def test_no_room_imports_a_stage():
+    for path in (ROOT / COMMON).rglob("*.py"):
+        assert all(module.startswith(COMMON) for module in imports(path))
+
+
 @pytest.mark.parametrize("name", sorted(TOOLS))
-def test_a_tool_needs_nothing_but_its_model(name):
-    """What was trained is used as it was trained, whatever params.yaml and the splits hold by now."""
-    texts = [(ROOT / path).read_text(encoding="utf-8") for path in imported(ROOT / f"stages/{name}.py")]
-    assert accessed(ROOT / f"stages/{name}.py") == set()
-    assert all("load_params(" not in text or "def load_params(" in text for text in texts)
+def test_a_tool_does_not_read_params_yaml(name):
+    """A model is used as it was trained, whatever params.yaml holds by now."""
+    scripts = [ROOT / f"stages/{name}.py", *(ROOT / module for module in all_imports(ROOT / f"stages/{name}.py"))]
+    calls = [node for path in scripts for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))]
+    assert not [call for call in calls if isinstance(call, ast.Call) and ast.unparse(call.func) == "load_params"]
 
 
-def test_training_has_cached_outs_alone():
+@pytest.mark.parametrize("name", ["train_full", "train_lora"])
+def test_training_has_cached_outs_alone(name):
     """One out without a cache would turn the run cache off."""
-    for name in ("train_full", "train_lora"):
-        assert all(isinstance(out, str) for out in BODIES[name]["outs"])
-        assert "metrics" not in BODIES[name]
-        assert BODIES[name]["outs"][0].endswith("/${item}"), "another seed would train all of them again"
+    assert all(isinstance(out, str) for out in STAGES[name]["outs"])
+    assert "metrics" not in STAGES[name]
 
 
-def test_lora_parameters_touch_lora_alone():
-    readers = {name for name in STAGES if any(key.startswith("lora.") for key in paths(BODIES[name].get("params", [])))}
-    assert readers == {"train_lora"}
+def test_lora_parameters_are_read_by_train_lora_alone():
+    readers = [name for name in STAGES if "lora" in paths(STAGES[name].get("params", []))]
+    assert readers == ["train_lora"]
 
 
-def test_no_stage_runs_unless_something_changed():
-    assert not any(stage.get("always_changed") for stage in BODIES.values())
-    assert all(stage["deps"] for stage in BODIES.values())
+def test_no_stage_is_always_changed():
+    assert not any(stage.get("always_changed") for stage in STAGES.values())
 
 
-def test_one_stage_knows_the_hub_and_none_runs_a_models_code():
-    assert [name for name in STAGES if "stages/common/hub.py" in BODIES[name]["deps"]] == ["base_model"]
-    for path in (ROOT / "stages").rglob("*.py"):
-        text = path.read_text(encoding="utf-8")
-        assert "trust_remote_code" not in text
-        for call in ast.walk(ast.parse(text)):
-            if isinstance(call, ast.Call) and ast.unparse(call.func).startswith("transformers.Auto"):
-                assert "local_files_only" in {keyword.arg for keyword in call.keywords}
+def test_one_stage_alone_knows_the_hub():
+    users = [name for name in STAGES if "stages/common/pretrained/hub.py" in all_imports(ROOT / f"stages/{name}.py")]
+    assert users == ["base_model"]
 
 
-def test_the_data_stages_do_without_torch():
-    names = [name for name in STAGES if "stages/common/model.py" not in BODIES[name]["deps"]]
-    assert {"base_model", "baselines", "compare", "report"} <= set(names)
+LOADERS = ("AutoConfig", "AutoModelForTokenClassification", "AutoModelForSequenceClassification", "AutoTokenizer")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "stages").rglob("*.py")), ids=lambda path: path.stem)
+def test_no_call_runs_a_models_code_or_asks_the_hub(path):
+    for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(call, ast.Call) and ast.unparse(call.func).endswith(
+            tuple(f"{x}.from_pretrained" for x in LOADERS)
+        ):
+            keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+            assert keywords.get("trust_remote_code") == "False"
+            assert keywords.get("local_files_only") == "True"
+
+
+WITHOUT_TORCH = [name for name in STAGES if not name.startswith("train_")]
+
+
+def test_only_training_imports_torch():
     loaded = "{'torch', 'transformers'} & {*sys.modules}"
-    code = f"import sys, {', '.join(f'stages.{name}' for name in names)}; sys.exit(bool({loaded}))"
+    code = f"import sys, {', '.join(f'stages.{name}' for name in WITHOUT_TORCH)}; sys.exit(bool({loaded}))"
     assert run("python", "-c", code, cwd=ROOT).returncode == 0
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_parameters_are_checked_before_anything_heavy_is_imported(name):
+    heavy = "{'torch', 'transformers', 'sklearn', 'scipy', 'matplotlib', 'pandas', 'datasets'} & {*sys.modules}"
+    result = run("python", "-c", f"import sys, stages.{name}; sys.exit(str({heavy} or ''))", cwd=ROOT)
+    assert result.stderr.strip() == ""
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / ".dvc/plots").glob("*.json")), ids=lambda path: path.name)
