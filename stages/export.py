@@ -17,15 +17,15 @@ from stages.common.core.files import atomic_write
 from stages.common.core.labels import LABELS
 from stages.common.core.params import CleanParams
 from stages.common.corpus.cleaning import WHITE_SPACE, patterns
-from stages.common.modeling.packing import Model
-from stages.common.serving.text_classifier import Trained, load_trained
+from stages.common.modeling.types import Model
+from stages.common.serving.text_classifier import TextClassifier, load_text_classifier
 
 FORMATS = ("safetensors", "onnx")
-TEMPLATE = Path(__file__).parent / "common/exported.md"  # of the README in the folder
+TEMPLATE = Path(__file__).parent / "common/serving/model_card.md"
 
 
-class ReviewLogits(nn.Module):
-    """`input_ids` and `attention_mask` (reviews, tokens) to logits (reviews, 3)."""
+class ClsLogits(nn.Module):
+    """`input_ids` and `attention_mask` (texts, tokens) to logits (texts, classes) at token 0."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -51,13 +51,13 @@ def with_cleaning(tokenizer: Tokenizer, params: CleanParams) -> Tokenizer:
     return tokenizer
 
 
-def save_tokenizer(trained: Trained, folder: Path) -> None:
+def save_tokenizer(classifier: TextClassifier, folder: Path) -> None:
     """Write a tokenizer that transformers' AutoTokenizer loads and that takes raw reviews."""
-    fast = with_cleaning(trained.tokenizer.to_fast(), trained.preprocessing.clean)
+    fast = with_cleaning(classifier.tokenizer.to_fast(), classifier.preprocessing.clean)
     transformers.PreTrainedTokenizerFast(
         tokenizer_object=fast,
-        pad_token=fast.id_to_token(trained.model.config.pad_token_id),
-        model_max_length=trained.preprocessing.max_length,
+        pad_token=fast.id_to_token(classifier.model.config.pad_token_id),
+        model_max_length=classifier.preprocessing.max_length,
         model_input_names=["input_ids", "attention_mask"],
     ).save_pretrained(folder)
 
@@ -73,7 +73,7 @@ def save_onnx(model: Model, path: Path) -> None:
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise UserError(
-            f"--format onnx needs a package more: {error}; see the README, `Use what was trained`"
+            f"--format onnx needs a package more: {error}; install the packages that requirements.txt names"
         ) from error
     model.set_attn_implementation("eager")
     example = torch.full((2, 7), model.config.pad_token_id + 1)
@@ -82,7 +82,7 @@ def save_onnx(model: Model, path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of things within torch and transformers
         torch.onnx.export(
-            ReviewLogits(model).eval(),
+            ClsLogits(model).eval(),
             (example, torch.ones_like(example)),
             path,
             input_names=["input_ids", "attention_mask"],
@@ -94,19 +94,19 @@ def save_onnx(model: Model, path: Path) -> None:
         )
 
 
-def export(trained: Trained, form: str, output: Path) -> None:
+def export(classifier: TextClassifier, file_format: str, output: Path) -> None:
     """Merge adapters, if there are any, and write model, tokenizer and a README to the folder `output`."""
-    model: Model = trained.model.merge_and_unload() if isinstance(trained.model, PeftModel) else trained.model
+    model: Model = classifier.model.merge_and_unload() if isinstance(classifier.model, PeftModel) else classifier.model
     template = Template(TEMPLATE.read_text(encoding="utf-8"), trim_blocks=True, keep_trailing_newline=True)
-    text = template.render(labels=LABELS, onnx=form == "onnx", max_length=trained.preprocessing.max_length)
+    text = template.render(labels=LABELS, onnx=file_format == "onnx", max_length=classifier.preprocessing.max_length)
     with atomic_write(output) as folder:
         folder.mkdir()
-        if form == "onnx":
+        if file_format == "onnx":
             save_onnx(model, folder / "model.onnx")
             model.config.save_pretrained(folder)  # AutoTokenizer asks it
         else:
             model.save_pretrained(folder)
-        save_tokenizer(trained, folder)
+        save_tokenizer(classifier, folder)
         (folder / "README.md").write_text(text, encoding="utf-8")
 
 
@@ -125,7 +125,7 @@ def main() -> None:
     output = arguments.output.absolute()
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
         raise UserError(f"{arguments.output}: is there already, and not an empty folder")
-    export(load_trained(arguments.model, arguments.base_model), arguments.format, output)
+    export(load_text_classifier(arguments.model, arguments.base_model), arguments.format, output)
 
 
 if __name__ == "__main__":

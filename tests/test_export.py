@@ -24,7 +24,7 @@ RAW = [f"<b>{row['RawText']}</b>\n😊 …#" for row in records()]
 METHODS = ["full", "lora"]
 MISSING = [name for name in ("onnx", "onnxruntime", "onnxscript") if importlib.util.find_spec(name) is None]
 needs_onnx = pytest.mark.skipif(
-    bool(MISSING), reason=f"not installed: {', '.join(MISSING)}; see the README, `Use what was trained`"
+    bool(MISSING), reason=f"not installed: {', '.join(MISSING)}; see requirements.txt"
 )
 
 
