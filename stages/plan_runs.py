@@ -4,22 +4,26 @@ DVC does not delete the outs of matrix cells that are gone. Without this stage `
 all runs, would see another folder here than in a fresh clone.
 """
 
+import itertools
 import shutil
 
 from stages.common.core.exceptions import report_user_errors
 from stages.common.core.files import write_json
-from stages.common.core.labels import METHODS
 from stages.common.core.params import load_params
-from stages.common.core.paths import RUN_PLAN, RUNS
+from stages.common.core.paths import RUN_PLAN, RUNS, run_name
 
 
 @report_user_errors
 def main() -> None:
-    seeds = load_params().run.seeds
-    plan = {method: [str(seed) for seed in seeds] for method in METHODS}
-    for method, runs in plan.items():
+    params = load_params()
+    rates = {"full": params.full.learning_rates, "lora": params.lora.learning_rates}
+    seeds = params.run.seeds
+    plan = {
+        method: [run_name(*run) for run in itertools.product(seeds, of_method)] for method, of_method in rates.items()
+    }
+    for method, names in plan.items():
         for folder in (RUNS / method).glob("*"):
-            if folder.is_dir() and folder.name not in runs:
+            if folder.is_dir() and folder.name not in names:
                 shutil.rmtree(folder)
     write_json(RUN_PLAN, plan)
 

@@ -1,17 +1,21 @@
-"""The best run of each method by validation macro-F1: its checkpoint, and the training history of all runs."""
+"""The learning rate of each method, by the mean validation score over seeds, and the best run at that rate."""
 
 import shutil
+from collections import defaultdict
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-from stages.common.artifacts.history import summarize
+from stages.common.artifacts.history import summarize, validation_score
 from stages.common.artifacts.timings import timing_key
 from stages.common.core.exceptions import UserError, report_user_errors
 from stages.common.core.files import atomic_write, read_json, write_json
 from stages.common.core.params import load_params
-from stages.common.core.paths import MODELS, PLOTS, RUN_PLAN, RUNS, SELECTION
+from stages.common.core.paths import MODELS, PLOTS, RUN_PLAN, RUNS, SELECTION, VALIDATION_METRICS
 
-METADATA = ("seed", "best_epoch", "validation", "trainable_parameters", "total_parameters")
+METADATA = ("seed", "learning_rate", "best_epoch", "validation", "trainable_parameters", "total_parameters")
+SCORES = ("macro_f1", "validation_loss")  # of a trial, shown in plots
+Runs = dict[str, dict[str, Any]]  # by name
 
 
 def read_run(folder: Path) -> dict[str, Any]:
@@ -34,23 +38,49 @@ def read_run(folder: Path) -> dict[str, Any]:
     }
 
 
-def best_run(runs: dict[str, dict[str, Any]]) -> str:
-    """The name of the run with the best validation macro-F1; of equal ones the first."""
-    return max(runs, key=lambda name: runs[name]["validation"]["macro_f1"])
+def select(runs: Runs, select_by: str) -> dict[str, Any]:
+    """Select the learning rate with the best mean validation score over seeds, and the best run at that rate.
+
+    Of equal rates and runs the first is selected.
+
+    Returns:
+        learning_rate, best_run, the runs at that rate by name, and the trials: each rate's runs, in the order of rates.
+    """
+    trials: dict[float, Runs] = defaultdict(dict)
+    for name, run in runs.items():
+        trials[run["learning_rate"]][name] = run
+    scores = {name: validation_score(run["validation"], select_by) for name, run in runs.items()}
+    learning_rate = max(trials, key=lambda rate: fmean(scores[name] for name in trials[rate]))
+    selected = trials[learning_rate]
+    return {
+        "learning_rate": learning_rate,
+        "best_run": max(selected, key=lambda name: scores[name]),
+        "runs": selected,
+        "trials": [
+            {"learning_rate": rate, **{name: [run["validation"][name] for run in of_rate.values()] for name in SCORES}}
+            for rate, of_rate in sorted(trials.items())
+        ],
+    }
 
 
 @report_user_errors
 def main() -> None:
-    load_params()
-    selection = {}
+    select_by = load_params().train.select_by
+    selection, metrics = {}, {}
     for method, names in read_json(RUN_PLAN).items():
-        runs = {name: read_run(RUNS / method / name) for name in names}
-        best = best_run(runs)
-        selection[method] = {"best_run": best, "runs": runs}
+        selected = selection[method] = select({name: read_run(RUNS / method / name) for name in names}, select_by)
         with atomic_write(MODELS / method) as folder:
-            shutil.copytree(RUNS / method / best / "checkpoint", folder)
-        write_json(PLOTS / f"{method}.json", summarize({name: run["history"] for name, run in runs.items()}))
+            shutil.copytree(RUNS / method / selected["best_run"] / "checkpoint", folder)
+        histories = {str(run["seed"]): run["history"] for run in selected["runs"].values()}
+        write_json(PLOTS / f"{method}.json", summarize(histories))
+        validation = [run["validation"] for run in selected["runs"].values()]
+        metrics[method] = {
+            "validation_f1": round(fmean(row["macro_f1"] for row in validation), 4),
+            "validation_loss": round(fmean(row["validation_loss"] for row in validation), 4),
+            "learning_rate": selected["learning_rate"],
+        }
     write_json(SELECTION, selection)
+    write_json(VALIDATION_METRICS, metrics)
 
 
 if __name__ == "__main__":

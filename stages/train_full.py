@@ -1,20 +1,20 @@
 """Fine-tune all weights of the base model."""
 
 from stages.common.core.exceptions import report_user_errors
-from stages.common.core.launch import parse_seed, start_launcher
+from stages.common.core.launch import parse_run, start_launcher
 from stages.common.core.params import load_params
 from stages.common.core.paths import BASE_MODEL
 
 
 @report_user_errors
 def main() -> None:
-    seed, params = parse_seed(__doc__), load_params()
+    params, (seed, learning_rate) = load_params(), parse_run(__doc__)
     start_launcher(params.run.launcher, "stages.train_full")
     # torch takes seconds to import, and a fault in params.yaml is reported before.
     from stages.common.modeling.classifier import build_classifier
     from stages.common.training.train_stage import train_stage
 
-    train_stage(build_classifier(BASE_MODEL, params.train.dropout, seed), "full", params, seed)
+    train_stage(build_classifier(BASE_MODEL, params.train.dropout, seed), "full", params, seed, learning_rate)
 
 
 if __name__ == "__main__":

@@ -1,21 +1,21 @@
 """Fine-tune low-rank adapters and the head; the base model stays as it is."""
 
 from stages.common.core.exceptions import report_user_errors
-from stages.common.core.launch import parse_seed, start_launcher
+from stages.common.core.launch import parse_run, start_launcher
 from stages.common.core.params import load_params
 from stages.common.core.paths import BASE_MODEL
 
 
 @report_user_errors
 def main() -> None:
-    seed, params = parse_seed(__doc__), load_params()
+    params, (seed, learning_rate) = load_params(), parse_run(__doc__)
     start_launcher(params.run.launcher, "stages.train_lora")
     # torch takes seconds to import, and a fault in params.yaml is reported before.
     from stages.common.modeling.classifier import add_lora, build_classifier
     from stages.common.training.train_stage import train_stage
 
     model = add_lora(build_classifier(BASE_MODEL, params.train.dropout, seed), params.lora, seed)
-    train_stage(model, "lora", params, seed)
+    train_stage(model, "lora", params, seed, learning_rate)
 
 
 if __name__ == "__main__":

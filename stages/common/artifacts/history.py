@@ -21,3 +21,8 @@ def summarize(histories: Mapping[str, History]) -> list[dict[str, Any]]:
                 row |= {f"{name}_{run}": epoch[name] for run, epoch in reached.items()}
         rows.append(row)
     return rows
+
+
+def validation_score(epoch: Mapping[str, float], select_by: str) -> float:
+    """The score of an epoch by which epochs, rates and runs are selected: higher is better."""
+    return -epoch["validation_loss"] if select_by == "loss" else epoch["macro_f1"]

@@ -2,4 +2,4 @@
 
 LABELS = ("부정", "중립", "긍정")  # negative, neutral, positive: class index = polarity + 1
 METHODS = ("full", "lora")  # full fine-tuning and LoRA
-BASELINES = ("tfidf", "majority")
+BASELINES = ("linear_probe", "tfidf", "majority")

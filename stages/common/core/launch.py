@@ -10,11 +10,13 @@ from stages.common.core.exceptions import UserError
 LAUNCHED = "STAGE_LAUNCHED"  # environment variable: the launcher has started this process
 
 
-def parse_seed(description: str | None) -> int:
-    """Read `--seed` from the command line of a training stage."""
+def parse_run(description: str | None) -> tuple[int, float]:
+    """Read `--seed` and `--learning-rate` from the command line of a training stage."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--seed", type=int, required=True, help="one of run.seeds")
-    return parser.parse_args().seed
+    parser.add_argument("--learning-rate", type=float, required=True, help="one of learning_rates")
+    arguments = parser.parse_args()
+    return arguments.seed, arguments.learning_rate
 
 
 def start_launcher(launcher: str, module: str) -> None:

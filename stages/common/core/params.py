@@ -29,9 +29,9 @@ def _check_character_class(value: str) -> str:
     return value
 
 
-def _check_distinct(values: list[int]) -> list[int]:
+def _check_distinct(values: list[Any]) -> list[Any]:
     if len(set(values)) < len(values):
-        raise ValueError("names a seed twice")
+        raise ValueError("names a value twice")
     return values
 
 
@@ -40,6 +40,7 @@ PositiveFraction = Annotated[Float, Field(gt=0, lt=1)]
 Fraction = Annotated[Float, Field(ge=0, lt=1)]
 PositiveInt = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
+LearningRates = Annotated[list[PositiveFraction], Field(min_length=1), AfterValidator(_check_distinct)]
 NonEmptyString = Annotated[str, Field(min_length=1)]
 
 
@@ -57,7 +58,7 @@ class RunParams(Section):
     """What is run, and how; none of it changes the result of a run that is there already."""
 
     seeds: Annotated[list[Seed], Field(min_length=1), AfterValidator(_check_distinct)] = _described(
-        "each method trains once a seed; the run with the best validation macro-F1 becomes the model"
+        "each method trains once with each seed and learning rate"
     )
     launcher: Annotated[str, Field(pattern=r"^(python|torchrun|accelerate launch)( [\w./:=,-]+)*$")] = _described(
         "starts a training stage: python, or several processes: accelerate launch --multi_gpu --num_processes 8"
@@ -118,20 +119,26 @@ class SplitParams(Section):
     validation_size: Fraction = _described(
         "fraction of the other rows; 0: the notebook's protocol, which selects epochs on the test rows"
     )
+    train_fraction: Annotated[Float, Field(gt=0, le=1)] = _described(
+        "fraction of the training rows that is used: nested, stratified subsets; validation and test rows stay the same"
+    )
     seed: Seed = _described("of the split")
 
 
 class TrainParams(Section):
     """What both methods share."""
 
-    epochs: PositiveInt = _described("at most")
+    epochs: PositiveInt = _described("of every run, unless patience ends it")
+    select_by: Literal["macro_f1", "loss"] = _described(
+        "on the validation rows, selects the epoch, the learning rate and the run: macro_f1 or loss"
+    )
     batch_size: PositiveInt = _described("examples, over all processes")
     eval_batch_size: PositiveInt = _described("examples, for validation and test")
     gradient_accumulation_steps: PositiveInt = _described(
         "batches whose gradients are added up before an optimizer step"
     )
     patience: Annotated[int, Field(ge=0)] = _described(
-        "epochs without a better validation macro-F1 before training stops; 0: never stop early"
+        "epochs without a better validation score before training stops; 0: never stop early"
     )
     dropout: Fraction = _described("before the classification head; within the encoder its own config decides")
     weight_decay: Annotated[Float, Field(ge=0)] = _described("of AdamW")
@@ -145,18 +152,23 @@ class TrainParams(Section):
 class FullParams(Section):
     """Full fine-tuning."""
 
-    learning_rate: PositiveFraction = _described("of all weights")
+    learning_rates: LearningRates = _described("the validation rows select one of them")
 
 
 class LoraParams(Section):
     """Low-rank adapters."""
 
-    learning_rate: PositiveFraction = _described("of the adapters and the head")
+    learning_rates: LearningRates = _described("of the adapters and the head; the validation rows select one of them")
     r: Annotated[int, Field(ge=1, le=4096)] = _described("rank")
     alpha: Annotated[Float, Field(gt=0)] = _described("the adapters' output is scaled by alpha / r")
     dropout: Fraction = _described("before the adapters")
-    target_modules: Annotated[list[NonEmptyString], Field(min_length=1)] = _described(
-        "last part of the names of the linear layers that get adapters"
+    target_modules: Literal["all-linear"] | Annotated[list[NonEmptyString], Field(min_length=1)] = _described(
+        "layers that get adapters: all-linear, or the last parts of the names of linear layers: [query, value]"
+    )
+    rslora: bool = _described("scale by alpha / sqrt(r) instead (Kalajdzievski 2023)")
+    dora: bool = _described("train the magnitude of the weights apart from their direction (Liu et al. 2024)")
+    init: Literal["kaiming", "gaussian", "orthogonal"] = _described(
+        "of the adapters: kaiming, gaussian or orthogonal (orthogonal: r must be even)"
     )
 
 

@@ -12,22 +12,29 @@ TRAIN = Path("data/splits/train.arrow")
 VALIDATION = Path("data/splits/validation.arrow")
 TEST = Path("data/splits/test.arrow")
 RUN_PLAN = Path("data/run_plan.json")  # the runs that the parameters ask for
-RUNS = Path("data/runs")  # METHOD/SEED/{checkpoint/, history.json, logits.safetensors}
+RUNS = Path("data/runs")  # METHOD/RUN/{checkpoint/, history.json, logits.safetensors}
 SELECTION = Path("data/selection.json")  # what is known of each run, and the best one of each method
 MODELS = Path("data/models")  # METHOD, the best run's checkpoint
 BASELINE_LOGITS = Path("data/baselines.safetensors")
+LINEAR_PROBE_LOGITS = Path("data/linear_probe.safetensors")
 
 # Neither git nor DVC knows these two folders.
-CHECKPOINTS = Path("data/checkpoints")  # METHOD/SEED, from which an interrupted training resumes
+CHECKPOINTS = Path("data/checkpoints")  # METHOD/RUN, from which an interrupted training resumes
 TIMINGS = Path("data/timings")  # what depends on the machine and the hour
 
 INGEST_METRICS = Path("metrics/ingest.json")
 FILTER_METRICS = Path("metrics/filter.json")
 TOKEN_METRICS = Path("metrics/tokens.json")
 SPLIT_METRICS = Path("metrics/split.json")
+VALIDATION_METRICS = Path("metrics/validation.json")  # of the selected runs
 COMPARE_METRICS = Path("metrics/compare.json")  # the scalars that people compare
 COMPARE_DETAILS = Path("metrics/compare_details.json")  # all metrics, intervals and runs
 COMPARE_TABLE = Path("metrics/compare.md")
 TIMING_TABLE = Path("metrics/timings.json")
 PLOTS = Path("plots")
 ERRORS = PLOTS / "errors.csv"
+
+
+def run_name(seed: int, learning_rate: float) -> str:
+    """The folder of a run, as DVC writes it from the cells of the matrix: `42-5e-05`."""
+    return f"{seed}-{learning_rate}"

@@ -1,71 +1,119 @@
-"""How sure a difference between two classifiers is: bootstrap intervals, paired tests, and a verdict."""
+"""How sure a difference between two classifiers is: bootstrap, confidence intervals, paired tests and a verdict."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
-from scipy.stats import binomtest, permutation_test
+from scipy.stats import binomtest, norm, permutation_test, t
 
 from stages.common.core.console import ProgressBar
 from stages.common.evaluation.vectorized_metrics import NUM_CELLS, compute_metrics, confusion_metrics
 
-PERCENTILES = (2.5, 97.5)  # of a 95% interval
+CONFIDENCE_LEVEL = 0.95
+TOST_LEVEL = 0.90  # two one-sided tests at 5% each
+POWER = 0.8
 MAX_ELEMENTS = 4_000_000  # of a temporary matrix of resamples, 32 MB
 
 
-def bootstrap_replicates(
-    statistics: Mapping[str, np.ndarray], num_samples: int, seed: int
-) -> dict[str, dict[str, np.ndarray]]:
-    """Each metric (num_samples,) of each method, the mean over its runs, in resamples drawn with replacement.
-
-    A resample takes the same rows for every method and, where there are several runs, the same runs.
+def resampling_weights(groups: np.ndarray, num_samples: int, seed: int) -> Iterator[np.ndarray]:
+    """Draw resamples with replacement; rows of one group are drawn together (Field and Welsh 2007).
 
     Args:
-        statistics: by method, `per_example_statistics` of its runs, (rows, runs, 43); all methods have equally many
-            runs, or one.
+        groups: (rows,) group numbers 0, 1, ... without gaps.
+
+    Yields:
+        Blocks (samples, rows) of the weight of each row; the weights of a sample add up to 1.
     """
-    num_rows = len(next(iter(statistics.values())))
-    num_runs = max(values.shape[1] for values in statistics.values())
-    row_generator, run_generator = (np.random.default_rng([seed, stream]) for stream in range(2))
-    run_weights = run_generator.multinomial(num_runs, np.full(num_runs, 1 / num_runs), num_samples) / num_runs
-    means = {method: np.empty((num_samples, *values.shape[1:])) for method, values in statistics.items()}
-    step = max(1, MAX_ELEMENTS // num_rows)
-    for start in ProgressBar(range(0, num_samples, step), desc="bootstrap"):
-        size = min(step, num_samples - start)
-        drawn = row_generator.integers(0, num_rows, (size, num_rows)) + np.arange(size)[:, None] * num_rows
-        row_weights = np.bincount(drawn.ravel(), minlength=size * num_rows).reshape(size, num_rows) / num_rows
+    generator = np.random.default_rng([seed, 0])
+    num_groups = int(groups.max()) + 1
+    block = max(1, MAX_ELEMENTS // len(groups))
+    for start in ProgressBar(range(0, num_samples, block), desc="bootstrap"):
+        size = min(block, num_samples - start)
+        drawn = generator.integers(0, num_groups, (size, num_groups)) + np.arange(size)[:, None] * num_groups
+        counts = np.bincount(drawn.ravel(), minlength=size * num_groups).reshape(size, num_groups)[:, groups]
+        yield counts / counts.sum(1, keepdims=True)
+
+
+def bootstrap_replicates(
+    statistics: Mapping[str, np.ndarray],
+    weights: Iterable[np.ndarray],
+    metrics: Callable[[np.ndarray], dict[str, np.ndarray]] = compute_metrics,
+) -> dict[str, dict[str, np.ndarray]]:
+    """Each metric (samples,) of each method, the mean over its runs, in resamples that all methods share.
+
+    Args:
+        statistics: by method, `per_example_statistics` of its runs, (rows, runs, columns).
+        weights: see `resampling_weights`.
+        metrics: of means (samples, runs, columns) over rows.
+    """
+    blocks: dict[str, list[np.ndarray]] = {method: [] for method in statistics}
+    for of_rows in weights:
         for method, values in statistics.items():
-            product = row_weights @ values.reshape(num_rows, -1)
-            means[method][start : start + size] = product.reshape(size, *values.shape[1:])
-    replicates = {}
-    for method, of_method in means.items():
-        weights = run_weights if of_method.shape[1] == num_runs else np.ones((num_samples, 1))
-        metrics = compute_metrics(of_method)
-        replicates[method] = {name: (values * weights).sum(1) for name, values in metrics.items()}
-    return replicates
+            product = of_rows @ values.reshape(len(values), -1)
+            blocks[method].append(product.reshape(len(of_rows), *values.shape[1:]))
+    return {
+        method: {name: values.mean(-1) for name, values in metrics(np.concatenate(means)).items()}
+        for method, means in blocks.items()
+    }
 
 
-def confidence_interval(replicates: np.ndarray) -> list[float]:
-    """Both ends of the 95% percentile interval (Efron and Tibshirani 1993)."""
-    return [float(end) for end in np.percentile(replicates, PERCENTILES)]
+def confidence_interval(
+    point_estimate: float, replicates: np.ndarray, runs: Sequence[np.ndarray] = (), level: float = CONFIDENCE_LEVEL
+) -> list[float]:
+    """Both ends of a confidence interval of a metric, or of a difference between two methods.
+
+    With two or more runs a method: Welch's t interval. Its variance is that of the bootstrap over rows plus, for each
+    method, the variance over its runs divided by their number; degrees of freedom by Welch-Satterthwaite. Otherwise the
+    percentile interval of the bootstrap (Efron and Tibshirani 1993), which covers the choice of rows alone.
+
+    Args:
+        replicates: (samples,) of the bootstrap over rows.
+        runs: the metric of each run (runs,), an array for each method that was trained.
+    """
+    if min(map(len, runs), default=1) < 2:
+        return [float(end) for end in np.quantile(replicates, ((1 - level) / 2, (1 + level) / 2))]
+    variances = [float(values.var(ddof=1)) / len(values) for values in runs]
+    total = float(replicates.var(ddof=1)) + sum(variances)
+    shares = sum(variance**2 / (len(values) - 1) for variance, values in zip(variances, runs, strict=True))
+    quantile = t.ppf((1 + level) / 2, total**2 / shares) if shares else norm.ppf((1 + level) / 2)
+    return [point_estimate - quantile * total**0.5, point_estimate + quantile * total**0.5]
+
+
+def smallest_detectable_difference(standard_error: float) -> float:
+    """The true difference that a two-sided test at 5% finds with a power of 80%."""
+    return float((norm.ppf((1 + CONFIDENCE_LEVEL) / 2) + norm.ppf(POWER)) * standard_error)
+
+
+def rows_for_equivalence(num_rows: int, row_variance: float, run_variance: float, margin: float) -> int | None:
+    """Test rows with which equivalence would be shown with a power of 80% if the methods were equal.
+
+    Args:
+        row_variance: of the difference, from the choice of `num_rows` rows; falls with their number.
+        run_variance: of the difference, from the choice of seeds; more rows do not change it.
+
+    Returns:
+        None if the seeds alone vary too much: it takes more seeds, not more rows.
+    """
+    quantiles = norm.ppf((1 + TOST_LEVEL) / 2) + norm.ppf((1 + POWER) / 2)
+    room = (margin / quantiles) ** 2 - run_variance
+    return int(np.ceil(num_rows * row_variance / room)) if room > 0 else None
 
 
 def permutation_p_value(a: np.ndarray, b: np.ndarray, num_samples: int, seed: int) -> float:
-    """Two-sided p-value of the difference in macro-F1, the mean over runs, if the methods are swapped row by row.
+    """Two-sided p-value of the difference in macro-F1 between two checkpoints that are swapped row by row.
 
     Args:
-        a, b: `per_example_statistics` of the two methods' runs, (rows, runs, 43).
+        a, b: `per_example_statistics` of the two checkpoints, (rows, columns).
     """
-    cells_a, cells_b = a[..., :NUM_CELLS], b[..., :NUM_CELLS]
-    discordant = (cells_a != cells_b).any((1, 2))
+    cells_a, cells_b = a[:, :NUM_CELLS], b[:, :NUM_CELLS]
+    discordant = (cells_a != cells_b).any(1)
     if discordant.sum() < 2:
         return 1.0  # every permutation is as extreme
-    counts_a, counts_b = cells_a.sum(0), cells_b.sum(0)  # (runs, 9)
-    change = (cells_b - cells_a)[discordant].reshape(discordant.sum(), -1)  # of a's counts by swapping a row
+    counts_a, counts_b = cells_a.sum(0), cells_b.sum(0)
+    change = (cells_b - cells_a)[discordant]  # of a's counts by swapping a row
 
     def difference(swapped: np.ndarray, _: np.ndarray, axis: int) -> np.ndarray:
-        changes = (swapped @ change).reshape(*swapped.shape[:-1], *counts_a.shape)
-        pair = (counts_a + changes, counts_b - changes)
-        of_a, of_b = (confusion_metrics(counts)["macro_f1"].mean(-1) for counts in pair)
+        pair = (counts_a + swapped @ change, counts_b - swapped @ change)
+        of_a, of_b = (confusion_metrics(counts)["macro_f1"] for counts in pair)
         return of_a - of_b
 
     # SciPy swaps the entries of the two arrays at random, so that the first array says which rows are swapped.
@@ -76,19 +124,22 @@ def permutation_p_value(a: np.ndarray, b: np.ndarray, num_samples: int, seed: in
 
 
 def mcnemar_p_value(a_correct: np.ndarray, b_correct: np.ndarray) -> float:
-    """Two-sided p-value of McNemar's exact test, from which rows (rows,) each method has right."""
+    """Two-sided p-value of McNemar's exact test of two checkpoints' accuracy, from the rows (rows,) each has right."""
     only_a, only_b = int((a_correct & ~b_correct).sum()), int((b_correct & ~a_correct).sum())
     return float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
 
 
-def verdict_from_interval(interval: list[float], margin: float) -> str:
-    """What the 95% interval of a difference says, given a margin that was named beforehand.
+def verdict(interval: Sequence[float], tost_interval: Sequence[float], margin: float) -> str:
+    """What a difference says, given a margin that was named beforehand.
+
+    Args:
+        interval: 95% confidence interval of the difference.
+        tost_interval: 90% interval: two one-sided tests at 5% (Schuirmann 1987) reject if it lies within the margin.
 
     Returns:
-        "equivalent" if it lies within the margin, even if it excludes 0; else "better" if it lies above 0, "worse" if
-        below 0, and "undecided" if it holds 0.
+        "equivalent" by the two one-sided tests, even if the interval excludes 0; else "better" if it lies above 0,
+        "worse" if below 0, and "undecided" if it holds 0.
     """
-    low, high = interval
-    if -margin < low and high < margin:
+    if -margin < tost_interval[0] and tost_interval[1] < margin:
         return "equivalent"
-    return "better" if low > 0 else "worse" if high < 0 else "undecided"
+    return "better" if interval[0] > 0 else "worse" if interval[1] < 0 else "undecided"

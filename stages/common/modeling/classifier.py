@@ -76,11 +76,12 @@ def add_lora(model: transformers.PreTrainedModel, params: LoraParams, seed: int)
     """Freeze `model` and add adapters to `target_modules`; the head stays trainable and is saved with them.
 
     Raises:
-        UserError: a target names no linear layer of the model.
+        UserError: a target names no linear layer of the model, or PEFT refuses the parameters.
     """
     linear = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     linear.discard(HEAD)
-    if unknown := sorted(set(params.target_modules) - linear):
+    targets = linear if params.target_modules == "all-linear" else set(params.target_modules)
+    if unknown := sorted(targets - linear):
         raise UserError(
             f"lora.target_modules: the base model has no linear layer {', '.join(unknown)}; "
             f"it has {', '.join(sorted(linear))}"
@@ -90,12 +91,18 @@ def add_lora(model: transformers.PreTrainedModel, params: LoraParams, seed: int)
         r=params.r,
         lora_alpha=params.alpha,  # type: ignore[arg-type]  # PEFT scales by any number
         lora_dropout=params.dropout,
-        target_modules=sorted(params.target_modules),
+        target_modules=sorted(targets),
+        use_rslora=params.rslora,
+        use_dora=params.dora,
+        init_lora_weights=True if params.init == "kaiming" else params.init,
         modules_to_save=[HEAD],
         bias="none",
     )
     torch.manual_seed(seed)
-    return get_peft_model(model, config)
+    try:
+        return get_peft_model(model, config)
+    except ValueError as error:  # an odd rank with orthogonal initialisation
+        raise UserError(f"lora: {error}") from error
 
 
 def count_parameters(model: Model) -> dict[str, int]:

@@ -12,8 +12,8 @@ from stages.common.artifacts.arrow import read_preprocessing
 from stages.common.artifacts.logits import write_logits
 from stages.common.artifacts.timings import write_timing
 from stages.common.core.files import atomic_write, read_json, sha256, write_json
-from stages.common.core.params import FullParams, LoraParams, Params
-from stages.common.core.paths import BASE_MODEL, CHECKPOINTS, RUNS, TEST, TRAIN, VALIDATION
+from stages.common.core.params import Params
+from stages.common.core.paths import BASE_MODEL, CHECKPOINTS, RUNS, TEST, TRAIN, VALIDATION, run_name
 from stages.common.modeling.classifier import count_parameters, save_checkpoint
 from stages.common.modeling.dataset import read_dataset
 from stages.common.modeling.distributed import DistributedContext, init_distributed
@@ -26,13 +26,13 @@ from stages.common.training.trainer import Trainer
 LIBRARIES = ("numpy", "peft", "torch", "transformers")
 
 
-def train_stage(model: Model, method: str, params: Params, seed: int) -> None:
+def train_stage(model: Model, method: str, params: Params, seed: int, learning_rate: float) -> None:
     """Train `model` on the splits and write a run: the checkpoint of the best epoch, its logits, and the history.
 
     Of several processes the main one writes.
     """
-    method_params: FullParams | LoraParams = getattr(params, method)
-    run = RUNS / method / str(seed)
+    name = run_name(seed, learning_rate)
+    run = RUNS / method / name
     datasets = {path: read_dataset(path) for path in (TRAIN, VALIDATION, TEST)}
     base_model = read_json(BASE_MODEL / "base_model.json")
     tokenizer_files = [
@@ -40,12 +40,12 @@ def train_stage(model: Model, method: str, params: Params, seed: int) -> None:
     ]
     with init_distributed() as distributed:
         fingerprint = {
-            "parameters": [params.train.model_dump(), method_params.model_dump(), seed],
+            "parameters": [params.train.model_dump(), _method_params(params, method), seed, learning_rate],
             "data": {str(path): sha256(path) for path in (TRAIN, VALIDATION)},
             "base model": base_model["sha256"],
             **_environment(distributed),
         }
-        checkpoints = CheckpointManager(CHECKPOINTS / method / str(seed), fingerprint, distributed)
+        checkpoints = CheckpointManager(CHECKPOINTS / method / name, fingerprint, distributed)
         save_requests = SaveRequests(params.run.save_interval_seconds, distributed)
         # A signal that arrives while the run is written has no effect: it is complete a moment later.
         with save_requests.handle_signals():
@@ -54,7 +54,7 @@ def train_stage(model: Model, method: str, params: Params, seed: int) -> None:
                 datasets[TRAIN],
                 datasets[VALIDATION],
                 params.train,
-                method_params.learning_rate,
+                learning_rate,
                 seed,
                 distributed,
                 checkpoints,
@@ -71,6 +71,7 @@ def train_stage(model: Model, method: str, params: Params, seed: int) -> None:
                 "base_model": base_model,
                 "preprocessing": read_preprocessing(TRAIN).model_dump(),
                 "seed": seed,
+                "learning_rate": learning_rate,
                 "best_epoch": result.best_epoch,
                 "validation": result.history[result.best_epoch - 1],
                 **count_parameters(model),
@@ -82,6 +83,10 @@ def train_stage(model: Model, method: str, params: Params, seed: int) -> None:
                     write_logits(temporary / "logits.safetensors", logits)
                 checkpoints.delete()
                 write_timing(run / "checkpoint", "training", result.seconds, len(datasets[TRAIN]) * len(result.history))
+
+
+def _method_params(params: Params, method: str) -> dict[str, Any]:
+    return getattr(params, method).model_dump(exclude={"learning_rates"})
 
 
 def _environment(distributed: DistributedContext) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
+from stages.common.artifacts.history import validation_score
 from stages.common.core.console import ProgressBar, format_duration
 from stages.common.core.exceptions import TrainingInterrupted, UserError
 from stages.common.core.params import TrainParams
@@ -39,7 +40,7 @@ class TrainResult:
 
 
 class Trainer:
-    """Trains a model; `train` leaves it with the weights of the epoch that had the best validation macro-F1.
+    """Trains a model; `train` leaves it with the weights of the epoch that had the best validation score.
 
     Of equal epochs the earlier one is best. Dropout and the order of the examples draw from separate random streams.
     Neither the batches nor, dropout apart, the losses depend on the number of processes, each of which gets its share
@@ -173,7 +174,7 @@ class Trainer:
             **macro_scores(logits.argmax(1).tolist(), labels.tolist()),
             "learning_rate": float(self._optimizer_step.scheduler.get_last_lr()[0]),
         }
-        is_best = not self._history or row["macro_f1"] > self._history[self._best_epoch - 1]["macro_f1"]
+        is_best = not self._history or self._score(row) > self._score(self._history[self._best_epoch - 1])
         if is_best:
             self._best_epoch = self._epoch
             self._best_weights = {name: p.detach().clone() for name, p in self._optimizer_step.trainable.items()}
@@ -181,6 +182,9 @@ class Trainer:
             self._print_epoch(row, is_best)
         self._history.append(row)
         self._epoch_losses = []
+
+    def _score(self, row: dict[str, float]) -> float:
+        return validation_score(row, self._params.select_by)
 
     def _print_epoch(self, row: dict[str, float], is_best: bool) -> None:
         line = (
