@@ -15,7 +15,7 @@ from stages.common.core.files import read_json, write_json
 from stages.common.core.labels import BASELINES, METHODS
 from stages.common.core.params import load_params
 
-SCALARS = {  # the columns of `dvc metrics show` and `dvc exp show`, in this order
+SCALARS = {  # the columns of `dvc exp show`, in this order; `dvc metrics show` sorts them by name
     "difference": ("verdict", "macro_f1", "low", "high", "p_permutation", "p_mcnemar"),
     "full": ("macro_f1", "accuracy"),
     "lora": ("macro_f1", "accuracy", "trainable_parameters"),
