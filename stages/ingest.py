@@ -78,16 +78,18 @@ def _read(path: Path) -> bytes | Fault:
 
 
 def _to_batches(records: list[Record], files: list[str]) -> Iterator[pa.RecordBatch]:
-    polarities = [record.GeneralPolarity for record in records]
-    columns = {
-        "Index": [record.Index for record in records],
-        "RawText": [record.RawText or "" for record in records],
-        "GeneralPolarity": [None if polarity is msgspec.UNSET else polarity for polarity in polarities],
-        "HasPolarity": [polarity is not msgspec.UNSET for polarity in polarities],
-        "MainCategory": [record.MainCategory for record in records],
-        "file": files,
-    }
-    yield from pa.Table.from_pydict(columns, schema=SCHEMA).to_batches(MAX_ROWS)
+    for start in range(0, len(records), MAX_ROWS):
+        rows = records[start : start + MAX_ROWS]
+        polarities = [record.GeneralPolarity for record in rows]
+        columns = {
+            "Index": [record.Index for record in rows],
+            "RawText": [record.RawText or "" for record in rows],
+            "GeneralPolarity": [None if polarity is msgspec.UNSET else polarity for polarity in polarities],
+            "HasPolarity": [polarity is not msgspec.UNSET for polarity in polarities],
+            "MainCategory": [record.MainCategory for record in rows],
+            "file": files[start : start + MAX_ROWS],
+        }
+        yield pa.RecordBatch.from_pydict(columns, schema=SCHEMA)
 
 
 def ingest(
