@@ -9,7 +9,7 @@ from stages.common.artifacts.history import History
 from stages.common.core.labels import BASELINES, METHODS
 from stages.common.core.params import CompareParams
 from stages.common.evaluation import significance
-from stages.common.evaluation.vectorized_metrics import NUM_CELLS, NUM_CLASSES, compute_metrics
+from stages.common.evaluation.vectorized_metrics import NUM_CELLS, NUM_CLASSES, Metrics, compute_metrics
 
 PER_RUN_METRICS = ("macro_f1", "macro_precision", "macro_recall", "accuracy", "loss", "brier", "ece")
 SIZES = ("trainable_parameters", "total_parameters", "checkpoint_bytes")
@@ -39,7 +39,7 @@ def overfitting(history: History) -> dict[str, Any]:
     }
 
 
-def _metrics_of_runs(point_estimates: Mapping[str, np.ndarray], runs: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+def _metrics_of_runs(point_estimates: Metrics, runs: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     values = {name: point_estimates[name] for name in PER_RUN_METRICS}
     each = [
         {"seed": run["seed"], **{name: float(of_runs[index]) for name, of_runs in values.items()}}

@@ -6,15 +6,12 @@ import numpy as np
 from scipy.stats import binomtest, permutation_test
 
 from stages.common.core.console import ProgressBar
-from stages.common.evaluation.vectorized_metrics import NUM_CELLS, compute_metrics, confusion_metrics
+from stages.common.evaluation.vectorized_metrics import NUM_CELLS, Metrics, compute_metrics, confusion_metrics
 
-PERCENTILES = (2.5, 97.5)  # of a 95% interval
 MAX_ELEMENTS = 4_000_000  # of a temporary matrix of resamples, 32 MB
 
 
-def bootstrap_replicates(
-    statistics: Mapping[str, np.ndarray], num_samples: int, seed: int
-) -> dict[str, dict[str, np.ndarray]]:
+def bootstrap_replicates(statistics: Mapping[str, np.ndarray], num_samples: int, seed: int) -> dict[str, Metrics]:
     """Each metric (num_samples,) of each method, the mean over its runs, in resamples drawn with replacement.
 
     A resample takes the same rows for every method and, where there are several runs, the same runs.
@@ -46,7 +43,7 @@ def bootstrap_replicates(
 
 def confidence_interval(replicates: np.ndarray) -> list[float]:
     """Both ends of the 95% percentile interval (Efron and Tibshirani 1993)."""
-    return [float(end) for end in np.percentile(replicates, PERCENTILES)]
+    return [float(end) for end in np.percentile(replicates, (2.5, 97.5))]
 
 
 def permutation_p_value(a: np.ndarray, b: np.ndarray, num_samples: int, seed: int) -> float:
