@@ -101,16 +101,11 @@ def main() -> None:
     positions = max_positions(read_json(BASE_MODEL / "config.json"))
     if positions is not None and max_length > positions:
         raise UserError(f"tokenize.max_length is {max_length}, but the base model has {positions} positions")
-    rows, counts = read_table(FILTERED).num_rows, Counter[str]()
-
-    def cleaned() -> Iterator[tuple[pa.RecordBatch, pa.StringArray]]:
-        with ProgressBar(total=rows, desc="clean_and_tokenize", unit="row") as progress:
-            for batch in read_batches(FILTERED):
-                yield batch, clean(batch["RawText"], params.clean)
-                progress.update(batch.num_rows)
-
+    total, counts = read_table(FILTERED)["labels"].num_chunks, Counter[str]()
+    batches = ProgressBar(read_batches(FILTERED), total=total, desc="clean_and_tokenize", unit="batch")
+    cleaned = ((batch, clean(batch["RawText"], params.clean)) for batch in batches)
     schema = with_preprocessing(SCHEMA, Preprocessing(clean=params.clean, max_length=max_length))
-    write_table(TOKENIZED, tokenize(prefetch(cleaned()), tokenizer, params.tokenize, counts), schema)
+    write_table(TOKENIZED, tokenize(prefetch(cleaned), tokenizer, params.tokenize, counts), schema)
     metrics = compute_metrics(pc.list_value_length(read_table(TOKENIZED)["input_ids"]).to_numpy(), counts)
     write_json(TOKEN_METRICS, metrics)
     if (fraction := metrics["truncated_fraction"]) > MAX_TRUNCATED_FRACTION:
