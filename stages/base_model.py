@@ -27,36 +27,29 @@ def select_files(names: Collection[str], source: str) -> list[str]:
         UserError: the config or the weights are missing in `source`.
     """
     weights = next((name for name in (WEIGHTS, PICKLED_WEIGHTS) if name in names), None)
-    if CONFIG not in names:
-        raise UserError(f"{source} has no {CONFIG}")
-    if weights is None:
-        raise UserError(f"{source} has neither {WEIGHTS} nor {PICKLED_WEIGHTS}")
+    if CONFIG not in names or weights is None:
+        raise UserError(f"{source} lacks {CONFIG} or weights ({WEIGHTS} or {PICKLED_WEIGHTS})")
     return [CONFIG, weights, *sorted(filter_repo_objects(names, allow_patterns=TOKENIZER_FILES))]
 
 
 def fetch(params: BaseModelParams, folder: Path) -> None:
-    """Copy or download the selected files into `folder`."""
+    """Download or copy the selected files into `folder`."""
+    source = Path(params.folder)
     if params.hub_id:
         names = select_files(list_files(params.hub_id, params.revision), f"base_model.hub_id: {params.hub_id}")
         download(params.hub_id, params.revision, names, folder)
-        return
-    source = Path(params.folder)
-    if not source.is_dir():
+    elif source.is_dir():
+        if params.revision:
+            warn("base_model.revision is not used, because base_model.hub_id is empty")
+        names = [path.name for path in source.iterdir() if path.is_file()]
+        for name in select_files(names, f"base_model.folder: {source}"):
+            shutil.copyfile(source / name, folder / name)
+    else:
         raise UserError(f"base_model.folder: {source} is not a folder; a model of the hub goes into base_model.hub_id")
-    if params.revision:
-        warn("base_model.revision is not used, because base_model.hub_id is empty")
-    for name in select_files(
-        {path.name for path in source.iterdir() if path.is_file()}, f"base_model.folder: {source}"
-    ):
-        shutil.copyfile(source / name, folder / name)
 
 
 def convert_pickled_weights(folder: Path) -> None:
-    """Turn pytorch_model.bin into model.safetensors without running code that a pickle may contain.
-
-    Raises:
-        UserError: it holds anything but tensors, or is damaged.
-    """
+    """Replace pytorch_model.bin by model.safetensors without running code that a pickle may contain."""
     import torch  # takes seconds, and almost every model has safetensors
     from safetensors.torch import save_file
 
@@ -80,17 +73,12 @@ def strip_auto_map(folder: Path) -> None:
 
 
 def check_base_model(folder: Path) -> None:
-    """Check what later stages rely on.
-
-    Raises:
-        UserError: a file is missing or damaged, or the config and the tokenizer contradict each other.
-    """
+    """Refuse damaged files, and a config and a tokenizer that contradict each other."""
     config = read_json(folder / CONFIG)
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
         raise UserError(f"{folder / CONFIG}: has no model_type")
     try:
-        with safe_open(folder / WEIGHTS, framework="numpy"):
-            pass
+        safe_open(folder / WEIGHTS, framework="numpy")  # checks the header and the length
     except (OSError, SafetensorError) as error:
         raise UserError(f"{folder / WEIGHTS}: not a whole safetensors file: {error}") from error
     size, vocab_size = load_tokenizer(folder).vocab_size, config.get("vocab_size")

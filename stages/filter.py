@@ -54,9 +54,7 @@ def main() -> None:
             yield kept
         if not rows["rows_kept"]:
             reasons = ", ".join(f"{reason} {count}" for reason, count in dropped.items())
-            raise UserError(
-                f"data.source: none of {rows['rows_read']} rows has a valid GeneralPolarity (-1, 0 or 1): {reasons}"
-            )
+            raise UserError(f"data.source: no row has a valid GeneralPolarity (-1, 0 or 1); rows dropped: {reasons}")
 
     write_table(FILTERED, kept_batches(), SCHEMA)
     write_json(FILTER_METRICS, {**rows, "dropped": dropped})

@@ -2,7 +2,9 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pyarrow as pa
@@ -14,7 +16,7 @@ from stages.common.core.files import write_json
 from stages.common.core.params import load_params
 from stages.common.core.paths import INGEST_METRICS, INGESTED
 from stages.common.core.prefetch import prefetch
-from stages.common.corpus.aihub import Fault, Record, is_utf8, parse_records
+from stages.common.corpus.aihub import Fault, Record, parse_records
 
 SUFFIXES = {".json", ".jsonl", ".ndjson"}
 SCHEMA = make_schema(
@@ -26,7 +28,7 @@ SCHEMA = make_schema(
     file=pa.string(),  # relative to the source folder
 )
 MAX_ROWS = 10_000  # in a batch
-CHUNK_BYTES = 2**22  # of files that are read together; a larger file is read alone
+CHUNK_BYTES = 2**22  # of files whose records are in memory at a time; a larger file is alone
 MAX_FAULTS_LISTED = 20
 
 
@@ -38,7 +40,7 @@ class IngestMetrics:
         self.records = Counter(read=0, skipped=0)
         self.file_faults: Counter[str] = Counter()  # by reason
         self.record_faults: Counter[str] = Counter()
-        self.first_faults: list[dict[str, str]] = []
+        self.first_faults: list[dict[str, Any]] = []
 
     def add(self, file: str, records: list[Record], faults: list[Fault]) -> None:
         """Count the records and the faults of one file."""
@@ -47,9 +49,8 @@ class IngestMetrics:
         for fault in faults:
             self.records["skipped"] += fault.of_record
             (self.record_faults if fault.of_record else self.file_faults)[fault.reason] += 1
-            if len(self.first_faults) < MAX_FAULTS_LISTED:
-                place = {"file": file, "place": fault.place}
-                self.first_faults.append({**place, "reason": fault.reason, "detail": fault.detail})
+        self.first_faults += [{"file": file, **asdict(fault)} for fault in faults]
+        del self.first_faults[MAX_FAULTS_LISTED:]
 
 
 def find_files(source: Path) -> list[Path]:
@@ -69,62 +70,53 @@ def find_files(source: Path) -> list[Path]:
     return sorted(files, key=Path.as_posix)
 
 
-def _read_files(source: Path, files: Iterable[Path]) -> Iterator[list[tuple[Path, bytes | Fault, bool]]]:
-    """Yield chunks of files: the name, the content, and whether it is UTF-8."""
-    chunk: list[tuple[Path, bytes | Fault, bool]] = []
-    size = 0
-    for file in files:
-        try:
-            data = (source / file).read_bytes()
-            chunk.append((file, data, is_utf8(data)))
-            size += len(data)
-        except OSError as error:
-            chunk.append((file, Fault("unreadable", "", error.strerror or str(error), of_record=False), False))
-        if size >= CHUNK_BYTES:
-            yield chunk
-            chunk, size = [], 0
-    yield chunk
+def _read(path: Path) -> bytes | Fault:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        return Fault("unreadable", "", error.strerror or str(error), of_record=False)
 
 
-def _to_batch(records: list[Record], files: list[str]) -> pa.RecordBatch:
-    polarities = [record.GeneralPolarity for record in records]
-    columns = {
-        "Index": [record.Index for record in records],
-        "RawText": [record.RawText or "" for record in records],
-        "GeneralPolarity": [None if polarity is msgspec.UNSET else polarity for polarity in polarities],
-        "HasPolarity": [polarity is not msgspec.UNSET for polarity in polarities],
-        "MainCategory": [record.MainCategory for record in records],
-        "file": files,
-    }
-    return pa.RecordBatch.from_pydict(columns, schema=SCHEMA)
+def _to_batches(records: list[Record], files: list[str]) -> Iterator[pa.RecordBatch]:
+    for start in range(0, len(records), MAX_ROWS):
+        rows = records[start : start + MAX_ROWS]
+        polarities = [record.GeneralPolarity for record in rows]
+        columns = {
+            "Index": [record.Index for record in rows],
+            "RawText": [record.RawText or "" for record in rows],
+            "GeneralPolarity": [None if polarity is msgspec.UNSET else polarity for polarity in polarities],
+            "HasPolarity": [polarity is not msgspec.UNSET for polarity in polarities],
+            "MainCategory": [record.MainCategory for record in rows],
+            "file": files[start : start + MAX_ROWS],
+        }
+        yield pa.RecordBatch.from_pydict(columns, schema=SCHEMA)
 
 
 def ingest(
     source: Path, files: Iterable[Path], on_error: str = "stop", metrics: IngestMetrics | None = None
 ) -> Iterator[pa.RecordBatch]:
-    """Rows of all files, in their order.
-
-    Args:
-        on_error: `stop` at the first fault, or `skip` what is not valid.
-        metrics: is added to.
+    """Rows of all files, in their order; faults and counts are added to `metrics`.
 
     Raises:
-        UserError: names the file and the place of the first fault; or there is no valid record at all.
+        UserError: names the first fault where `on_error` is `stop`; where it is `skip`, no record is valid.
     """
     metrics = metrics or IngestMetrics()
-    for chunk in prefetch(_read_files(source, files)):
-        rows: list[Record] = []
-        names: list[str] = []
-        for file, data, valid_utf8 in chunk:
-            records, faults = ([], [data]) if isinstance(data, Fault) else parse_records(data, valid_utf8)
-            if faults and on_error == "stop":
-                raise UserError(f"{source / file}: {faults[0]}")
-            name = file.as_posix().encode(errors="backslashreplace").decode()
-            metrics.add(name, records, faults)
-            rows += records
-            names += [name] * len(records)
-        for start in range(0, len(rows), MAX_ROWS):
-            yield _to_batch(rows[start : start + MAX_ROWS], names[start : start + MAX_ROWS])
+    rows: list[Record] = []
+    names: list[str] = []
+    size = 0
+    for file, data in prefetch((file, _read(source / file)) for file in files):
+        records, faults = ([], [data]) if isinstance(data, Fault) else parse_records(data)
+        if faults and on_error == "stop":
+            raise UserError(f"{source / file}: {faults[0]}")
+        name = file.as_posix().encode(errors="backslashreplace").decode()
+        metrics.add(name, records, faults)
+        rows += records
+        names += [name] * len(records)
+        size += 0 if isinstance(data, Fault) else len(data)
+        if size >= CHUNK_BYTES:
+            yield from _to_batches(rows, names)
+            rows, names, size = [], [], 0
+    yield from _to_batches(rows, names)
     if metrics.first_faults and not metrics.records["read"]:
         first = ": ".join(filter(None, (metrics.first_faults[0][key] for key in ("file", "place", "detail"))))
         raise UserError(f"data.source: no valid record in {metrics.files.total()} files of {source}, first {first}")

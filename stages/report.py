@@ -13,7 +13,6 @@ from stages.common.core.exceptions import report_user_errors
 from stages.common.core.files import atomic_write, read_json
 from stages.common.core.labels import METHODS
 from stages.common.core.params import load_params
-from stages.common.core.paths import PLOTS
 
 NUM_SHOWN = 30  # misclassified rows on the page
 PACKAGES = ("dvc", "evaluate", "numpy", "peft", "scikit-learn", "scipy", "torch", "transformers")
@@ -53,22 +52,22 @@ def main() -> None:
     formatting.write_spreadsheet(paths.ERRORS, errors)
 
     plots.use_style()
-    histories = {method: read_json(PLOTS / f"{method}.json") for method in METHODS}
-    confusion = {method: read_json(PLOTS / f"confusion_{method}.json") for method in METHODS}
+    histories = {method: read_json(paths.PLOTS / f"{method}.json") for method in METHODS}
+    confusion = {method: read_json(paths.PLOTS / f"confusion_{method}.json") for method in METHODS}
     pictures = {
         "f1": plots.plot_f1(details, sentences[0][0].rstrip(".")),
         "curves": plots.plot_curves(histories, details),
         "confusion": plots.plot_confusion(confusion),
-        "reliability": plots.plot_reliability(read_json(PLOTS / "reliability.json"), details),
+        "reliability": plots.plot_reliability(read_json(paths.PLOTS / "reliability.json"), details),
         "cost": plots.plot_cost(details),
     }
     for name, picture in pictures.items():
-        plots.save_png(picture, PLOTS / f"{name}.png")
+        plots.save_png(picture, paths.PLOTS / f"{name}.png")
     counts = {"filter": paths.FILTER_METRICS, "split": paths.SPLIT_METRICS, "tokens": paths.TOKEN_METRICS}
     page = formatting.TEMPLATES.get_template("report.html").render(
         sentences=sentences,
         details=details,
-        pictures={name: base64.b64encode((PLOTS / f"{name}.png").read_bytes()).decode() for name in pictures},
+        pictures={name: base64.b64encode((paths.PLOTS / f"{name}.png").read_bytes()).decode() for name in pictures},
         errors=errors.head(NUM_SHOWN).fillna("").to_dict("records"),
         num_errors=len(errors),
         params=pd.json_normalize(params.model_dump()).iloc[0].to_dict(),
@@ -76,7 +75,7 @@ def main() -> None:
         revision=git_revision(),
         versions={"Python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
     )
-    with atomic_write(PLOTS / "report.html") as temporary:
+    with atomic_write(paths.PLOTS / "report.html") as temporary:
         page = page.replace("EMBEDDED_FONT", plots.embedded_font(string.printable + page), 1)
         temporary.write_text(page, encoding="utf-8")
     print(*(sentence for language in zip(*sentences, strict=True) for sentence in language), sep="\n")

@@ -1,14 +1,13 @@
 """Stratified, leak-free train, validation and test rows."""
 
 import math
-from collections.abc import Iterable
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator
 from hashlib import blake2b
 
 import numpy as np
 import pyarrow as pa
 
-from stages.common.artifacts.arrow import read_batches, read_table, table_writer
+from stages.common.artifacts.arrow import read_batches, read_table, write_table
 from stages.common.core.console import warn
 from stages.common.core.exceptions import UserError, report_user_errors
 from stages.common.core.files import write_json
@@ -17,6 +16,7 @@ from stages.common.core.params import SplitParams, load_params
 from stages.common.core.paths import SPLIT_METRICS, TEST, TOKENIZED, TRAIN, VALIDATION
 from stages.common.core.prefetch import prefetch
 
+UNUSED = -1  # in place of the number of a split
 SPLITS = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
 
 
@@ -74,6 +74,13 @@ def split(labels: np.ndarray, groups: np.ndarray, params: SplitParams) -> dict[s
             for label, quota in enumerate(stratified_sizes(counts, total, reserved)):
                 candidates = order[(free & (group_labels == label))[order]]
                 split_of_group[sample_groups(candidates, sizes, quota, reserved)] = number
+    if params.train_fraction < 1:
+        for label in range(len(LABELS)):
+            train = order[((split_of_group == 0) & (group_labels == label))[order]]
+            cumulative = np.cumsum(sizes[train])
+            quota = max(math.ceil(params.train_fraction * cumulative[-1]), cumulative[0])
+            # What is kept begins the order, so that a smaller fraction's rows are a part of a larger one's.
+            split_of_group[train[cumulative > quota]] = UNUSED
     rows = {name: np.flatnonzero(split_of_group[groups] == number) for number, name in enumerate(SPLITS)}
     if not params.validation_size:
         rows["validation"] = rows["test"]
@@ -88,20 +95,17 @@ def labels_and_groups(batches: Iterable[pa.RecordBatch]) -> tuple[np.ndarray, np
         # 8 bytes a row in place of its text, so that memory does not grow with the texts. Two texts with the same
         # digest, a chance of one in millions, would stay together for nothing; equal texts are never separated.
         digests += b"".join(blake2b(text.encode(), digest_size=8).digest() for text in batch["text"].to_pylist())
-    _, first, groups = np.unique(np.frombuffer(digests, "<u8"), return_index=True, return_inverse=True)
-    return np.concatenate(labels), np.argsort(np.argsort(first))[groups]  # ranks of the first appearances
+    groups = pa.array(np.frombuffer(digests, "<u8")).dictionary_encode().indices  # numbered by first appearance
+    return np.concatenate(labels), groups.to_numpy()
 
 
-def write_splits(batches: Iterable[pa.RecordBatch], rows: dict[str, np.ndarray], schema: pa.Schema) -> None:
-    """Write the rows with the given ascending numbers to each split's file, in one pass over the batches."""
-    with ExitStack() as stack:
-        writers = {name: stack.enter_context(table_writer(SPLITS[name], schema)) for name in rows}
-        start = 0
-        for batch in batches:
-            for name, writer in writers.items():
-                first, end = np.searchsorted(rows[name], (start, start + batch.num_rows))
-                writer.write(batch.take(pa.array(rows[name][first:end] - start)))
-            start += batch.num_rows
+def select_rows(batches: Iterable[pa.RecordBatch], rows: np.ndarray) -> Iterator[pa.RecordBatch]:
+    """The rows with the given ascending numbers."""
+    start = 0
+    for batch in batches:
+        first, end = np.searchsorted(rows, (start, start + batch.num_rows))
+        yield batch.take(pa.array(rows[first:end] - start))
+        start += batch.num_rows
 
 
 @report_user_errors
@@ -111,11 +115,10 @@ def main() -> None:
         warn("split.validation_size is 0: epochs are selected on the test rows, so the test metrics are optimistic")
     labels, groups = labels_and_groups(prefetch(read_batches(TOKENIZED, ("labels", "text"))))
     rows = split(labels, groups, params)
-    write_splits(prefetch(read_batches(TOKENIZED)), rows, read_table(TOKENIZED).schema)
-    metrics: dict[str, object] = {}
-    for name, numbers in rows.items():
-        counts = np.bincount(labels[numbers], minlength=len(LABELS)).tolist()
-        metrics[name] = {"rows": len(numbers), **dict(zip(LABELS, counts, strict=True))}
+    for name, path in SPLITS.items():
+        write_table(path, select_rows(prefetch(read_batches(TOKENIZED)), rows[name]), read_table(TOKENIZED).schema)
+    counts = {name: np.bincount(labels[numbers], minlength=len(LABELS)).tolist() for name, numbers in rows.items()}
+    metrics = {name: {"rows": sum(of), **dict(zip(LABELS, of, strict=True))} for name, of in counts.items()}
     write_json(SPLIT_METRICS, {**metrics, "duplicate_rows": len(labels) - int(groups.max()) - 1})
 
 

@@ -15,7 +15,6 @@ from stages.common.core.files import atomic_write
 from stages.common.core.labels import LABELS
 from stages.common.core.params import Preprocessing
 
-INT32_LIST = pa.list_(pa.int32())
 PREPROCESSING_KEY = b"preprocessing"  # in a schema's metadata
 
 
@@ -40,11 +39,7 @@ def with_preprocessing(schema: pa.Schema, preprocessing: Preprocessing) -> pa.Sc
 
 
 def read_preprocessing(path: Path) -> Preprocessing:
-    """Read how the rows of a tokenized table were made.
-
-    Raises:
-        UserError: the file is missing or damaged, or lacks that information.
-    """
+    """Read how the rows of a tokenized table were made; a UserError says that the file is missing or damaged."""
     metadata = read_table(path).schema.metadata or {}
     if PREPROCESSING_KEY not in metadata:
         raise UserError(f"{path}: does not say how it was cleaned and tokenized; run `dvc repro` to make it")
@@ -74,11 +69,7 @@ def _report_unreadable(path: Path) -> Iterator[None]:
 
 
 def read_table(path: Path) -> pa.Table:
-    """Memory-map an Arrow stream.
-
-    Raises:
-        UserError: the file is missing or damaged.
-    """
+    """Memory-map an Arrow stream; a UserError says that the file is missing or damaged."""
     with _report_unreadable(path):
         return pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
 
@@ -86,10 +77,7 @@ def read_table(path: Path) -> pa.Table:
 def read_batches(path: Path, columns: Sequence[str] = ()) -> Iterator[pa.RecordBatch]:
     """Yield the batches of an Arrow stream, some columns or all, with one batch in memory at a time.
 
-    The file is not memory-mapped: its pages would count as memory of this process.
-
-    Raises:
-        UserError: the file is missing or damaged.
+    The file is not memory-mapped: its pages would count as memory of this process. Errors are those of `read_table`.
     """
     with _report_unreadable(path), pa.OSFile(str(path)) as file:
         names = pa.ipc.open_stream(file).schema.names

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import msgspec
-import pyarrow as pa
 
 MAX_INT_DIGITS = 4300  # Python refuses to parse more; such numbers become floats
 
@@ -44,49 +43,34 @@ _JSON = json.JSONDecoder(parse_int=lambda digits: int(digits) if len(digits) <= 
 _SEPARATOR = re.compile(r"[ \t\r\n]*([\[,])[ \t\r\n]*")  # before a value of an array
 
 
-def is_utf8(data: bytes) -> bool:
-    """Whether all bytes are UTF-8. Other threads run meanwhile, which `bytes.decode` would not allow."""
-    offsets = pa.array([0, len(data)], pa.int64()).buffers()[1]
-    try:
-        pa.LargeStringArray.from_buffers(1, offsets, pa.py_buffer(data)).validate(full=True)
-    except pa.ArrowInvalid:
-        return False
-    return True
-
-
-def parse_records(data: bytes, valid_utf8: bool) -> tuple[list[Record], list[Fault]]:
+def parse_records(data: bytes) -> tuple[list[Record], list[Fault]]:
     """The valid records of a file and all its faults.
 
     The file is a JSON array or JSON lines, with or without a byte order mark. Of a truncated array, the records before
-    the end are valid.
+    its end are valid.
     """
-    if valid_utf8:
-        content = data.removeprefix(codecs.BOM_UTF8)
-        try:
-            if content.lstrip(b" \t\r\n").startswith(b"{"):
-                return [_RECORD.decode(line) for line in content.split(b"\n") if line.strip()], []
-            return _ARRAY.decode(content), []
-        except (msgspec.MsgspecError, RecursionError):
-            pass
-    return parse_faulty(data)
+    content = data.removeprefix(codecs.BOM_UTF8)
+    try:
+        content.decode()  # msgspec does not check the fields that it skips
+        if content.lstrip(b" \t\r\n").startswith(b"{"):
+            return [_RECORD.decode(line) for line in content.split(b"\n") if line.strip()], []
+        return _ARRAY.decode(content), []
+    except (UnicodeDecodeError, msgspec.MsgspecError, RecursionError):
+        return parse_faulty(data)
 
 
 def parse_faulty(data: bytes) -> tuple[list[Record], list[Fault]]:
-    """What `parse_records` returns, of any file, by the json module."""
-    records: list[Record] = []
-    faults: list[Fault] = []
+    """What `parse_records` returns, for any file, by the json module."""
+    parsed: list[Record | Fault] = []
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        faults.append(Fault("not_unicode", f"byte {error.start}", "not UTF-8", of_record=False))
+        parsed.append(Fault("not_unicode", f"byte {error.start}", "not UTF-8", of_record=False))
         # Wrong bytes become halves of surrogate pairs, so that only the records that hold them are lost.
         text = data.decode("utf-8-sig", "surrogateescape")
-    for value in _parse_lines(text) if text.lstrip(" \t\r\n").startswith("{") else _parse_array(text):
-        if isinstance(value, Fault):
-            faults.append(value)
-        else:
-            records.append(value)
-    return records, faults
+    parsed += _parse_lines(text) if text.lstrip(" \t\r\n").startswith("{") else _parse_array(text)
+    records = [value for value in parsed if isinstance(value, Record)]
+    return records, [value for value in parsed if isinstance(value, Fault)]
 
 
 def _decode(text: str) -> Any:

@@ -1,6 +1,7 @@
-"""Both methods and the baselines on the same test rows: metrics, intervals, tests and a verdict."""
+"""Both methods and the baselines on the same test rows: metrics, intervals, tests, a verdict and its limits."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from stages.common.evaluation.vectorized_metrics import NUM_CELLS, NUM_CLASSES, 
 
 PER_RUN_METRICS = ("macro_f1", "macro_precision", "macro_recall", "accuracy", "loss", "brier", "ece")
 SIZES = ("trainable_parameters", "total_parameters", "checkpoint_bytes")
+LAST_EPOCHS = 0.1  # of all epochs: a validation loss that is lowest there may still fall
 
 
 def unflatten(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -32,18 +34,81 @@ def overfitting(history: History) -> dict[str, Any]:
     by_f1 = max(history, key=lambda row: row["macro_f1"])  # of equal ones the first, as in training
     by_loss = min(history, key=lambda row: row["validation_loss"])
     return {
-        "best_epoch": by_f1["epoch"],
+        "best_epoch_by_f1": by_f1["epoch"],
         "best_epoch_by_loss": by_loss["epoch"],
-        "gap_at_best_epoch": by_f1["validation_loss"] - by_f1["train_loss"],
+        "gap_at_best_epoch_by_f1": by_f1["validation_loss"] - by_f1["train_loss"],
         "gap_at_best_epoch_by_loss": by_loss["validation_loss"] - by_loss["train_loss"],
     }
+
+
+def has_not_converged(history: History) -> bool:
+    """Whether the validation loss is lowest in the last epochs, so that more epochs could lower it further."""
+    last_epochs = max(1, round(LAST_EPOCHS * len(history)))
+    return overfitting(history)["best_epoch_by_loss"] > len(history) - last_epochs
+
+
+def tuning(selected: Mapping[str, Any]) -> dict[str, Any]:
+    """How a method was tuned: learning rates and runs that were tried, and what limits the result.
+
+    Args:
+        selected: the method's part of data/selection.json.
+    """
+    rates = [trial["learning_rate"] for trial in selected["trials"]]
+    return {
+        "learning_rate": selected["learning_rate"],
+        "num_rates": len(rates),
+        "num_runs": sum(len(trial["macro_f1"]) for trial in selected["trials"]),
+        "at_edge": int(len(rates) >= 3 and selected["learning_rate"] in (min(rates), max(rates))),
+        "unconverged": sum(has_not_converged(run["history"]) for run in selected["runs"].values()),
+        "trials": selected["trials"],
+    }
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known of each method's metrics: runs on the test rows, and the bootstrap over these rows."""
+
+    point_estimates: Mapping[str, Mapping[str, np.ndarray]]  # by method and metric, (runs,)
+    replicates: Mapping[str, Mapping[str, np.ndarray]]  # by method and metric, (samples,), mean over runs
+
+    def _trained(self, *methods: str) -> list[str]:
+        return [method for method in methods if method in METHODS]  # a baseline has no seed
+
+    def interval(self, method: str, metric: str) -> list[float] | None:
+        """95% interval of a metric, None of the expected calibration error: its bootstrap is biased upwards."""
+        if metric.endswith("ece"):
+            return None
+        values = self.point_estimates[method][metric]
+        runs = [values] if method in METHODS else []
+        return significance.confidence_interval(float(values.mean()), self.replicates[method][metric], runs)
+
+    def difference(self, a: str, b: str, margin: float) -> dict[str, Any]:
+        """Macro-F1 of `a` minus `b`: estimate, intervals, verdict, and what these rows and runs could have shown."""
+        estimate = float(self.point_estimates[a]["macro_f1"].mean() - self.point_estimates[b]["macro_f1"].mean())
+        replicates = self.replicates[a]["macro_f1"] - self.replicates[b]["macro_f1"]
+        runs = [self.point_estimates[method]["macro_f1"] for method in self._trained(a, b)]
+        interval, tost_interval = (
+            significance.confidence_interval(estimate, replicates, runs, level)
+            for level in (significance.CONFIDENCE_LEVEL, significance.TOST_LEVEL)
+        )
+        row_variance = float(replicates.var(ddof=1))
+        run_variance = sum(float(values.var(ddof=1)) / len(values) for values in runs if len(values) > 1)
+        return {
+            "macro_f1": estimate,
+            "interval": interval,
+            "tost_interval": tost_interval,
+            "verdict": significance.verdict(interval, tost_interval, margin),
+            "row_variance": row_variance,
+            "run_variance": run_variance,
+        }
 
 
 def _metrics_of_runs(point_estimates: Mapping[str, np.ndarray], runs: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     values = {name: point_estimates[name] for name in PER_RUN_METRICS}
     each = [
         {"seed": run["seed"], **{name: float(of_runs[index]) for name, of_runs in values.items()}}
-        | {"validation_macro_f1": run["validation"]["macro_f1"], **overfitting(run["history"])}
+        | {"validation_macro_f1": run["validation"]["macro_f1"], "best_epoch": run["best_epoch"]}
+        | overfitting(run["history"])
         for index, run in enumerate(runs.values())
     ]
     if len(each) == 1:
@@ -53,47 +118,62 @@ def _metrics_of_runs(point_estimates: Mapping[str, np.ndarray], runs: Mapping[st
 
 
 def compare_methods(
-    statistics: Mapping[str, np.ndarray], selection: Mapping[str, dict[str, Any]], params: CompareParams
+    statistics: Mapping[str, np.ndarray],
+    groups: np.ndarray,
+    selection: Mapping[str, dict[str, Any]],
+    params: CompareParams,
 ) -> dict[str, Any]:
     """Each method's metrics with intervals, means over its runs, and what the differences between methods say.
 
     Args:
         statistics: by method and baseline, `per_example_statistics` of its runs on the test rows, (rows, runs, 43).
+        groups: (rows,) group numbers; rows of one group, which have one text, are resampled together.
         selection: data/selection.json.
     """
-    replicates = significance.bootstrap_replicates(statistics, params.bootstrap_samples, params.seed)
-    point_estimates = {name: compute_metrics(values.mean(0)) for name, values in statistics.items()}
-
-    def difference(a: str, b: str) -> dict[str, Any]:
-        interval = significance.confidence_interval(replicates[a]["macro_f1"] - replicates[b]["macro_f1"])
-        point_estimate = float(point_estimates[a]["macro_f1"].mean() - point_estimates[b]["macro_f1"].mean())
-        verdict = significance.verdict_from_interval(interval, params.margin)
-        return {"macro_f1": point_estimate, "interval": interval, "verdict": verdict}
-
+    weights = significance.resampling_weights(groups, params.bootstrap_samples, params.seed)
+    evidence = Evidence(
+        {name: compute_metrics(values.mean(0)) for name, values in statistics.items()},
+        significance.bootstrap_replicates(statistics, weights),
+    )
     details: dict[str, Any] = {}
-    correct: dict[str, Any] = {}  # by method, the test rows (rows,) that its best run has right
-    for name, of_method in replicates.items():
-        values: dict[str, Any] = {metric: float(runs.mean()) for metric, runs in point_estimates[name].items()}
-        values |= {f"interval.{metric}": significance.confidence_interval(r) for metric, r in of_method.items()}
+    for name, metrics in evidence.point_estimates.items():
+        values: dict[str, Any] = {metric: float(runs.mean()) for metric, runs in metrics.items()}
+        values |= {f"interval.{metric}": evidence.interval(name, metric) for metric in metrics}
         if name in METHODS:
-            runs, best_run = selection[name]["runs"], selection[name]["best_run"]
-            best_overfitting = overfitting(runs[best_run]["history"])
-            values |= {"best_seed": runs[best_run]["seed"], "best_epoch": best_overfitting.pop("best_epoch")}
-            values |= {"overfitting": best_overfitting, **{size: runs[best_run][size] for size in SIZES}}
-            values["runs"] = _metrics_of_runs(point_estimates[name], runs)
-            values["against"] = [{"baseline": baseline, **difference(name, baseline)} for baseline in BASELINES]
-            values["beats_baselines"] = all(against["verdict"] == "better" for against in values["against"])
-            cells = statistics[name][:, list(runs).index(best_run), :NUM_CELLS]
-            correct[name] = cells[:, :: NUM_CLASSES + 1].any(1)
+            selected = selection[name]
+            runs, best_run = selected["runs"], selected["runs"][selected["best_run"]]
+            values |= {"best_seed": best_run["seed"], "best_epoch": best_run["best_epoch"]}
+            values |= {"overfitting": overfitting(best_run["history"]), **{size: best_run[size] for size in SIZES}}
+            values |= {"tuning": tuning(selected), "runs": _metrics_of_runs(metrics, runs)}
+            against = [{"baseline": other, **evidence.difference(name, other, params.margin)} for other in BASELINES]
+            values |= {"against": against}
+            values["beats_baselines"] = all(difference["verdict"] == "better" for difference in against)
         details[name] = unflatten(values)
-    of_methods, pair = difference("lora", "full"), (statistics["full"], statistics["lora"])
-    details["difference"] = {
-        "macro_f1": of_methods["macro_f1"],
-        "low": of_methods["interval"][0],
-        "high": of_methods["interval"][1],
-        "p_permutation": significance.permutation_p_value(*pair, params.bootstrap_samples, params.seed),
-        "p_mcnemar": significance.mcnemar_p_value(correct["full"], correct["lora"]),
+    difference = evidence.difference("lora", "full", params.margin)
+    variances = difference["row_variance"], difference["run_variance"]
+    best = [
+        statistics[method][:, list(selection[method]["runs"]).index(selection[method]["best_run"])]
+        for method in METHODS
+    ]
+    correct = [cells[:, : NUM_CELLS : NUM_CLASSES + 1].any(1) for cells in best]
+    details["difference"] = difference | {
         "margin": params.margin,
-        "verdict": of_methods["verdict"],
+        "detectable": significance.smallest_detectable_difference(sum(variances) ** 0.5),
+        "rows_needed": significance.rows_for_equivalence(len(groups), *variances, params.margin),
+        "about": "methods" if _num_seeds(statistics) > 1 else "checkpoints",
+        "checkpoint_tests": {
+            "p_permutation": significance.permutation_p_value(*best, params.bootstrap_samples, params.seed),
+            "p_mcnemar": significance.mcnemar_p_value(*correct),
+        },
+        "equal_budgets": len({details[method]["tuning"]["num_runs"] for method in METHODS}) == 1,
     }
     return details
+
+
+def _num_seeds(statistics: Mapping[str, np.ndarray]) -> int:
+    return min(statistics[method].shape[1] for method in METHODS)
+
+
+def text_groups(texts: Sequence[str]) -> np.ndarray:
+    """Group numbers (rows,) of test rows: rows of one text are one group."""
+    return np.unique(np.asarray(texts, dtype=object), return_inverse=True)[1]

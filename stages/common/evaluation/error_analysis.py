@@ -17,9 +17,9 @@ MAX_CATEGORIES = 20  # with a slice of their own, the most frequent
 
 def confusion_counts(logits: np.ndarray, labels: np.ndarray) -> list[dict[str, Any]]:
     """The 9 cells of the confusion matrix, as rows for DVC's plots, from logits (rows, classes) and labels (rows,)."""
-    pairs = list(product(LABELS, LABELS))
-    counts = np.bincount(labels * len(LABELS) + logits.argmax(1), minlength=len(pairs))
-    return [{"actual": a, "predicted": p, "count": int(n)} for (a, p), n in zip(pairs, counts, strict=True)]
+    cells = product(LABELS, LABELS)
+    counts = np.bincount(labels * len(LABELS) + logits.argmax(1), minlength=len(LABELS) ** 2)
+    return [{"actual": a, "predicted": p, "count": int(n)} for (a, p), n in zip(cells, counts, strict=True)]
 
 
 def misclassified(table: pa.Table, logits: Mapping[str, np.ndarray]) -> pa.Table:

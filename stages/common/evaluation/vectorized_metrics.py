@@ -10,6 +10,7 @@ from stages.common.core.labels import LABELS
 from stages.common.evaluation.calibration import NUM_BINS, confidence_bins
 
 NUM_CLASSES = len(LABELS)
+Metrics = dict[str, np.ndarray]  # by name, of any shape
 NUM_CELLS = NUM_CLASSES**2  # of the confusion matrix, actual class by predicted class
 
 
@@ -39,7 +40,7 @@ def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     return np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator > 0)
 
 
-def confusion_metrics(cells: np.ndarray) -> dict[str, np.ndarray]:
+def confusion_metrics(cells: np.ndarray) -> Metrics:
     """Accuracy, and precision, recall and F1, macro and per class, from counts or means of confusion cells (..., 9).
 
     As in scikit-learn with `zero_division=0`, an empty class counts as 0.
@@ -58,7 +59,7 @@ def confusion_metrics(cells: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-def compute_metrics(means: np.ndarray) -> dict[str, np.ndarray]:
+def compute_metrics(means: np.ndarray) -> Metrics:
     """All metrics (...) from means (..., 43) of `per_example_statistics`; the Brier score sums over classes, 0 to 2."""
     metrics = confusion_metrics(means[..., :NUM_CELLS])
     for prefix, part in zip(("", "scaled."), np.split(means[..., NUM_CELLS:], 2, axis=-1), strict=True):

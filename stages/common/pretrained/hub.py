@@ -29,8 +29,6 @@ def _report_hub_errors(hub_id: str) -> Iterator[None]:
                 fault = f"{hub_id} is not a model id of the hub, such as monologg/kobert"
             case RepositoryNotFoundError():  # the hub answers 401 for both, so as not to tell which
                 fault = f"{hub} has no model {hub_id}, or hides it: check the id, or log in with `hf auth login`"
-            case RevisionNotFoundError():
-                fault = f"{hub_id} has no such commit, branch or tag"
             case HfHubHTTPError() if error.response.status_code in (401, 403):
                 fault = f"{hub} refuses access to {hub_id}: log in with `hf auth login`, or correct HF_TOKEN"
             case HfHubHTTPError():

@@ -17,15 +17,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import sentencepiece
+from tokenizers import AddedToken, Regex, models, normalizers, pre_tokenizers, processors
+from tokenizers import Tokenizer as RustTokenizer
 
 from stages.common.core.exceptions import UserError
 from stages.common.core.ragged import RaggedArray
-
-if TYPE_CHECKING:
-    import tokenizers
 
 SPECIAL_TOKENS = ("[UNK]", "[PAD]", "[CLS]", "[SEP]", "[MASK]")
 CHUNK_SIZE = 1000  # texts whose tokens are Python lists; more of them would keep the garbage collector busy
@@ -60,8 +59,6 @@ class SentencePieceTokenizer:
     """
 
     def __init__(self, model_file: Path, vocab_file: Path) -> None:
-        import sentencepiece
-
         try:
             self._model = sentencepiece.SentencePieceProcessor(model_file=str(model_file))
         except (OSError, RuntimeError) as error:
@@ -117,15 +114,12 @@ class SentencePieceTokenizer:
             lengths.append(rows.lengths)
         return EncodedTexts(RaggedArray.from_lengths(np.concatenate(ids), np.concatenate(lengths)), num_truncated)
 
-    def to_fast(self) -> "tokenizers.Tokenizer":
+    def to_fast(self) -> RustTokenizer:
         """A copy in the form that transformers reads, `tokenizer.json`.
 
         One text in some hundreds gets other ids: where two ways to split it score the same, rounding decides, and
         SentencePiece adds scores in single precision, the copy in double.
         """
-        from tokenizers import AddedToken, Regex, Tokenizer, normalizers, pre_tokenizers, processors
-        from tokenizers.models import Unigram
-
         vocab = [(f"[unused{index}]", 0.0) for index in range(self.vocab_size)]
         for piece, index in enumerate(self._piece_to_id[: self._model.vocab_size()].tolist()):
             if index != self.unk_id:
@@ -133,7 +127,7 @@ class SentencePieceTokenizer:
         special_ids = {token: int(self._piece_to_id[piece]) for token, piece in self._special_pieces.items()}
         for token, index in special_ids.items():
             vocab[index] = (token, 0.0)
-        fast = Tokenizer(Unigram(vocab, unk_id=self.unk_id))
+        fast = RustTokenizer(models.Unigram(vocab, unk_id=self.unk_id))
         fast.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in SPECIAL_TOKENS])
         quotes = [normalizers.Replace(quote, '"') for quote in ("``", "''")]
         steps = [*quotes, normalizers.NFKD(), normalizers.StripAccents(), normalizers.Nmt(), normalizers.NFKC()]
@@ -148,10 +142,8 @@ class FastTokenizer:
     """A `tokenizer.json`; special tokens are added as its post-processor says."""
 
     def __init__(self, tokenizer_file: Path) -> None:
-        import tokenizers
-
         try:
-            self._tokenizer = tokenizers.Tokenizer.from_file(str(tokenizer_file))
+            self._tokenizer = RustTokenizer.from_file(str(tokenizer_file))
         except Exception as error:  # the library raises bare Exception for every fault of the file
             raise UserError(f"{tokenizer_file}: not a tokenizer of the tokenizers library: {error}") from error
         self._tokenizer.no_padding()
@@ -161,9 +153,9 @@ class FastTokenizer:
         unk_id = self._tokenizer.token_to_id(unk_token) if unk_token else model.get("unk_id")
         self.unk_id = -1 if unk_id is None else unk_id  # a byte-level vocabulary has no unknown token
 
-    def to_fast(self) -> "tokenizers.Tokenizer":
+    def to_fast(self) -> RustTokenizer:
         """A copy in the form that transformers reads, `tokenizer.json`."""
-        copy = type(self._tokenizer).from_str(self._tokenizer.to_str())
+        copy = RustTokenizer.from_str(self._tokenizer.to_str())
         copy.no_truncation()
         return copy
 

@@ -1,0 +1,89 @@
+"""Splits and finished runs of both methods, as the stages before `select` leave them, without training anything."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from safetensors.numpy import save_file
+
+from stages.common.artifacts.arrow import make_schema, write_table
+from stages.common.artifacts.logits import write_logits
+from stages.common.artifacts.timings import write_timing
+from stages.common.core import paths
+from stages.common.core.files import write_json
+from stages.common.core.labels import LABELS, METHODS
+from tests.support.corpus import records
+
+EPOCHS = 4
+SEPARATION = {
+    "full": 1.5,
+    "lora": 1.2,
+}  # how far the right class' logit stands above the others, in standard deviations
+
+
+def labelled_logits(labels: np.ndarray, separation: float, seed: int) -> np.ndarray:
+    """Normal logits (rows, 3), the right class' shifted by `separation`."""
+    noise = np.random.default_rng(seed).normal(size=(len(labels), len(LABELS)))
+    return noise + separation * np.eye(len(LABELS))[labels]
+
+
+def _history(seed: int) -> list[dict[str, float]]:
+    scores = np.random.default_rng(seed).uniform(0.5, 0.8, EPOCHS)
+    return [
+        {
+            "epoch": epoch,
+            "train_loss": 1 / epoch,
+            "validation_loss": 0.5 + 0.1 * (epoch - 2) ** 2,
+            "macro_f1": float(score),
+        }
+        for epoch, score in enumerate(scores, start=1)
+    ]
+
+
+def _write_run(folder: Path, logits: dict[str, np.ndarray], seed: int) -> None:
+    history = _history(seed)
+    best = max(history, key=lambda row: row["macro_f1"])
+    sizes = {"trainable_parameters": 30 + seed % 2, "total_parameters": 1000}
+    (folder / "checkpoint").mkdir(parents=True)
+    save_file({"weight": logits["test"][:1].astype(np.float32)}, folder / "checkpoint/model.safetensors")
+    training = {"seed": seed, "best_epoch": best["epoch"], "validation": best, **sizes}
+    write_json(folder / "checkpoint/training.json", training)
+    write_json(folder / "history.json", history)
+    write_logits(folder / "logits.safetensors", logits)
+    for phase in ("training", "inference"):
+        write_timing(folder / "checkpoint", phase, seconds=2.0, examples=100)
+
+
+def write_runs(
+    rows: list[dict[str, Any]] | None = None, seeds: Sequence[int] = (42,), separation: float | None = None
+) -> None:
+    """Write splits of `rows` and a run a method and seed into the current folder; `separation`: see `SEPARATION`."""
+    rows = rows or records()
+    columns = {
+        "labels": [int(row["GeneralPolarity"]) + 1 for row in rows],
+        "Index": [row["Index"] for row in rows],
+        "text": [row["RawText"] for row in rows],
+        "MainCategory": [row["MainCategory"] for row in rows],
+    }
+    schema = make_schema(labels=pa.int64(), Index=pa.string(), text=pa.string(), MainCategory=pa.string())
+    table = pa.table(columns, schema)
+    labels = {}
+    for first, (split, path) in enumerate(
+        (("train", paths.TRAIN), ("validation", paths.VALIDATION), ("test", paths.TEST))
+    ):
+        of_split = table.take(np.arange(first, len(rows), 3))
+        write_table(path, [of_split], schema)
+        labels[split] = of_split["labels"].to_numpy()
+    for number, method in enumerate(METHODS):
+        for seed in seeds:
+            logits = {
+                split: labelled_logits(
+                    labels[split], separation or SEPARATION[method], 1000 * number + seed + len(split)
+                )
+                for split in ("validation", "test")
+            }
+            _write_run(paths.RUNS / method / str(seed), logits, seed)
+    for path in (paths.FILTER_METRICS, paths.SPLIT_METRICS, paths.TOKEN_METRICS):
+        write_json(path, {"rows": len(rows)})

@@ -1,0 +1,47 @@
+"""Temperature scaling and calibration bins."""
+
+import numpy as np
+import pytest
+from scipy.special import softmax
+
+from stages.common.evaluation.calibration import confidence_bins, fit_temperature, reliability_bins
+from stages.common.evaluation.vectorized_metrics import compute_metrics, per_example_statistics
+
+
+@pytest.fixture(scope="module")
+def calibrated() -> tuple[np.ndarray, np.ndarray]:
+    """Logits (20,000, 3) and labels drawn from their probabilities."""
+    generator = np.random.default_rng(0)
+    logits = generator.normal(size=(20_000, 3)) * 1.5
+    return logits, np.array([generator.choice(3, p=row) for row in softmax(logits, axis=1)])
+
+
+@pytest.mark.parametrize("factor", [3.0, 1 / 3], ids=["overconfident", "underconfident"])
+def test_the_fitted_temperature_undoes_a_factor(calibrated, factor):
+    logits, labels = calibrated
+    assert fit_temperature(factor * logits, labels) == pytest.approx(factor, rel=0.05)
+
+
+def test_scaling_lowers_the_calibration_error(calibrated):
+    logits, labels = calibrated
+    temperature = fit_temperature(3 * logits, labels)
+    metrics = compute_metrics(per_example_statistics(3 * logits, labels, temperature).mean(0))
+    assert metrics["scaled.ece"] < 0.02 < 0.1 < metrics["ece"]
+
+
+def test_a_bin_holds_its_upper_end():
+    confidences = np.array([0.4, 6 / 15 + 1e-6, 1.0])
+    rest = (1 - confidences) / 2
+    with np.errstate(divide="ignore"):
+        _, bins = confidence_bins(np.log(np.stack([confidences, rest, rest], axis=1)))
+    assert bins.tolist() == [5, 6, 14]
+
+
+def test_reliability_bins_hold_all_rows_before_and_after_scaling(calibrated):
+    logits, labels = calibrated
+    bins = reliability_bins(logits, labels, temperature=2.0)
+    for scaled in (False, True):
+        rows = np.array([each["rows"] for each in bins if each["scaled"] is scaled])
+        accuracy = np.array([each["accuracy"] for each in bins if each["scaled"] is scaled])
+        assert rows.sum() == len(labels)
+        assert (rows * accuracy).sum() == pytest.approx((logits.argmax(1) == labels).sum())
