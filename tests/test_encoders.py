@@ -11,7 +11,7 @@ import transformers
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoModelForTokenClassification, AutoTokenizer, PreTrainedTokenizerFast
 
-from stages.clean_and_tokenize import COUNT_FROM_PAD
+from stages.clean_and_tokenize import POSITIONS_AFTER_PADDING
 from stages.common.artifacts.arrow import read_table
 from stages.common.core.exceptions import UserError
 from stages.common.core.files import write_json
@@ -179,7 +179,7 @@ def test_a_config_without_padding_id_is_one_line(tmp_path):
 
 
 def test_positions_are_counted_as_the_installed_transformers_does():
-    """COUNT_FROM_PAD against transformers' sources: text encoders that derive positions from the padding id."""
+    """POSITIONS_AFTER_PADDING against transformers' sources: text encoders that derive positions from the padding id."""
     models = Path(transformers.__file__).parent / "models"
     found = set()
     for path in models.glob("*/modeling_*.py"):
@@ -187,5 +187,5 @@ def test_positions_are_counted_as_the_installed_transformers_does():
         if "def create_position_ids_from_input_ids" in text and "ForTokenClassification(" in text:
             config = path.with_name(path.name.replace("modeling_", "configuration_")).read_text(encoding="utf-8")
             found |= set(re.findall(r'^    model_type = "(.*)"$', config, re.MULTILINE))
-    assert found - COUNT_FROM_PAD == {"esm", "layoutlmv3", "lilt", "markuplm"}  # of proteins and of pages
-    assert found >= COUNT_FROM_PAD
+    assert found - POSITIONS_AFTER_PADDING == {"esm", "layoutlmv3", "lilt", "markuplm"}  # of proteins and of pages
+    assert found >= POSITIONS_AFTER_PADDING
