@@ -7,7 +7,7 @@ import numpy as np
 
 from stages.common.artifacts.arrow import read_table
 from stages.common.artifacts.logits import read_logits
-from stages.common.artifacts.timings import read_timings
+from stages.common.artifacts.timings import read_timing
 from stages.common.core import paths
 from stages.common.core.console import warn
 from stages.common.core.exceptions import report_user_errors
@@ -90,7 +90,7 @@ def main() -> None:
         write_json(paths.PLOTS / f"confusion_{method}.json", confusion_counts(best_logits["test"], labels))
         of_bins = reliability_bins(best_logits["test"], labels, temperature)
         bins += [{"method": method, **row} for row in of_bins]
-        timings[method] = {name: read_timings(run["timing_key"]) for name, run in runs.items()}
+        timings[method] = {name: read_timing(run["timing_key"]) for name, run in runs.items()}
     write_json(paths.PLOTS / "reliability.json", bins)
     write_json(paths.TIMING_TABLE, timings)
     details = json.loads(json.dumps(details), parse_float=round_float)

@@ -1,4 +1,4 @@
-"""How long training and inference took: kept outside the DAG, since its artifacts are the same in every run."""
+"""What a run cost: kept outside the DAG, since it depends on the machine and the hour."""
 
 from pathlib import Path
 
@@ -12,13 +12,13 @@ def timing_key(checkpoint: Path) -> str:
     return sha256(weights)[:16]
 
 
-def write_timing(checkpoint: Path, phase: str, seconds: float, examples: int) -> None:
-    """Store that `phase`, "training" or "inference", took `seconds` for `examples`."""
-    values = {"seconds": round(seconds, 2), "samples_per_second": round(examples / seconds, 1)}
-    write_json(TIMINGS / f"{timing_key(checkpoint)}-{phase}.json", values)
+def write_timing(checkpoint: Path, **values: float) -> None:
+    """Store what the training of a checkpoint cost."""
+    path = TIMINGS / f"{timing_key(checkpoint)}.json"
+    write_json(path, {name: round(value, 1) for name, value in values.items()})
 
 
-def read_timings(key: str) -> dict[str, dict[str, float]]:
-    """Read what is known of a run, by phase; empty where it ran on another machine."""
-    paths = {phase: TIMINGS / f"{key}-{phase}.json" for phase in ("training", "inference")}
-    return {phase: read_json(path) for phase, path in paths.items() if path.is_file()}
+def read_timing(key: str) -> dict[str, float]:
+    """Read what a run cost; empty where it was trained on another machine."""
+    path = TIMINGS / f"{key}.json"
+    return read_json(path) if path.is_file() else {}

@@ -7,7 +7,7 @@ from stages.common.core.console import warn
 from stages.common.core.ragged import RaggedArray
 from stages.common.modeling.collator import Batch, Collator
 from stages.common.modeling.dataset import TokenizedDataset
-from stages.common.modeling.distributed import DistributedContext
+from stages.common.modeling.distributed import DistributedContext, get_device
 from stages.common.modeling.packing import set_attention
 from stages.common.modeling.sampler import length_sorted_batches
 from stages.common.modeling.types import Model
@@ -41,6 +41,20 @@ def predict_logits(
     for indices in batches[distributed.rank :: distributed.world_size] if distributed else batches:
         logits[torch.from_numpy(indices).to(device)] = cls_logits(model, collator(dataset, indices)).float()
     return (distributed.all_reduce_sum(logits) if distributed else logits).cpu()
+
+
+@torch.inference_mode()
+def mean_hidden_states(model: Model, dataset: TokenizedDataset, batch_size: int) -> np.ndarray:
+    """The encoder's last hidden states, averaged over the tokens of each example: float32 (examples, hidden_size)."""
+    encoder = model.to(get_device()).base_model.eval()
+    collator = Collator(model, packed=False)
+    means = np.zeros((len(dataset), model.config.hidden_size), np.float32)
+    for indices in length_sorted_batches(dataset.input_ids.lengths, batch_size):
+        inputs = collator(dataset, indices).inputs
+        mask = inputs["attention_mask"][:, :, None]
+        states = encoder(**inputs).last_hidden_state
+        means[indices] = ((states * mask).sum(1) / mask.sum(1)).cpu().numpy()
+    return means
 
 
 @torch.inference_mode()

@@ -16,7 +16,7 @@ from stages.common.core.params import Params
 from stages.common.core.paths import BASE_MODEL, CHECKPOINTS, RUNS, TEST, TRAIN, VALIDATION, run_name
 from stages.common.modeling.classifier import count_parameters, save_checkpoint
 from stages.common.modeling.dataset import read_dataset
-from stages.common.modeling.distributed import DistributedContext, init_distributed
+from stages.common.modeling.distributed import DistributedContext, init_distributed, peak_memory_mib
 from stages.common.modeling.inference import predict_logits
 from stages.common.modeling.types import Model
 from stages.common.training.checkpointing import CheckpointManager
