@@ -4,6 +4,8 @@ It shows what fine-tuning adds. A review's features are the mean over its tokens
 with more than [CLS].
 """
 
+from typing import Any
+
 from stages.common.artifacts.logits import write_logits
 from stages.common.core.exceptions import report_user_errors
 from stages.common.core.params import load_params
@@ -32,7 +34,7 @@ def main() -> None:
         name: mean_hidden_states(model, dataset, params.train.eval_batch_size) for name, dataset in datasets.items()
     }
 
-    def fit(c: float) -> tuple[float, object]:
+    def fit(c: float) -> tuple[float, Any]:
         probe = make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=1000))
         probe.fit(features["train"], datasets["train"].labels)
         predictions = probe.predict(features["validation"])

@@ -151,19 +151,19 @@ def compare_methods(
         details[name] = unflatten(values)
     difference = evidence.difference("lora", "full", params.margin)
     variances = difference["row_variance"], difference["run_variance"]
-    best = [
+    full, lora = (
         statistics[method][:, list(selection[method]["runs"]).index(selection[method]["best_run"])]
         for method in METHODS
-    ]
-    correct = [cells[:, : NUM_CELLS : NUM_CLASSES + 1].any(1) for cells in best]
+    )
+    full_correct, lora_correct = (cells[:, : NUM_CELLS : NUM_CLASSES + 1].max(1) > 0 for cells in (full, lora))
     details["difference"] = difference | {
         "margin": params.margin,
         "detectable": significance.smallest_detectable_difference(sum(variances) ** 0.5),
         "rows_needed": significance.rows_for_equivalence(len(groups), *variances, params.margin),
         "about": "methods" if _num_seeds(statistics) > 1 else "checkpoints",
         "checkpoint_tests": {
-            "p_permutation": significance.permutation_p_value(*best, params.bootstrap_samples, params.seed),
-            "p_mcnemar": significance.mcnemar_p_value(*correct),
+            "p_permutation": significance.permutation_p_value(full, lora, params.bootstrap_samples, params.seed),
+            "p_mcnemar": significance.mcnemar_p_value(full_correct, lora_correct),
         },
         "equal_budgets": len({details[method]["tuning"]["num_runs"] for method in METHODS}) == 1,
     }

@@ -82,7 +82,14 @@ def train_stage(model: Model, method: str, params: Params, seed: int, learning_r
                     write_json(temporary / "history.json", result.history)
                     write_logits(temporary / "logits.safetensors", logits)
                 checkpoints.delete()
-                write_timing(run / "checkpoint", "training", result.seconds, len(datasets[TRAIN]) * len(result.history))
+                epochs = len(result.history)
+                write_timing(
+                    run / "checkpoint",
+                    seconds=result.seconds,
+                    seconds_to_best_epoch=result.seconds * result.best_epoch / epochs,
+                    samples_per_second=len(datasets[TRAIN]) * epochs / result.seconds,
+                    peak_memory_mib=peak_memory_mib(distributed.device),
+                )
 
 
 def _method_params(params: Params, method: str) -> dict[str, Any]:
