@@ -51,7 +51,7 @@ def main() -> None:
         reliability_bins,
         temperature_interval,
     )
-    from stages.common.evaluation.comparison import compare_methods, text_groups
+    from stages.common.evaluation.comparison import compare_methods, text_groups, validation_metrics
     from stages.common.evaluation.error_analysis import confusion_counts, metrics_by_slice
     from stages.common.evaluation.vectorized_metrics import per_example_statistics
 
@@ -69,6 +69,13 @@ def main() -> None:
         of_method = [per_example_statistics(run["test"], labels, temperature) for run, temperature in pairs]
         statistics[method] = np.stack(of_method, axis=1)
     details = compare_methods(statistics, text_groups(table["text"].to_pylist()), selection, params.compare)
+    validation_statistics = {
+        method: np.stack(
+            [per_example_statistics(run["validation"], validation_labels, 1.0) for run in logits[method]], axis=1
+        )
+        for method in METHODS
+    }
+    validation = validation_metrics(validation_statistics, selection, params.compare)
     details["slices"] = metrics_by_slice(table, {method: statistics[method] for method in METHODS})
     if selected_on_test_rows := not params.split.validation_size:
         warn("split.validation_size is 0: epochs were chosen on the test rows, so these metrics are optimistic")
@@ -93,6 +100,7 @@ def main() -> None:
         timings[method] = {name: read_timing(run["timing_key"]) for name, run in runs.items()}
     write_json(paths.PLOTS / "reliability.json", bins)
     write_json(paths.TIMING_TABLE, timings)
+    write_json(paths.VALIDATION_METRICS, json.loads(json.dumps(validation), parse_float=round_float))
     details = json.loads(json.dumps(details), parse_float=round_float)
     write_json(paths.COMPARE_DETAILS, details)
     write_json(paths.COMPARE_METRICS, scalars(details))

@@ -11,7 +11,7 @@ from stages.common.artifacts.timings import timing_key
 from stages.common.core.exceptions import UserError, report_user_errors
 from stages.common.core.files import atomic_write, read_json, write_json
 from stages.common.core.params import load_params
-from stages.common.core.paths import MODELS, PLOTS, RUN_PLAN, RUNS, SELECTION, VALIDATION_METRICS
+from stages.common.core.paths import MODELS, PLOTS, RUN_PLAN, RUNS, SELECTION
 
 METADATA = ("seed", "learning_rate", "best_epoch", "validation", "trainable_parameters", "total_parameters")
 SCORES = ("macro_f1", "validation_loss")  # of a trial, shown in plots
@@ -66,21 +66,14 @@ def select(runs: Runs, select_by: str) -> dict[str, Any]:
 @report_user_errors
 def main() -> None:
     select_by = load_params().train.select_by
-    selection, metrics = {}, {}
+    selection = {}
     for method, names in read_json(RUN_PLAN).items():
         selected = selection[method] = select({name: read_run(RUNS / method / name) for name in names}, select_by)
         with atomic_write(MODELS / method) as folder:
             shutil.copytree(RUNS / method / selected["best_run"] / "checkpoint", folder)
         histories = {str(run["seed"]): run["history"] for run in selected["runs"].values()}
         write_json(PLOTS / f"{method}.json", summarize(histories))
-        validation = [run["validation"] for run in selected["runs"].values()]
-        metrics[method] = {
-            "validation_f1": round(fmean(row["macro_f1"] for row in validation), 4),
-            "validation_loss": round(fmean(row["validation_loss"] for row in validation), 4),
-            "learning_rate": selected["learning_rate"],
-        }
     write_json(SELECTION, selection)
-    write_json(VALIDATION_METRICS, metrics)
 
 
 if __name__ == "__main__":

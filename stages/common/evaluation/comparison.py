@@ -170,6 +170,30 @@ def compare_methods(
     return details
 
 
+def validation_metrics(
+    statistics: Mapping[str, np.ndarray], selection: Mapping[str, dict[str, Any]], params: CompareParams
+) -> dict[str, Any]:
+    """metrics/validation.json: by method, macro-F1 on the validation rows with its interval, and the selected rate.
+
+    Args:
+        statistics: by method, `per_example_statistics` of its runs on the validation rows, (rows, runs, 43).
+    """
+    num_rows = len(next(iter(statistics.values())))
+    weights = significance.resampling_weights(np.arange(num_rows), params.bootstrap_samples, params.seed)
+    evidence = Evidence(
+        {method: compute_metrics(values.mean(0)) for method, values in statistics.items()},
+        significance.bootstrap_replicates(statistics, weights),
+    )
+    return {
+        method: {
+            "validation_f1": float(evidence.point_estimates[method]["macro_f1"].mean()),
+            "learning_rate": selection[method]["learning_rate"],
+            "interval": evidence.interval(method, "macro_f1"),  # `dvc metrics show` leaves lists out
+        }
+        for method in statistics
+    }
+
+
 def _num_seeds(statistics: Mapping[str, np.ndarray]) -> int:
     return min(statistics[method].shape[1] for method in METHODS)
 

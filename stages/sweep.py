@@ -1,0 +1,142 @@
+"""One parameter against the validation score of both methods, over the experiments of this repository.
+
+dvc exp run --queue -S 'lora.r=1,4,16,64' && dvc queue start
+python -m stages.sweep lora.r
+"""
+
+import argparse
+import json
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stages.common.core.exceptions import UserError, report_user_errors
+from stages.common.core.files import atomic_write
+from stages.common.core.labels import METHODS
+from stages.common.core.paths import COMPARE_METRICS, PARAMS, PLOTS, VALIDATION_METRICS
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+WHY_NO_TEST_SCORES = (
+    "Test scores are left out: whoever picks the best of several experiments by its test score reports a score that is "
+    "too good (with six equal configurations, one is falsely 'better' in 9 to 30% of cases). Pick by validation, then "
+    "read the test score of that one experiment. --test-scores shows them all the same."
+)
+
+
+def get_nested(values: Any, name: str) -> Any:
+    """`values["a"]["b"]` for `a.b`, None if there is no such key."""
+    for key in name.split("."):
+        values = values.get(key) if isinstance(values, dict) else None
+    return values
+
+
+def show_experiments() -> list[dict[str, Any]]:
+    """The revisions of `dvc exp show`: the current commit and its experiments.
+
+    Raises:
+        UserError: DVC fails.
+    """
+    result = subprocess.run(["dvc", "exp", "show", "--json"], capture_output=True, text=True)
+    if result.returncode:
+        raise UserError(f"dvc exp show: {result.stderr.strip() or 'failed'}")
+    revisions = []
+    for baseline in json.loads(result.stdout):
+        experiments = [revision for experiment in baseline["experiments"] or [] for revision in experiment["revs"]]
+        revisions += [baseline, *experiments] if baseline["rev"] != "workspace" else []
+    return revisions
+
+
+def _data_of(files: dict[str, Any] | None, path: Path) -> dict[str, Any]:
+    return ((files or {}).get(str(path)) or {}).get("data") or {}
+
+
+def experiments_table(revisions: list[dict[str, Any]], parameter: str, test_scores: bool) -> "pd.DataFrame":
+    """A row an experiment that has finished: its name, the parameter, and scores of each method.
+
+    Raises:
+        UserError: no experiment has the parameter, or none has finished.
+    """
+    import pandas as pd
+
+    rows = []
+    for revision in revisions:
+        data = revision.get("data") or {}
+        value = get_nested(_data_of(data.get("params"), PARAMS), parameter)
+        validation_metrics = _data_of(data.get("metrics"), VALIDATION_METRICS)
+        if value is None or not validation_metrics:
+            continue
+        row = {"experiment": revision.get("name") or revision["rev"][:7], parameter: value}
+        for method in METHODS:
+            validation = validation_metrics[method]
+            row[f"{method} validation F1"] = validation["validation_f1"]
+            row |= dict(zip((f"{method} low", f"{method} high"), validation["interval"], strict=True))
+            if test_scores:
+                row[f"{method} test F1"] = get_nested(_data_of(data["metrics"], COMPARE_METRICS), f"{method}.macro_f1")
+        rows.append(row)
+    if not rows:
+        raise UserError(f"{parameter}: no finished experiment has this parameter; see `dvc exp show`")
+    table = pd.DataFrame(rows)
+    if table[parameter].map(lambda value: isinstance(value, list | str | bool)).any():
+        table[parameter] = table[parameter].map(str)
+    return table.sort_values([parameter, "experiment"], ignore_index=True)
+
+
+def plot_sweep(table: "pd.DataFrame", parameter: str, path: Path) -> None:
+    """Draw each method's validation macro-F1 with its 95% interval; equal values of the parameter side by side."""
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+    from stages.common.reporting.formatting import DISPLAY_NAMES
+    from stages.common.reporting.plots import COLORS, LINE_STYLES, MARKERS, save_png, use_style
+
+    use_style()
+    figure = Figure(figsize=(8, 4.5), dpi=110, layout="constrained")
+    axis = figure.subplots()
+    numeric = pd.api.types.is_numeric_dtype(table[parameter])
+    values = table[parameter] if numeric else pd.Series(pd.factorize(table[parameter])[0])
+    for number, method in enumerate(METHODS):
+        scores = table[f"{method} validation F1"]
+        lengths = [scores - table[f"{method} low"], table[f"{method} high"] - scores]
+        x = values * (1 + 0.03 * number) if numeric else values + 0.1 * number  # intervals beside each other
+        style = {"color": COLORS[method], "marker": MARKERS[method], "linestyle": LINE_STYLES[method]}
+        axis.errorbar(
+            x, scores, [length.clip(lower=0) for length in lengths], capsize=4, label=DISPLAY_NAMES[method], **style
+        )
+    if not numeric:
+        axis.set_xticks(range(table[parameter].nunique()), table[parameter].unique())
+    elif values.min() > 0 and values.max() / values.min() >= 10:
+        axis.set_xscale("log")
+        axis.set_xticks(sorted(values.unique()), [f"{value:g}" for value in sorted(values.unique())], minor=False)
+        axis.minorticks_off()
+    axis.set(xlabel=parameter, ylabel="macro-F1 on the validation rows", title=f"{parameter}, with 95% intervals")
+    axis.legend()
+    save_png(figure, path)
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m stages.sweep", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("parameter", help="a key of params.yaml: lora.r, split.train_fraction, clean.keep_jamo")
+    parser.add_argument("--test-scores", action="store_true", help="show them too, which invites to select by them")
+    parser.add_argument("--output", type=Path, default=PLOTS / "sweeps", metavar="DIR", help="for picture and table")
+    return parser.parse_args()
+
+
+@report_user_errors
+def main() -> None:
+    arguments = parse_arguments()
+    table = experiments_table(show_experiments(), arguments.parameter, arguments.test_scores)
+    with atomic_write(arguments.output / f"{arguments.parameter}.csv") as temporary:
+        table.to_csv(temporary, index=False)
+    plot_sweep(table, arguments.parameter, arguments.output / f"{arguments.parameter}.png")
+    print(table.to_string(index=False, float_format="{:.3f}".format))
+    print(f"{arguments.output / arguments.parameter}.csv and .png hold this table and its picture.")
+    if not arguments.test_scores:
+        print(WHY_NO_TEST_SCORES)
+
+
+if __name__ == "__main__":
+    main()
