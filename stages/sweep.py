@@ -100,7 +100,7 @@ def plot_sweep(table: "pd.DataFrame", parameter: str, path: Path) -> None:
         scores = table[f"{method} validation F1"]
         lengths = [scores - table[f"{method} low"], table[f"{method} high"] - scores]
         x = values * (1 + 0.03 * number) if numeric else values + 0.1 * number  # intervals beside each other
-        style = {"color": COLORS[method], "marker": MARKERS[method], "linestyle": LINE_STYLES[method]}
+        style: dict[str, Any] = {"color": COLORS[method], "marker": MARKERS[method], "linestyle": LINE_STYLES[method]}
         axis.errorbar(
             x, scores, [length.clip(lower=0) for length in lengths], capsize=4, label=DISPLAY_NAMES[method], **style
         )
