@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
 from stages.common.artifacts.arrow import read_table
-from stages.common.corpus.aihub import Fault, Record, _read_slowly, is_utf8, read_records
+from stages.common.corpus.aihub import Record, parse_faulty, parse_records
 from stages.ingest import find_files, ingest
 from tests.support.corpus import record, write_corpus
 
@@ -61,9 +61,9 @@ def test_what_is_whole_is_kept_and_what_is_not_is_counted(stage, tmp_path, capsy
     assert counted["file_faults"] == {"not_json": 5, "not_unicode": 2, "unreadable": 1, "wrong_type": 1}
     assert counted["record_faults"] == {"not_json": 1, "not_unicode": 2, "wrong_type": 3}
     found = {(fault["file"], fault["place"]): fault["detail"] for fault in counted["first_faults"]}
-    assert found["array.json", "record 2"] == "is of type int, not an object"
+    assert found["array.json", "record 2"] == "of type int, not an object"
     assert found["array.json", "record 4"] == "RawText holds half of a surrogate pair at character 1"
-    assert found["lines.json", "line 3"] == "is of type int, not an object"
+    assert found["lines.json", "line 3"] == "of type int, not an object"
     assert found["gone.json", ""] == "No such file or directory"
     assert "6 files and 6 records were skipped, 4 files were read in part" in capsys.readouterr().err
 
@@ -174,39 +174,71 @@ def _file(random_: random.Random) -> bytes:
     return json.dumps(rows, ensure_ascii=random_.random() < 0.5, indent=random_.choice([2, None])).encode()
 
 
-@seed(0)
-@settings(max_examples=EXAMPLES, deadline=None, database=None, suppress_health_check=list(HealthCheck))
-@given(number=st.integers(0, 2**64), kinds=st.lists(st.sampled_from(KINDS), min_size=1, max_size=3))
-def test_no_broken_file_stops_the_others(stage, tmp_path, number, kinds):
+@pytest.fixture
+def neighbours(tmp_path) -> Path:
+    """A folder with a file before and one after `b.json`."""
+    source = tmp_path / "raw"
+    write_corpus(source / "a", [record(0, "앞")])
+    write_corpus(source / "z", [record(0, "뒤")])
+    return source
+
+
+def fuzz(test):
+    """Call the test with many broken files, the same ones each time."""
+    kinds = st.lists(st.sampled_from(KINDS), min_size=1, max_size=3)
+    checks = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    limits = settings(max_examples=EXAMPLES, deadline=None, database=None, suppress_health_check=checks)
+    return seed(0)(limits(given(number=st.integers(0, 2**64), kinds=kinds)(test)))
+
+
+def _broken_file(number: int, kinds: list[str]) -> bytes:
     random_ = random.Random(number)
     data = _file(random_)
     for kind in kinds:
         data = _mutate(data, kind, random_) if data else data
-    source = tmp_path / "raw"
-    write_corpus(source / "a", [record(0, "앞")]) if not source.exists() else None
-    write_corpus(source / "z", [record(0, "뒤")]) if not (source / "z").exists() else None
-    (source / "b.json").write_bytes(data)
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    stage("ingest", data__source=str(source), data__on_error="skip")
+    return data
+
+
+@fuzz
+def test_no_broken_file_takes_its_neighbours_along(stage, neighbours, number, kinds):
+    (neighbours / "b.json").write_bytes(_broken_file(number, kinds))
+    stage("ingest", data__source=str(neighbours), data__on_error="skip")
     kept, counted = texts(), metrics()
     assert (kept[0], kept[-1]) == ("앞", "뒤")
     assert counted["records"]["read"] == len(kept)
     assert sum(counted["files"].values()) == 3
     has_fault = sum(counted["file_faults"].values()) + sum(counted["record_faults"].values()) > 0
     assert has_fault == (counted["files"]["read"] == 2) == bool(counted["first_faults"])
+
+
+@fuzz
+def test_a_fault_stops_the_stage_exactly_where_one_is_counted(stage, neighbours, number, kinds):
+    data = _broken_file(number, kinds)
+    (neighbours / "b.json").write_bytes(data)
+    _, faults = parse_records(data)
     try:
-        stage("ingest", data__on_error="stop")
-        assert not has_fault
+        stage("ingest", data__source=str(neighbours), data__on_error="stop")
+        assert not faults
     except SystemExit as exit_:
-        assert has_fault
+        assert faults
         assert "b.json: " in exit_.code
         assert "\n" not in exit_.code
-    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory
+
+
+@fuzz
+def test_both_parsers_find_the_same(number, kinds):
+    data = _broken_file(number, kinds)
+    records, faults = parse_records(data)
+    if faults:
+        assert all(isinstance(row, Record) for row in records)
+    else:
+        assert parse_faulty(data) == (records, [])
+
+
+@fuzz
+def test_a_broken_file_takes_little_memory(number, kinds):
+    data = _broken_file(number, kinds)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    parse_records(data)
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert grown < 200 * (1024 if sys.platform != "darwin" else 2**20)
-    # Where the fast way takes a file, the slow one finds the same in it.
-    records, faults = read_records(data, is_utf8(data))
-    if not faults:
-        slowly = _read_slowly(data)
-        assert slowly == (records, [])
-    assert all(isinstance(row, Record) for row in records)
-    assert all(isinstance(fault, Fault) for fault in faults)

@@ -9,7 +9,7 @@ import pytest
 
 from stages.common.core.exceptions import UserError
 from stages.common.core.params import CleanParams
-from stages.common.corpus.cleaning import WHITE_SPACE, clean
+from stages.common.corpus.cleaning import WHITE_SPACE, clean, patterns
 
 NOTEBOOK = CleanParams(strip_tags=True, keep="0-9가-힣A-Za-z.,?!", keep_jamo=False, collapse_spaces=True)
 TEXTS = [
@@ -39,17 +39,23 @@ def test_equals_the_notebook_text_by_text():
     assert cleaned(TEXTS, NOTEBOOK) == [notebook(text) for text in TEXTS]
 
 
-def test_each_rule_has_its_switch():
-    def changed(**values: object) -> CleanParams:
-        return NOTEBOOK.model_copy(update=values)
+@pytest.mark.parametrize(
+    ("text", "changed", "expected"),
+    [
+        ("<b>좋다</b> ㅋㅋ", {"strip_tags": False}, "b 좋다 b"),
+        ("<b>좋다</b> ㅋㅋ ㅠㅠ 😊", {"keep_jamo": True}, "좋다 ㅋㅋ ㅠㅠ"),
+        ("좋다  ㅋㅋ\n😊 ", {"keep": ""}, "좋다 ㅋㅋ 😊"),
+        ("좋다  ㅋㅋ\n😊 ", {"keep": "", "collapse_spaces": False}, "좋다  ㅋㅋ\n😊"),
+        ("와이-파이 ㅋㅋ ♥", {"keep": "가-힣-", "keep_jamo": True}, "와이-파이 ㅋㅋ"),
+    ],
+)
+def test_each_rule_has_its_switch(text, changed, expected):
+    assert cleaned([text], NOTEBOOK.model_copy(update=changed)) == [expected]
 
-    assert cleaned(["<b>좋다</b> ㅋㅋ"], changed(strip_tags=False)) == ["b 좋다 b"]
-    assert cleaned(["<b>좋다</b> ㅋㅋ ㅠㅠ 😊"], changed(keep_jamo=True)) == ["좋다 ㅋㅋ ㅠㅠ"]
-    assert cleaned(["좋다  ㅋㅋ\n😊 "], changed(keep="")) == ["좋다 ㅋㅋ 😊"]
-    assert cleaned(["좋다  ㅋㅋ\n😊 "], changed(keep="", collapse_spaces=False)) == ["좋다  ㅋㅋ\n😊"]
-    assert cleaned(["와이-파이 ㅋㅋ ♥"], changed(keep="가-힣-", keep_jamo=True)) == ["와이-파이 ㅋㅋ"]
+
+def test_a_range_that_is_none_is_refused():
     with pytest.raises(UserError, match=r"clean\.keep"):
-        cleaned(["좋다"], changed(keep="z-a"))
+        cleaned(["좋다"], NOTEBOOK.model_copy(update={"keep": "z-a"}))
 
 
 def test_white_space_is_what_python_takes_for_it():
@@ -68,11 +74,10 @@ def test_time_is_linear_in_the_text(unit):
 
 @pytest.mark.parametrize("keep", ["", "0-9가-힣 ", "\\s가-힣", "[:space:]가", "\\W", "a-z-"])
 @pytest.mark.parametrize("strip_tags", [True, False])
-def test_a_rule_is_left_out_only_where_it_finds_nothing(keep, strip_tags):
+def test_the_result_is_that_of_all_rules_one_after_the_other(keep, strip_tags):
     texts = [*TEXTS, "가  나\t \n다\u2028\u2028라", "a \x1c\x1c b"]
     params = NOTEBOOK.model_copy(update={"keep": keep, "strip_tags": strip_tags})
-    rules = ["<[^>]+>"] * strip_tags + ([f"[^{patterns_of}]+"] if (patterns_of := keep.replace("z-", "z\\-")) else [])
     expected = pa.array(texts)
-    for rule in [*rules, f"[{WHITE_SPACE}]+"]:
+    for rule in patterns(params):
         expected = pc.replace_substring_regex(expected, pattern=rule, replacement=" ")
     assert cleaned(texts, params) == [text.strip(WHITE_SPACE) for text in expected.to_pylist()]

@@ -22,23 +22,23 @@ def test_every_form_of_a_valid_polarity_is_kept(stage, tmp_path, polarity, label
 
 
 def test_what_is_dropped_is_counted_by_reason(stage, tmp_path):
-    bad = ["2", "-2", 0.5, "1.5", "N/A", True, False, [], [1], {}, 10**30, "1\n", " 1", "11", "--1", "１"]
-    rows = [record(number, "a", polarity) for number, polarity in enumerate(bad)]
-    rows += [record(1, "a", None)] * 3 + [{"Index": "1", "RawText": "a"}] * 4 + [record(1, "a", "")] * 2
-    rows += [record(1, "a", "  ")] + [record(number, "a", polarity) for number, polarity in enumerate(VALID)]
-    stage("ingest", data__source=str(write_corpus(tmp_path / "raw", rows)))
+    out_of_range = ["2", "-2", 0.5, "1.5", "N/A", True, False, [], [1], {}, 10**30, "1\n", " 1", "11", "--1", "１"]
+    empty, null, no_key = ["", "", "  "], [None] * 3, [{"Index": "1", "RawText": "a"}] * 4
+    rows = [record(number, "a", polarity) for number, polarity in enumerate([*out_of_range, *empty, *null, *VALID])]
+    stage("ingest", data__source=str(write_corpus(tmp_path / "raw", [*rows, *no_key])))
     stage("filter")
     assert json.loads(Path("metrics/filter.json").read_text(encoding="utf-8")) == {
-        "rows_read": len(rows),
-        "rows_kept": 3,
-        "dropped": {"no_key": 4, "null": 3, "empty": 3, "out_of_range": len(bad)},
+        "rows_read": len(rows) + len(no_key),
+        "rows_kept": len(VALID),
+        "dropped": {"no_key": 4, "null": 3, "empty": 3, "out_of_range": len(out_of_range)},
     }
-    assert read_table(Path("data/filtered.arrow"))["labels"].to_pylist() == [0, 1, 2]
+    assert read_table(Path("data/filtered.arrow"))["labels"].to_pylist() == list(VALID.values())
 
 
-def test_no_valid_row_at_all_is_one_line(stage, tmp_path):
+def test_a_corpus_without_a_valid_row_is_refused(stage, tmp_path):
     stage("ingest", data__source=str(write_corpus(tmp_path / "raw", [record(1, "a", "7")] * 5)))
-    with pytest.raises(SystemExit, match=r"none of 5 rows has a valid GeneralPolarity.*out_of_range 5"):
+    with pytest.raises(SystemExit, match=r"no row has a valid GeneralPolarity.*out_of_range 5") as raised:
         stage("filter")
+    assert "\n" not in str(raised.value)
     assert not Path("data/filtered.arrow").exists()
     assert not Path("metrics/filter.json").exists()

@@ -27,7 +27,7 @@ def valid() -> tuple[list[str], np.ndarray]:
     return texts.to_pylist(), np.array([int(row["GeneralPolarity"]) for row in kept])
 
 
-def test_counts():
+def test_the_sample_has_the_counts_of_the_corpus():
     assert len(rows()) == 5004
     unusable = Counter(row.get("GeneralPolarity", "no key") for row in rows())
     for polarity in ("-1", "0", "1"):

@@ -1,15 +1,18 @@
 """Sizes, strata and leaks of the split."""
 
 import json
-import math
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from stages.clean_and_tokenize import SCHEMA
+from stages.common.artifacts.arrow import read_table, write_table
 from stages.common.core.exceptions import UserError
+from stages.common.core.labels import LABELS
 from stages.common.core.params import SplitParams
+from stages.common.core.paths import TOKENIZED
 from stages.split import labels_and_groups, split
 
 
@@ -22,17 +25,28 @@ def rows_of(counts: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
     return labels, np.arange(len(labels))
 
 
-def test_sizes_are_the_notebooks():
-    labels, groups = rows_of((1500, 1150, 1758))
-    rows = split(labels, groups, params())
+NOTEBOOK_COUNTS = (1500, 1150, 1758)  # 4,408 rows, as in the notebook
+
+
+def test_sizes_are_those_of_the_notebook():
+    rows = split(*rows_of(NOTEBOOK_COUNTS), params())
     assert {name: len(part) for name, part in rows.items()} == {"train": 3173, "validation": 353, "test": 882}
-    assert np.array_equal(np.sort(np.concatenate(list(rows.values()))), np.arange(4408))
-    for part in rows.values():
-        assert np.abs(np.bincount(labels[part]) - np.bincount(labels) * len(part) / 4408).max() <= 1
 
 
-def test_no_validation_means_the_test_rows():
-    rows = split(*rows_of((1500, 1150, 1758)), params(validation_size=0))
+def test_each_row_is_in_one_split():
+    rows = split(*rows_of(NOTEBOOK_COUNTS), params())
+    assert np.array_equal(np.sort(np.concatenate(list(rows.values()))), np.arange(sum(NOTEBOOK_COUNTS)))
+
+
+def test_each_split_has_the_class_fractions_of_all_rows():
+    labels, groups = rows_of(NOTEBOOK_COUNTS)
+    for part in split(labels, groups, params()).values():
+        expected = np.bincount(labels) * len(part) / len(labels)
+        assert np.abs(np.bincount(labels[part]) - expected).max() <= 1
+
+
+def test_without_validation_rows_the_test_rows_take_their_place():
+    rows = split(*rows_of(NOTEBOOK_COUNTS), params(validation_size=0))
     assert len(rows["train"]) == 3526
     assert np.array_equal(rows["validation"], rows["test"])
 
@@ -63,21 +77,23 @@ def test_no_split_is_ever_empty(test_size):
     assert all(len(part) >= 3 for part in rows.values())
 
 
-def test_another_seed_is_another_split_and_the_same_seed_the_same():
-    labels, groups = rows_of((100, 100, 100))
-    one, two, other = (split(labels, groups, params(seed=seed))["test"] for seed in (1, 1, 2))
+def test_the_same_seed_gives_the_same_split():
+    one, two = (split(*rows_of((100, 100, 100)), params(seed=1))["test"] for _ in range(2))
     assert np.array_equal(one, two)
-    assert not np.array_equal(one, other)
 
 
-def test_a_class_with_too_few_texts_is_named():
-    with pytest.raises(UserError, match=r"중립 has 2 distinct texts.*at least 3"):
-        split(*rows_of((50, 2, 50)), params())
-    with pytest.raises(UserError, match="중립 has 0 distinct"):
-        split(*rows_of((50, 0, 50)), params(validation_size=0))
+def test_another_seed_gives_another_split():
+    one, two = (split(*rows_of((100, 100, 100)), params(seed=seed))["test"] for seed in (1, 2))
+    assert not np.array_equal(one, two)
 
 
-def test_equal_texts_are_one_group_numbered_as_they_are_met():
+@pytest.mark.parametrize(("neutral", "validation_size", "needed"), [(2, 0.1, 3), (0, 0.1, 3), (1, 0, 2)])
+def test_a_class_with_too_few_texts_is_named(neutral, validation_size, needed):
+    with pytest.raises(UserError, match=rf"중립 has {neutral} distinct texts.*at least {needed}"):
+        split(*rows_of((50, neutral, 50)), params(validation_size=validation_size))
+
+
+def test_equal_texts_are_one_group_numbered_by_first_appearance():
     generator = np.random.default_rng(0)
     texts = [f"글 {number}" for number in generator.integers(0, 300, 1000)]
     batches = [pa.record_batch({"labels": [1] * 500, "text": texts[start : start + 500]}) for start in (0, 500)]
@@ -86,22 +102,33 @@ def test_equal_texts_are_one_group_numbered_as_they_are_met():
     assert groups.tolist() == [list(dict.fromkeys(texts)).index(text) for text in texts]
 
 
-def test_the_stage_writes_what_it_counts(stage, capsys):
-    from stages.clean_and_tokenize import SCHEMA
-    from stages.common.artifacts.arrow import read_table, write_table
-
+@pytest.fixture
+def tokenized(stage) -> None:
+    """100 rows, of which the last 10 repeat the first one's text."""
     texts = [f"글 {number}" for number in range(90)] + ["글 0"] * 10
     labels = [number % 3 for number in range(90)] + [0] * 10
     ids = [[2, number, 3] for number in range(100)]
     columns = [ids, [[1] * 3] * 100, [[0] * 3] * 100, labels, list(map(str, range(100))), texts, ["이어폰"] * 100]
-    write_table(Path("data/tokenized.arrow"), [pa.table(columns, schema=SCHEMA)], SCHEMA)
-    stage("split", split__validation_size=0.0)
-    assert "optimistic" in capsys.readouterr().err
+    write_table(TOKENIZED, [pa.table(columns, schema=SCHEMA)], SCHEMA)
+
+
+def test_the_metrics_count_what_the_files_hold(stage, tokenized):
+    stage("split")
     metrics = json.loads(Path("metrics/split.json").read_text(encoding="utf-8"))
-    assert metrics["duplicate_rows"] == 10
-    for name in ("train", "validation", "test"):
-        table = read_table(Path(f"data/splits/{name}.arrow"))
-        assert metrics[name]["rows"] == table.num_rows
-        assert sum(metrics[name][label] for label in ("부정", "중립", "긍정")) == table.num_rows
-    assert metrics["train"]["rows"] + metrics["test"]["rows"] == 100
-    assert math.isclose(metrics["test"]["rows"], 20, abs_tol=9)
+    assert metrics.pop("duplicate_rows") == 10
+    for name, counts in metrics.items():
+        labels = read_table(Path(f"data/splits/{name}.arrow"))["labels"].to_numpy()
+        assert counts == {"rows": len(labels), **dict(zip(LABELS, np.bincount(labels).tolist(), strict=True))}
+    assert sum(counts["rows"] for counts in metrics.values()) == 100
+
+
+def test_the_files_together_hold_the_tokenized_rows(stage, tokenized):
+    stage("split")
+    tables = [read_table(Path(f"data/splits/{name}.arrow")) for name in ("train", "validation", "test")]
+    rows = sorted((row for table in tables for row in table.to_pylist()), key=lambda row: int(row["Index"]))
+    assert rows == read_table(TOKENIZED).to_pylist()
+
+
+def test_a_warning_says_that_epochs_are_selected_on_test_rows(stage, tokenized, capsys):
+    stage("split", split__validation_size=0.0)
+    assert "epochs are selected on the test rows" in capsys.readouterr().err

@@ -36,7 +36,8 @@ from torch.nn.functional import cross_entropy
 from transformers import BertConfig, BertForMaskedLM
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from stages.common.pretrained.tokenizer import SPECIAL_TOKENS, Encoded, SentencePieceTokenizer
+from stages.common.core.ragged import RaggedArray
+from stages.common.pretrained.tokenizer import SPECIAL_TOKENS, SentencePieceTokenizer
 from stages.ingest import find_files, ingest
 
 SEED = 42
@@ -157,7 +158,7 @@ def epoch(
 def make_step(
     model: BertForMaskedLM,
     optimizer: torch.optim.Optimizer,
-    encoded: Encoded,
+    corpus: RaggedArray,
     counts: dict[int, int],
     total_loss: torch.Tensor,
 ) -> Step:
@@ -166,8 +167,8 @@ def make_step(
     `counts` are the tokens to mask in a batch, by its length; each step's loss is added to `total_loss`.
     """
     device = model.device
-    ids = torch.from_numpy(encoded.ids).long().to(device)
-    sizes = torch.from_numpy(encoded.lengths).to(device)
+    ids = torch.from_numpy(corpus.values).long().to(device)
+    sizes = torch.from_numpy(corpus.lengths).to(device)
     starts = sizes.cumsum(0) - sizes
 
     def step(rows: torch.Tensor, length: int) -> None:
@@ -220,10 +221,10 @@ class Graphed:
             graph.replay()
 
 
-def pretrain(model: BertForMaskedLM, encoded: Encoded, tokens: int, slots: int) -> list[dict[str, float]]:
+def pretrain(model: BertForMaskedLM, corpus: RaggedArray, tokens: int, slots: int) -> list[dict[str, float]]:
     """Train on `tokens` tokens in batches of `slots`; an object every `LOG_EVERY` steps, its loss their mean."""
     device, generator = model.device, np.random.default_rng(SEED)
-    lengths = encoded.lengths
+    lengths = corpus.lengths
     buckets = {
         longest: rows
         for shorter, longest in zip((2, *LENGTHS), LENGTHS, strict=False)
@@ -242,7 +243,7 @@ def pretrain(model: BertForMaskedLM, encoded: Encoded, tokens: int, slots: int) 
         fused=True,
         capturable=device.type == "cuda",
     )
-    step = make_step(model, optimizer, encoded, counts, total_loss)
+    step = make_step(model, optimizer, corpus, counts, total_loss)
     if device.type == "cuda":
         torch.backends.cuda.enable_cudnn_sdp(False)  # it makes a plan for each shape
         step = Graphed(step)
@@ -300,10 +301,12 @@ def main() -> None:
     if not (folder / "tokenizer.model").is_file():
         train_tokenizer(reviews, folder)
     tokenizer = SentencePieceTokenizer(folder / "tokenizer.model", folder / "vocab.txt")
-    cleaned, raw = (tokenizer.encode(texts, LENGTHS[-1]) for texts in ([clean(text) for text in reviews], reviews))
-    vectors = ppmi_vectors(cleaned.rows() + raw.rows()[::4], options.hidden).astype(np.float32)
-    both = Encoded(
-        np.concatenate([cleaned.ids, raw.ids]), np.concatenate([cleaned.lengths, raw.lengths]), cleaned.cut + raw.cut
+    cleaned, raw = (
+        tokenizer.encode(texts, LENGTHS[-1]).input_ids for texts in ([clean(text) for text in reviews], reviews)
+    )
+    vectors = ppmi_vectors([*cleaned, *list(raw)[::4]], options.hidden).astype(np.float32)
+    both = RaggedArray.from_lengths(
+        np.concatenate([cleaned.values, raw.values]), np.concatenate([cleaned.lengths, raw.lengths])
     )
     model = build_model(vectors, options.layers, device)
     log = pretrain(model, both, int(options.tokens * 1e6), options.batch)
