@@ -61,8 +61,9 @@ def trained_project(tiny_base_model: Path, tmp_path_factory: pytest.TempPathFact
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         stage = prepare(folder, tiny_base_model)
-        stage("train_full", "--seed", 42, train__epochs=1, full__learning_rate=0.01)
-        stage("train_lora", "--seed", 42, lora__learning_rate=0.05)
+        rates = {"full__learning_rates": [0.01], "lora__learning_rates": [0.05]}
+        stage("train_full", "--seed", 42, "--learning-rate", 0.01, train__epochs=1, **rates)
+        stage("train_lora", "--seed", 42, "--learning-rate", 0.05)
         stage("plan_runs")
         stage("select")
     return folder

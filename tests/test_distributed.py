@@ -31,18 +31,16 @@ def history(folder: Path, method: str, launcher: str = "python", **changed: obje
     """Run a training stage; returns its history, one object an epoch."""
     params = yaml.safe_load((folder / "params.yaml").read_text())
     params["run"]["launcher"] = launcher
-    params["train"] |= {"dropout": 0.0, "epochs": 4, "patience": 0, **changed}
-    params["full"]["learning_rate"] = params["lora"]["learning_rate"] = 0.02
+    params["train"] |= {"dropout": 0.0, "epochs": 4, "schedule": "constant", "warmup_ratio": 0.0, **changed}
     params["lora"]["dropout"] = 0.0
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
     shutil.rmtree(folder / "data/runs", ignore_errors=True)
-    result = run(
-        "python", "-m", f"stages.train_{method}", "--seed", "42", cwd=folder, PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1"
-    )
+    command = ("python", "-m", f"stages.train_{method}", "--seed", "42", "--learning-rate", "0.02")
+    result = run(*command, cwd=folder, PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1")
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("epoch") == 4
-    assert (folder / f"data/runs/{method}/42/checkpoint/training.json").is_file()
-    return json.loads((folder / f"data/runs/{method}/42/history.json").read_text())
+    assert (folder / f"data/runs/{method}/42-0.02/checkpoint/training.json").is_file()
+    return json.loads((folder / f"data/runs/{method}/42-0.02/history.json").read_text())
 
 
 def curves(rows: list[dict[str, float]]) -> np.ndarray:

@@ -21,6 +21,7 @@ from tests.support.corpus import record, records, write_corpus
 from tests.support.project import run_tool
 
 LONG = "화면 " * 100
+RUN = ("--seed", 42, "--learning-rate", 0.01)
 TEXTS = [row["RawText"] for row in records()]
 SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 
@@ -133,8 +134,8 @@ def test_the_whole_pipeline_runs_on(stage, tmp_path, capsys, build: Callable[[Pa
         stage("clean_and_tokenize", tokenize__max_length=41)
     stage("clean_and_tokenize", tokenize__max_length=40)
     stage("split")
-    stage("train_full", "--seed", 42, train__epochs=1, full__learning_rate=0.01)
-    stage("train_lora", "--seed", 42, lora__target_modules=targets)
+    stage("train_full", *RUN, train__epochs=1, full__learning_rates=[0.01], lora__learning_rates=[0.01])
+    stage("train_lora", *RUN, lora__target_modules=targets)
     for name in ("plan_runs", "select"):
         stage(name)
     assert "padded" not in capsys.readouterr().err, "packing is exact for each of them"
@@ -179,7 +180,7 @@ def test_a_config_without_padding_id_is_one_line(tmp_path):
 
 
 def test_positions_are_counted_as_the_installed_transformers_does():
-    """POSITIONS_AFTER_PADDING against transformers' sources: text encoders that derive positions from the padding id."""
+    """POSITIONS_AFTER_PADDING against transformers' text encoders that derive positions from the padding id."""
     models = Path(transformers.__file__).parent / "models"
     found = set()
     for path in models.glob("*/modeling_*.py"):

@@ -23,9 +23,7 @@ from tests.support.project import ROOT, encode
 RAW = [f"<b>{row['RawText']}</b>\n😊 …#" for row in records()]
 METHODS = ["full", "lora"]
 MISSING = [name for name in ("onnx", "onnxruntime", "onnxscript") if importlib.util.find_spec(name) is None]
-needs_onnx = pytest.mark.skipif(
-    bool(MISSING), reason=f"not installed: {', '.join(MISSING)}; see requirements.txt"
-)
+needs_onnx = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}; see requirements.txt")
 
 
 def checkpoint_logits(method: str) -> np.ndarray:

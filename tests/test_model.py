@@ -24,7 +24,7 @@ INPUTS = {"input_ids": torch.tensor([[2, 7, 8, 9, 3]]), "attention_mask": torch.
 
 
 def lora(**changed: object) -> LoraParams:
-    return LORA.model_copy(update=changed)
+    return LORA.model_copy(update={"target_modules": ["query", "value"], **changed})
 
 
 def expected_base_parameters(vocab: int, width: int = 8, inner: int = 16, layers: int = 2, positions: int = 64) -> int:
@@ -69,7 +69,7 @@ folder, method, params = Path(sys.argv[1]), sys.argv[2], load_params()
 BertModel(BertConfig(vocab_size=8002, pad_token_id=1), add_pooling_layer=False).save_pretrained(folder / "base")
 model = build_classifier(folder / "base", 0.1, 42)
 if method == "lora":
-    model = add_lora(model, params.lora, 42)
+    model = add_lora(model, params.lora.model_copy(update={"target_modules": ["query", "value"]}), 42)
 ids = np.random.default_rng(0).integers(5, 8002, (12, 12), dtype=np.int32)
 ids[:, 0], ids[:, -1] = 2, 3
 dataset = TokenizedDataset(RaggedArray.from_rows(ids), np.arange(12) % 3)
@@ -91,6 +91,30 @@ def test_two_steps_at_the_size_of_kobert_fit_into_6_gib(tmp_path, method):
     assert 0 < figures["loss"] < 5
     assert figures["peak"] < 6
     assert figures["bytes"] < (1_300_000 if method == "lora" else 370_000_000)
+
+
+def test_all_linear_adapts_every_linear_layer_but_the_head(tiny_base_model):
+    model = add_lora(build_classifier(tiny_base_model, 0.1, 42), lora(target_modules="all-linear"), 42)
+    adapted = {name.split(".lora_A")[0].rpartition(".")[2] for name, _ in model.named_parameters() if "lora_A" in name}
+    assert adapted == {"query", "key", "value", "dense"}
+
+
+VARIANTS = [{"rslora": True}, {"dora": True}, {"init": "gaussian"}, {"init": "orthogonal"}]
+
+
+@pytest.mark.parametrize("changed", VARIANTS, ids=lambda changed: next(iter(changed)))
+def test_variants_of_lora_start_from_the_base_and_reload(tiny_base_model, tmp_path, changed):
+    base = build_classifier(tiny_base_model, 0.1, 42).eval()
+    model = add_lora(build_classifier(tiny_base_model, 0.1, 42), lora(**changed), 42).eval()
+    assert torch.allclose(model(**INPUTS).logits, base(**INPUTS).logits, atol=1e-5)
+    save_checkpoint(model, tmp_path / "model", {})
+    again = load_checkpoint(tmp_path / "model", tiny_base_model).eval()
+    assert torch.equal(again(**INPUTS).logits, model(**INPUTS).logits)
+
+
+def test_an_odd_rank_with_orthogonal_initialisation_is_one_line(tiny_base_model):
+    with pytest.raises(UserError, match=r"^lora: "):
+        add_lora(build_classifier(tiny_base_model, 0.1, 42), lora(init="orthogonal", r=3), 42)
 
 
 def test_lora_starts_from_the_base_and_shares_its_head(tiny_base_model):

@@ -21,29 +21,28 @@ def changed(tmp_path: Path, *replacements: tuple[str, str]) -> Path:
     return path
 
 
-def test_the_shipped_file_holds_the_notebooks_recipe():
+def test_the_shipped_file_holds_the_notebooks_sizes():
     params = load_params(ROOT / "params.yaml")
-    assert (params.train.batch_size, params.train.epochs, params.tokenize.max_length) == (16, 25, 256)
-    assert (params.full.learning_rate, params.lora.learning_rate) == (5e-5, 5e-4)
+    assert (params.train.batch_size, params.tokenize.max_length) == (16, 256)
     assert (params.lora.r, params.lora.alpha, params.lora.dropout) == (8, 16, 0.1)
-    assert params.lora.target_modules == ["query", "value"]
+    assert len(params.full.learning_rates) == len(params.lora.learning_rates), "equal tuning budgets"
     assert params.split.test_size == 0.2
 
 
 @pytest.mark.parametrize("written", ["3e-05", "3e-5", "0.00003", "3.0e-05"])
 def test_a_rate_is_a_number_however_it_is_written(tmp_path, written):
-    path = changed(tmp_path, ("learning_rate: 5.0e-5", f"learning_rate: {written}"))
-    assert load_params(path).full.learning_rate == 3e-5
+    path = changed(tmp_path, ("learning_rates: [5.0e-5, 2.0e-4]", f"learning_rates: [{written}]"))
+    assert load_params(path).full.learning_rates == [3e-5]
 
 
 def test_all_faults_are_reported_together(tmp_path):
     path = changed(
         tmp_path,
         ("  r: 8\n", "  r: '8'\n  rank: 8\n"),
-        ("epochs: 25", "epochs: 0"),
-        ("patience: 2", "patience: true"),
+        ("epochs: 8", "epochs: 0"),
+        ("patience: 0", "patience: true"),
         ("  alpha: 16\n", ""),
-        ("schedule: constant", "schedule: step"),
+        ("schedule: linear", "schedule: step"),
         ("test_size: 0.2", "test_size: .nan"),
         ("keep: 0-9가-힣A-Za-z.,?!", "keep: z-a"),
         ("compare:", "compere:"),
@@ -58,7 +57,7 @@ def test_all_faults_are_reported_together(tmp_path):
         "lora.rank is not a known key",
         "train.epochs",
         "train.patience",
-        "run.seeds is [42, 42]: value error, names a seed twice",
+        "run.seeds is [42, 42]: value error, names a value twice",
         "lora.alpha is missing",
         "train.schedule",
         "split.test_size",

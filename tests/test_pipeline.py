@@ -26,6 +26,8 @@ def clone(tmp_path_factory, tiny_base_model) -> Path:
     params = yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8"))
     params["data"]["source"], params["base_model"]["folder"] = "data/tiny", "data/tiny-model"
     params["tokenize"]["max_length"], params["train"]["epochs"] = 32, 1
+    params["full"]["learning_rates"], params["lora"]["learning_rates"] = [0.001], [0.01]
+    params["lora"]["target_modules"] = ["query", "value"]
     (root / "params.yaml").write_text(yaml.safe_dump(params, allow_unicode=True), encoding="utf-8")
     for command in (
         ["git", "init", "-q"],
@@ -92,7 +94,7 @@ def test_git_tracks_the_small_results_alone(repro):
 
 def test_parameters_are_counted_exactly(repro):
     runs = read(repro / "data/selection.json")
-    full, lora = (runs[method]["runs"]["42"] for method in ("full", "lora"))
+    full, lora = (next(iter(runs[method]["runs"].values())) for method in ("full", "lora"))
     assert full["trainable_parameters"] == full["total_parameters"]
     layers, targets, matrices, width, rank, head = 2, 2, 2, 8, 8, 8 * 3 + 3
     assert lora["trainable_parameters"] == layers * targets * matrices * width * rank + head
@@ -136,21 +138,21 @@ AFTER_TRAINING = {"select", "compare", "report"}
 def test_another_rank_runs_train_lora_and_what_follows_it(repro):
     result = run(*DVC, "exp", "run", "-S", "lora.r=16", cwd=repro)
     assert result.returncode == 0, result.stderr
-    assert ran(result.stdout) == {"train_lora@42", *AFTER_TRAINING}
+    assert ran(result.stdout) == {"train_lora@42-0.01", *AFTER_TRAINING}
     diff = run(*DVC, "params", "diff", "--json", cwd=repro)
     assert json.loads(diff.stdout)["params.yaml"] == {"lora.r": {"old": 8, "new": 16}}
     result = run(*DVC, "exp", "run", "-S", "lora.r=8", cwd=repro)
     assert result.returncode == 0, result.stderr
     assert not {name for name in ran(result.stdout) if name.startswith("train")}
-    assert "Stage 'train_lora@42' is cached" in result.stdout
+    assert "Stage 'train_lora@42-0.01' is cached" in result.stdout
 
 
 def test_another_seed_trains_itself_alone(repro):
     before = yaml.safe_load((repro / "dvc.lock").read_text(encoding="utf-8"))["stages"]
     result = run(*DVC, "exp", "run", "-S", "run.seeds=[42,43]", cwd=repro)
     assert result.returncode == 0, result.stderr
-    assert ran(result.stdout) == {"train_full@43", "train_lora@43", "plan_runs", *AFTER_TRAINING}
-    assert list(read(repro / "data/selection.json")["lora"]["runs"]) == ["42", "43"]
+    assert ran(result.stdout) == {"train_full@43-0.001", "train_lora@43-0.01", "plan_runs", *AFTER_TRAINING}
+    assert list(read(repro / "data/selection.json")["lora"]["runs"]) == ["42-0.01", "43-0.01"]
     result = run(*DVC, "exp", "run", "-S", "run.seeds=[42]", cwd=repro)
     assert result.returncode == 0, result.stderr
     assert not {name for name in ran(result.stdout) if name.startswith("train")}
@@ -160,10 +162,11 @@ def test_another_seed_trains_itself_alone(repro):
 
 
 def test_a_rate_is_a_number_however_dvc_writes_it(repro):
-    result = run(*DVC, "exp", "run", "-S", "full.learning_rate=3e-5", cwd=repro)
+    result = run(*DVC, "exp", "run", "-S", "full.learning_rates=[3e-5,0.001]", cwd=repro)
     assert result.returncode == 0, result.stderr
-    assert ran(result.stdout) == {"train_full@42", *AFTER_TRAINING}
-    assert read(repro / "plots/full.json")[0]["learning_rate"] == 3e-5
+    assert ran(result.stdout) == {"train_full@42-3e-05", "plan_runs", *AFTER_TRAINING}, "0.001 is trained already"
+    trials = read(repro / "data/selection.json")["full"]["trials"]
+    assert [trial["learning_rate"] for trial in trials] == [3e-5, 0.001]
 
 
 def test_a_temporary_experiment_works(repro):

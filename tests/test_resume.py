@@ -30,6 +30,7 @@ from tests.support.project import ROOT, prepare
 from tests.support.training import build, train_params
 
 KILLS = int(os.environ.get("SOAK_KILLS", 3))
+RUN = "42-0.003"
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 
 
@@ -43,14 +44,13 @@ def prepared(tiny_base_model: Path, tmp_path_factory: pytest.TempPathFactory) ->
     params = yaml.safe_load((folder / "params.yaml").read_text())
     params["train"] |= {"epochs": 100, "patience": 0}
     params["run"]["save_interval_seconds"] = 0.05
-    params["full"]["learning_rate"] = 0.003
     (folder / "params.yaml").write_text(yaml.safe_dump(params, allow_unicode=True))
     return folder
 
 
 def start(folder: Path, method: str) -> subprocess.Popen[str]:
     shutil.rmtree(folder / "data/runs", ignore_errors=True)  # as DVC does
-    command = [sys.executable, "-m", f"stages.train_{method}", "--seed", "42"]
+    command = [sys.executable, "-m", f"stages.train_{method}", "--seed", "42", "--learning-rate", "0.003"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         command, cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -62,12 +62,12 @@ def finish(folder: Path, method: str) -> tuple[dict[str, str], str]:
     process = start(folder, method)
     _, errors = process.communicate()
     assert process.returncode == 0, errors
-    assert not (folder / "data/checkpoints" / method / "42").exists()
+    assert not (folder / "data/checkpoints" / method / RUN).exists()
     return hashes(folder, method), errors
 
 
 def hashes(folder: Path, method: str) -> dict[str, str]:
-    out = folder / "data/runs" / method / "42"
+    out = folder / "data/runs" / method / RUN
     files = [path for path in out.rglob("*") if path.is_file()]
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
@@ -91,7 +91,7 @@ def test_a_killed_training_ends_with_the_bytes_of_an_uninterrupted_one(prepared,
         sent = SIGNALS[kill % len(SIGNALS)]
         status, errors = kill_after_first_epoch(prepared, method, sent, draw.uniform(0, 0.6))
         resumed += "resuming in epoch" in errors
-        if (prepared / "data/runs" / method / "42").exists():  # the signal found nothing left to stop
+        if (prepared / "data/runs" / method / RUN).exists():  # the signal found nothing left to stop
             assert hashes(prepared, method) == uninterrupted
         elif sent == signal.SIGKILL:
             assert status == -signal.SIGKILL

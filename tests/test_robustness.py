@@ -13,6 +13,8 @@ import yaml
 
 from tests.support.project import ROOT, prepare
 
+RUN = ("--seed", "42", "--learning-rate", "0.001")
+
 
 @pytest.fixture
 def project(tiny_base_model, tmp_path, monkeypatch) -> Path:
@@ -34,7 +36,7 @@ def files(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize(("name", "arguments"), [("train_full", ["--seed", "42"]), ("ingest", []), ("split", [])])
+@pytest.mark.parametrize(("name", "arguments"), [("train_full", RUN), ("ingest", []), ("split", [])])
 def test_a_full_disk_costs_one_line_and_no_file(project, name, arguments):
     if name == "train_full":
         status, _ = limited(100_000, name, *arguments)
@@ -53,17 +55,17 @@ def test_a_full_disk_costs_one_line_and_no_file(project, name, arguments):
 
 def test_a_run_that_cannot_be_written_leaves_the_last_checkpoint(project):
     """Training resumes from it."""
-    status, errors = limited(100_000, "train_full", "--seed", "42")
+    status, errors = limited(100_000, "train_full", *RUN)
     assert status == 0, errors
     whole = files(project / "data/runs")
     shutil.rmtree(project / "data/runs")
     (project / "data/runs").write_text("in the way")  # the run cannot be written
-    status, errors = limited(100_000, "train_full", "--seed", "42")
+    status, errors = limited(100_000, "train_full", *RUN)
     assert status == 1
     assert "cannot be written" in errors.splitlines()[-1]
-    assert list((project / "data/checkpoints/full/42").rglob("*.pt"))
+    assert list((project / "data/checkpoints/full/42-0.001").rglob("*.pt"))
     (project / "data/runs").unlink()
-    status, errors = limited(100_000, "train_full", "--seed", "42")
+    status, errors = limited(100_000, "train_full", *RUN)
     assert status == 0
     assert "resuming in epoch" in errors
     assert files(project / "data/runs") == whole
@@ -117,7 +119,7 @@ def test_a_base_model_brings_no_code(tiny_base_model, project):
     params = yaml.safe_load((project / "params.yaml").read_text(encoding="utf-8"))
     params["base_model"]["folder"] = "hostile"
     (project / "params.yaml").write_text(yaml.safe_dump(params, allow_unicode=True), encoding="utf-8")
-    for name, arguments in (("base_model", []), ("clean_and_tokenize", []), ("train_lora", ["--seed", "42"])):
+    for name, arguments in (("base_model", []), ("clean_and_tokenize", []), ("train_lora", RUN)):
         status, errors = limited(100_000, name, *arguments)
         assert status == 0, errors
     assert not list(project.rglob("was-run"))
