@@ -98,6 +98,13 @@ def test_every_module_in_a_command_exists(readme):
 
 
 @pytest.mark.parametrize("readme", READMES, ids=name_of)
+def test_every_option_in_a_command_exists(readme):
+    for module, arguments in re.findall(r"python -m ((?:stages|tests)[\w.]+)(.*)", commands(readme)):
+        script = (ROOT / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8")
+        assert [option for option in re.findall(r"--[\w-]+", arguments) if f'"{option}"' not in script] == []
+
+
+@pytest.mark.parametrize("readme", READMES, ids=name_of)
 def test_every_parameter_that_a_command_sets_exists(readme):
     keys = re.findall(r"-S '?(\w+)\.(\w+)=", readme.read_text(encoding="utf-8"))
     assert [f"{section}.{key}" for section, key in keys if key not in PARAMS.get(section, {})] == []
