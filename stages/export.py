@@ -7,7 +7,8 @@ from peft import PeftModel
 
 from stages.common.core.exceptions import UserError, report_user_errors
 from stages.common.core.files import atomic_write
-from stages.common.serving.fast_tokenizer import build_fast_tokenizer
+from stages.common.modeling.classifier import base_model_reference
+from stages.common.serving.fast_tokenizer import save_fast_tokenizer
 from stages.common.serving.model_card import render_model_card
 from stages.common.serving.onnx_export import check_onnx_packages, save_onnx
 from stages.common.serving.sequence_classifier import to_sequence_adapter, to_sequence_classifier
@@ -26,16 +27,15 @@ def export(classifier: TextClassifier, checkpoint: Path, kind: str, int8: bool, 
     Raises:
         UserError: the model cannot take this form.
     """
-    model, base_model = classifier.model, classifier.metadata["base_model"]
-    tokenizer = build_fast_tokenizer(classifier)
+    model = classifier.model
     with atomic_write(output) as folder:
         folder.mkdir()
         if kind == "adapter":
             if not isinstance(model, PeftModel):
                 raise UserError(f"{checkpoint}: has no adapter; leave out --adapter")
             adapter = to_sequence_adapter(model)
-            adapter.active_peft_config.base_model_name_or_path = base_model["name"]
-            adapter.active_peft_config.revision = base_model["revision"]
+            for name, value in base_model_reference(classifier.metadata["base_model"]).items():
+                setattr(adapter.active_peft_config, name, value)
             adapter.save_pretrained(str(folder), save_embedding_layers=False)
         else:
             merged = model.merge_and_unload() if isinstance(model, PeftModel) else model
@@ -44,7 +44,7 @@ def export(classifier: TextClassifier, checkpoint: Path, kind: str, int8: bool, 
                 merged.config.save_pretrained(folder)
             else:
                 (to_sequence_classifier(merged) if kind == "sequence" else merged).save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+        save_fast_tokenizer(classifier, folder)
         (folder / "README.md").write_text(
             render_model_card(classifier, checkpoint, kind, git_revision()), encoding="utf-8"
         )

@@ -1,9 +1,12 @@
 """The tokenizer of an exported model: it is given raw texts, cleans them as training did, and truncates."""
 
+from pathlib import Path
+
 import transformers
 from tokenizers import Regex, Tokenizer, normalizers
 
 from stages.common.core.exceptions import UserError
+from stages.common.core.files import read_json, write_json
 from stages.common.core.params import CleanParams
 from stages.common.corpus.cleaning import WHITE_SPACE, patterns
 from stages.common.serving.text_classifier import TextClassifier
@@ -25,17 +28,20 @@ def add_cleaning(tokenizer: Tokenizer, params: CleanParams) -> Tokenizer:
     return tokenizer
 
 
-def build_fast_tokenizer(classifier: TextClassifier) -> transformers.PreTrainedTokenizerFast:
-    """A tokenizer to be saved beside an exported model.
+def save_fast_tokenizer(classifier: TextClassifier, folder: Path) -> None:
+    """Write the tokenizer of an exported model, for releases 4 and 5 of transformers.
 
     transformers itself truncates only where it is asked to, `truncation=True`, and then to `model_max_length`. Other
     readers of tokenizer.json follow the truncation in it.
     """
     tokenizer = add_cleaning(classifier.tokenizer.to_fast(), classifier.preprocessing.clean)
     tokenizer.enable_truncation(classifier.preprocessing.max_length)
-    return transformers.PreTrainedTokenizerFast(
+    fast = transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token=tokenizer.id_to_token(classifier.model.config.pad_token_id),
         model_max_length=classifier.preprocessing.max_length,
         model_input_names=["input_ids", "attention_mask"],
     )
+    fast.save_pretrained(folder)
+    config = folder / "tokenizer_config.json"  # release 5 writes another name of the class, unknown to release 4
+    write_json(config, {**read_json(config), "tokenizer_class": "PreTrainedTokenizerFast"})
