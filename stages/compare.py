@@ -57,7 +57,7 @@ def main() -> None:
 
     table, selection = read_table(paths.TEST), read_json(paths.SELECTION)
     labels, validation_labels = (each["labels"].to_numpy() for each in (table, read_table(paths.VALIDATION)))
-    baselines = {**read_logits(paths.BASELINE_LOGITS), **read_logits(paths.LINEAR_PROBE_LOGITS)}
+    baselines = read_logits(paths.BASELINE_LOGITS)
     logits = {name: [{split: baselines[f"{name}/{split}"] for split in ("validation", "test")}] for name in BASELINES}
     for method in METHODS:
         folders = [paths.RUNS / method / run for run in selection[method]["runs"]]

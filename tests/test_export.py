@@ -11,102 +11,222 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+import transformers
 
+from stages.common.core.exceptions import UserError
+from stages.common.core.labels import LABELS
 from stages.common.core.params import load_params
 from stages.common.corpus.cleaning import clean
 from stages.common.modeling.classifier import load_checkpoint
 from stages.common.pretrained.tokenizer import load_tokenizer
-from stages.export import with_cleaning
+from stages.common.serving.fast_tokenizer import add_cleaning
+from stages.common.serving.sequence_classifier import to_sequence_classifier
 from tests.support.corpus import records
 from tests.support.project import ROOT, encode
 
-RAW = [f"<b>{row['RawText']}</b>\n😊 …#" for row in records()]
+RAW_TEXTS = [f"<b>{row['RawText']}</b>\n😊 …#" for row in records()]
+LONG_TEXT = "최고 " * 100  # more than the 64 tokens of `trained_project`
 METHODS = ["full", "lora"]
-MISSING = [name for name in ("onnx", "onnxruntime", "onnxscript") if importlib.util.find_spec(name) is None]
-needs_onnx = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}; see requirements.txt")
 
 
-def checkpoint_logits(method: str) -> np.ndarray:
-    """Logits (reviews, 3) of a checkpoint, adapters not merged, with our own cleaning and tokenizer; no padding."""
+def checkpoint_logits(method: str, texts: list[str] = RAW_TEXTS) -> np.ndarray:
+    """Logits (texts, 3) of a checkpoint, adapters not merged, with our own cleaning and tokenizer; no padding."""
     model = load_checkpoint(Path(f"data/models/{method}"), Path("data/base_model")).eval()
-    texts = clean(pa.array(RAW), load_params(ROOT / "params.yaml").clean).to_pylist()
-    rows = encode(Path("data/base_model"), texts)
+    cleaned = clean(pa.array(texts), load_params(ROOT / "params.yaml").clean).to_pylist()
     with torch.inference_mode():
+        rows = encode(Path("data/base_model"), cleaned)
         return np.stack([model(input_ids=torch.tensor([row])).logits[0, 0].numpy() for row in rows])
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_stock_transformers_gives_the_same(tool, tmp_path, method):
-    from transformers import AutoModelForTokenClassification, AutoTokenizer
+def softmax(logits: np.ndarray) -> np.ndarray:
+    return torch.from_numpy(logits).double().softmax(1).numpy()
 
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_pipeline_of_transformers_gives_our_labels_and_probabilities(tool, tmp_path, method):
     tool("export", "--model", f"data/models/{method}", "--output", tmp_path / "out")
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
-    model = AutoModelForTokenClassification.from_pretrained(tmp_path / "out").eval()
-    with torch.inference_mode():
-        logits = model(**tokenizer(RAW, padding=True, truncation=True, return_tensors="pt")).logits[:, 0]
-    assert np.abs(logits.numpy() - checkpoint_logits(method)).max() < 1e-5
-    assert model.config.id2label == {0: "부정", 1: "중립", 2: "긍정"}
-    assert len(tokenizer(["최고 " * 100], truncation=True)["input_ids"][0]) == 64
+    classify = transformers.pipeline("text-classification", model=tmp_path / "out", truncation=True)
+    texts = [*RAW_TEXTS, LONG_TEXT]
+    expected = softmax(checkpoint_logits(method, texts))
+    for rows, probabilities in zip(classify(texts, top_k=None, batch_size=16), expected, strict=True):
+        assert rows[0]["label"] == LABELS[int(probabilities.argmax())]
+        by_label = {row["label"]: row["score"] for row in rows}
+        assert [by_label[label] for label in LABELS] == pytest.approx(probabilities, abs=1e-5)
+
+
+def test_an_exported_folder_needs_nothing_else(tool, tmp_path):
+    tool("export", "--model", "data/models/lora", "--output", tmp_path / "out")
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {"README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
 
 
-@needs_onnx
+def test_the_tokenizer_file_itself_truncates(tool, tmp_path):
+    from tokenizers import Tokenizer
+
+    tool("export", "--model", "data/models/lora", "--output", tmp_path / "out")
+    assert len(Tokenizer.from_file(str(tmp_path / "out/tokenizer.json")).encode(LONG_TEXT).ids) == 64
+
+
 @pytest.mark.parametrize("method", METHODS)
-def test_onnxruntime_gives_the_same(tool, tmp_path, method):
+def test_the_token_classifier_gives_our_logits_at_token_0(tool, tmp_path, method):
+    tool("export", "--model", f"data/models/{method}", "--output", tmp_path / "out", "--head", "token")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    model = transformers.AutoModelForTokenClassification.from_pretrained(tmp_path / "out").eval()
+    with torch.inference_mode():
+        logits = model(**tokenizer(RAW_TEXTS, padding=True, truncation=True, return_tensors="pt")).logits[:, 0]
+    assert np.abs(logits.numpy() - checkpoint_logits(method)).max() < 1e-5
+    assert model.config.id2label == dict(enumerate(LABELS))
+
+
+def test_an_exported_adapter_is_put_on_its_base_model_by_peft(tool, trained_project, tmp_path):
+    from peft import AutoPeftModelForSequenceClassification
+
+    tool("export", "--model", "data/models/lora", "--output", tmp_path / "out", "--adapter")
+    config = json.loads((tmp_path / "out/adapter_config.json").read_text(encoding="utf-8"))
+    assert Path(config["base_model_name_or_path"]).samefile(
+        json.loads(Path("data/base_model/base_model.json").read_text(encoding="utf-8"))["name"]
+    )
+    model = AutoPeftModelForSequenceClassification.from_pretrained(tmp_path / "out", num_labels=3).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    with torch.inference_mode():
+        logits = model(**tokenizer(RAW_TEXTS, padding=True, truncation=True, return_tensors="pt")).logits
+    assert np.abs(logits.numpy() - checkpoint_logits("lora")).max() < 1e-5
+
+
+def small_token_classifier(model_type: str, **changed: int) -> transformers.PreTrainedModel:
+    """A token classifier with random weights and biases."""
+    sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 32}
+    config = transformers.AutoConfig.for_model(
+        model_type, vocab_size=100, num_labels=3, pad_token_id=1, max_position_embeddings=40, **sizes, **changed
+    )
+    torch.manual_seed(0)
+    model = transformers.AutoModelForTokenClassification.from_config(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 1:
+                parameter += 0.3 * torch.randn_like(parameter)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("model_type", "changed"),
+    [("bert", {}), ("roberta", {}), ("electra", {"embedding_size": 16}), ("albert", {"embedding_size": 16})],
+)
+@torch.inference_mode()
+def test_a_sequence_classifier_has_the_logits_of_token_0(model_type, changed):
+    token_classifier = small_token_classifier(model_type, **changed)
+    sequence_classifier = to_sequence_classifier(token_classifier)
+    input_ids = torch.randint(2, 100, (5, 20), generator=torch.Generator().manual_seed(1))
+    expected = token_classifier(input_ids=input_ids).logits[:, 0]
+    assert (sequence_classifier(input_ids=input_ids).logits - expected).abs().max() < 1e-5
+
+
+def test_an_encoder_with_another_head_is_refused_with_the_way_out():
+    with pytest.raises(UserError, match=r"modernbert .* --head token"):
+        to_sequence_classifier(small_token_classifier("modernbert", cls_token_id=2, sep_token_id=3))
+
+
+def onnx_logits(folder: Path, texts: list[str]) -> np.ndarray:
     import onnxruntime
-    from transformers import AutoTokenizer
 
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    session = onnxruntime.InferenceSession(folder / "model.onnx")
+    inputs = tokenizer(texts, padding=True, truncation=True, return_tensors="np")
+    assert set(inputs) == {entry.name for entry in session.get_inputs()} == {"input_ids", "attention_mask"}
+    return session.run(["logits"], dict(inputs))[0]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_onnx_gives_our_logits_for_batches_of_every_shape(tool, tmp_path, method):
     tool("export", "--model", f"data/models/{method}", "--output", tmp_path / "out", "--format", "onnx")
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
-    session = onnxruntime.InferenceSession(tmp_path / "out/model.onnx")
-    truth = checkpoint_logits(method)
+    expected = checkpoint_logits(method)
     for texts in (slice(0, 180), slice(7, 8), slice(20, 25)):
-        inputs = tokenizer(RAW[texts], padding=True, truncation=True, return_tensors="np")
-        assert set(inputs) == {entry.name for entry in session.get_inputs()} == {"input_ids", "attention_mask"}
-        (logits,) = session.run(["logits"], dict(inputs))
-        assert logits.shape == (len(RAW[texts]), 3)
-        assert np.abs(logits - truth[texts]).max() < 1e-4
+        assert np.abs(onnx_logits(tmp_path / "out", RAW_TEXTS[texts]) - expected[texts]).max() < 1e-4
 
 
-@pytest.mark.parametrize("form", ["safetensors", pytest.param("onnx", marks=needs_onnx)])
-def test_the_readme_of_the_folder_holds_code_that_runs_there(tool, tmp_path, form):
-    tool("export", "--model", "data/models/lora", "--output", tmp_path / "out", "--format", form)
+def test_int8_makes_the_file_smaller_and_changes_few_labels(tool, tmp_path):
+    sizes, labels = [], []
+    for name, options in (("fp32", []), ("int8", ["--int8"])):
+        tool("export", "--model", "data/models/full", "--output", tmp_path / name, "--format", "onnx", *options)
+        sizes.append((tmp_path / name / "model.onnx").stat().st_size)
+        labels.append(onnx_logits(tmp_path / name, RAW_TEXTS).argmax(1))
+    assert sizes[1] < sizes[0]
+    assert (labels[0] == labels[1]).mean() > 0.95
+
+
+@pytest.mark.skipif(importlib.util.find_spec("optimum") is None, reason="Optimum is not installed")
+def test_optimum_loads_the_onnx_folder(tool, tmp_path):
+    from optimum.onnxruntime import ORTModelForSequenceClassification
+
+    tool("export", "--model", "data/models/lora", "--output", tmp_path / "out", "--format", "onnx")
+    model = ORTModelForSequenceClassification.from_pretrained(tmp_path / "out")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    logits = model(**tokenizer(RAW_TEXTS, padding=True, truncation=True, return_tensors="pt")).logits
+    assert np.abs(logits.numpy() - checkpoint_logits("lora")).max() < 1e-4
+
+
+KINDS = {
+    "sequence": [],
+    "token": ["--head", "token"],
+    "adapter": ["--adapter"],
+    "onnx": ["--format", "onnx"],
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_code_in_the_card_runs_in_the_folder(tool, trained_project, tmp_path, kind):
+    tool("export", "--model", "data/models/lora", "--output", tmp_path / "out", *KINDS[kind])
     (code,) = re.findall(r"```python\n(.*?)```", (tmp_path / "out/README.md").read_text(encoding="utf-8"), re.DOTALL)
     result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path / "out", capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert re.fullmatch(r"((부정|중립|긍정) \[.*\]\n){2}", result.stdout)
 
 
-def test_a_missing_package_is_one_line(tool, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "onnx", None)
-    with pytest.raises(SystemExit, match=r"--format onnx needs a package more: .*onnx"):
+def test_a_missing_onnx_package_is_reported_before_any_work(tool, tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "onnxscript" else object())
+    with pytest.raises(SystemExit, match="--format onnx needs onnxscript"):
         tool("export", "--model", "data/models/lora", "--output", tmp_path / "out", "--format", "onnx")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_there_stays(tool, tmp_path):
+def test_the_output_may_not_replace_anything(tool, tmp_path):
     (tmp_path / "file").write_text("precious", encoding="utf-8")
     for output in (tmp_path, tmp_path / "file"):
         with pytest.raises(SystemExit, match="is there already"):
             tool("export", "--model", "data/models/lora", "--output", output)
     assert (tmp_path / "file").read_text(encoding="utf-8") == "precious"
+
+
+def test_the_output_may_be_an_empty_folder(tool, tmp_path):
     (tmp_path / "empty").mkdir()
     tool("export", "--model", "data/models/lora", "--output", tmp_path / "empty")
     assert (tmp_path / "empty/config.json").is_file()
 
 
-def test_the_exported_tokenizer_cleans_and_cuts_as_kobert_does():
-    """On the sample, with the real vocabulary; real reviews differ where a long run of dots may be cut two ways."""
+def test_a_model_without_adapter_cannot_be_exported_as_one(tool, tmp_path):
+    with pytest.raises(SystemExit, match="has no adapter; leave out --adapter"):
+        tool("export", "--model", "data/models/full", "--output", tmp_path / "out", "--adapter")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--format", "onnx", "--adapter"], ["--adapter", "--head", "token"], ["--int8"]], ids=" ".join
+)
+def test_arguments_that_do_not_go_together_are_refused(tool, tmp_path, arguments):
+    with pytest.raises(SystemExit, match="2"):
+        tool("export", "--model", "data/models/lora", "--output", tmp_path / "out", *arguments)
+
+
+def test_the_exported_tokenizer_cleans_and_tokenizes_as_kobert_does():
+    """On the sample, with the real vocabulary; reviews differ where a long run of dots can be split in two ways."""
     folder = ROOT / "data/kobert-mini"
     tokenizer, params = load_tokenizer(folder), load_params(ROOT / "params.yaml").clean
     files = sorted((ROOT / "data/sample").rglob("*.json"))[:10]
     texts = [row["RawText"] for path in files for row in json.loads(path.read_text(encoding="utf-8"))]
     texts += ["<b>café</b> ㅋㅋ``좋다''", "ＡＢ１２ 한글\u3000\x1c끝", "뷁뷁 쀍", "<<a>b> c\n\n<\n>"]
     ours = encode(folder, clean(pa.array(texts), params).to_pylist(), 256)
-    theirs = [encoding.ids for encoding in with_cleaning(tokenizer.to_fast(), params).encode_batch(texts)]
-    assert len(texts) > 900
-    assert sum(a != b for a, b in zip(ours, theirs, strict=True)) <= len(texts) // 500
+    exported = [encoding.ids for encoding in add_cleaning(tokenizer.to_fast(), params).encode_batch(texts)]
+    assert sum(a != b for a, b in zip(ours, exported, strict=True)) <= len(texts) // 500
     raw = encode(folder, texts, 256)
-    theirs = [encoding.ids for encoding in tokenizer.to_fast().encode_batch(texts)]
-    assert sum(a != b for a, b in zip(raw, theirs, strict=True)) <= len(texts) // 500
+    exported = [encoding.ids for encoding in tokenizer.to_fast().encode_batch(texts)]
+    assert sum(a != b for a, b in zip(raw, exported, strict=True)) <= len(texts) // 500

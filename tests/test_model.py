@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -54,6 +55,11 @@ def test_counts_at_the_size_of_kobert():
     assert counts == {"trainable_parameters": 297_219, "total_parameters": 91_893_507}
 
 
+def metadata_of(base_model: Path) -> dict:
+    """Of a checkpoint's metadata what saving needs."""
+    return {"base_model": {"name": str(base_model), "revision": None, "sha256": {}}}
+
+
 TWO_STEPS = """
 import json, resource, sys
 from pathlib import Path
@@ -75,7 +81,8 @@ ids[:, 0], ids[:, -1] = 2, 3
 dataset = TokenizedDataset(RaggedArray.from_rows(ids), np.arange(12) % 3)
 two_steps = params.train.model_copy(update={"epochs": 1, "batch_size": 6})
 history = Trainer(model, dataset, dataset, two_steps, 5e-5, seed=42).train().history
-save_checkpoint(model, folder / "model", {})
+base_model = {"name": str(folder / "base"), "revision": None, "sha256": {}}
+save_checkpoint(model, folder / "model", {"base_model": base_model})
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # GiB
 print(json.dumps({"loss": history[0]["train_loss"], "peak": peak, "bytes": weight_bytes(folder / "model")}))
 """
@@ -147,7 +154,7 @@ def test_a_checkpoint_reloads_exactly(tiny_base_model, tmp_path, method):
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.add_(0.1 * torch.randn_like(parameter))
-    save_checkpoint(model, tmp_path / "model", {"best_epoch": 1})
+    save_checkpoint(model, tmp_path / "model", metadata_of(tiny_base_model))
     again = load_checkpoint(tmp_path / "model", tiny_base_model)
     assert torch.equal(again.eval()(**INPUTS).logits, model.eval()(**INPUTS).logits)
     assert not list((tmp_path / "model").glob("*.bin"))
@@ -170,7 +177,7 @@ def test_peft_and_transformers_load_checkpoints_without_our_code(tiny_base_model
     assert torch.equal(stock.eval()(**INPUTS).logits, full.eval()(**INPUTS).logits)
     assert stock.config.id2label == {0: "부정", 1: "중립", 2: "긍정"}
     model = add_lora(full, lora(), 42)
-    save_checkpoint(model, tmp_path / "lora", {})
+    save_checkpoint(model, tmp_path / "lora", metadata_of(tiny_base_model))
     stock = AutoPeftModelForTokenClassification.from_pretrained(tmp_path / "lora", num_labels=3)
     assert torch.equal(stock.eval()(**INPUTS).logits, model.eval()(**INPUTS).logits)
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from stages.common.core.labels import LABELS
-from stages.common.modeling.classifier import load_checkpoint
+from stages.common.modeling.classifier import base_model_reference, load_checkpoint
 from tests.support.project import ROOT, encode
 
 NEW_COLUMNS = ["label", *(f"p_{label}" for label in LABELS)]
@@ -97,9 +97,31 @@ def test_a_table_gets_label_and_probabilities(tool, tmp_path, suffix):
 
 def test_adapters_are_saved_without_their_base_model(trained_project):
     names = {path.name for path in (trained_project / "data/models/lora").iterdir()}
-    assert names == {"adapter_config.json", "adapter_model.safetensors", "training.json"}
+    assert names == {"adapter_config.json", "adapter_model.safetensors", "training.json", "README.md"}
     names = {path.name for path in (trained_project / "data/models/full").iterdir()}
     assert names == {"config.json", "model.safetensors", "training.json", "tokenizer.model", "vocab.txt"}
+
+
+def test_adapters_name_their_base_model_and_its_hashes(trained_project):
+    folder = trained_project / "data/models/lora"
+    trained_on = json.loads((trained_project / "data/base_model/base_model.json").read_text(encoding="utf-8"))
+    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    assert (config["base_model_name_or_path"], config["revision"]) == (trained_on["name"], None)
+    readme = (folder / "README.md").read_text(encoding="utf-8")
+    assert all(value in readme for value in (trained_on["name"], *trained_on["sha256"].values()))
+
+
+@pytest.mark.parametrize(
+    ("name", "revision", "expected"),
+    [
+        ("monologg/kobert", "f89943434bd5ebaf7be828a30587161a44a5d02c", "monologg/kobert"),
+        ("/models/kobert", None, "/models/kobert"),
+        ("data/kobert-mini", None, "./data/kobert-mini"),
+    ],
+)
+def test_a_path_is_never_taken_for_a_model_of_the_hub(name, revision, expected):
+    reference = base_model_reference({"name": name, "revision": revision})
+    assert reference == {"base_model_name_or_path": expected, "revision": revision}
 
 
 @pytest.mark.parametrize(
@@ -137,11 +159,15 @@ def flip_last_bit(path: Path) -> None:
 DAMAGED_MODELS = {
     "no folder": (["--model", "none"], None, "none: no such folder; `dvc repro` makes"),
     "base model of a whole model": (["--model", "full", "--base-model", "base_model"], None, "leave out --base-model"),
-    "no base model": (["--model", "lora", "--base-model", "none"], None, "is not a folder; name it with --base-model"),
+    "no base model": (
+        ["--model", "lora", "--base-model", "none"],
+        None,
+        "is no folder: make it with `dvc repro base_model`",
+    ),
     "other base model": (
         ["--model", "lora", "--base-model", "base_model"],
         lambda: flip_last_bit(Path("base_model/model.safetensors")),
-        r"model\.safetensors is not that of the base model of",
+        r"model\.safetensors is not that of .*, the base model of",
     ),
     "incomplete base model": (
         ["--model", "lora", "--base-model", "base_model"],

@@ -1,9 +1,9 @@
-"""What a base model is worth: full fine-tuning and LoRA against random weights and TF-IDF, over several seeds.
+"""Quality of a base model: full fine-tuning and LoRA against random weights and TF-IDF, over several seeds.
 
     python -m tests.benchmarks.seeds [--corpus DIR] [--base-model DIR] [--seeds 42 43 44 45 46] [--output FILE]
 
-Each seed has its own split, head and order of the rows. Epochs are chosen on the validation rows; the figure is
-macro-F1 on the test rows. Parameters are those of params.yaml.
+Each seed has a split, a head and an order of the examples of its own. The best epoch is chosen on the validation rows;
+the result is macro-F1 on the test rows. Parameters are those of params.yaml.
 """
 
 import argparse
@@ -19,10 +19,11 @@ from stages.baselines import fit_tfidf
 from stages.common.core.params import Params, load_params
 from stages.common.corpus.cleaning import clean
 from stages.common.modeling.classifier import add_lora, build_classifier
-from stages.common.modeling.collator import Collator, Rows, predict_logits
+from stages.common.modeling.dataset import TokenizedDataset
+from stages.common.modeling.inference import predict_logits
 from stages.common.pretrained.tokenizer import load_tokenizer
 from stages.common.training.metrics import macro_scores
-from stages.common.training.trainer import train
+from stages.common.training.trainer import Trainer
 from stages.filter import filter_batch
 from stages.ingest import find_files, ingest
 from stages.split import split
@@ -38,7 +39,7 @@ def read_corpus(folder: Path, params: Params) -> tuple[list[str], np.ndarray]:
 
 
 def tfidf(texts: list[str], labels: np.ndarray, rows: dict[str, np.ndarray]) -> list[int]:
-    """Predictions on the test rows by character n-grams and logistic regression, its strength chosen on validation."""
+    """Predictions on the test rows by TF-IDF and logistic regression, whose C is chosen on the validation rows."""
     x = {name: [texts[number] for number in part] for name, part in rows.items()}
     model = fit_tfidf(x["train"], labels[rows["train"]], x["validation"], labels[rows["validation"]])
     return model.predict(x["test"]).tolist()
@@ -56,34 +57,32 @@ def build(method: str, base_model: Path, params: Params, seed: int) -> torch.nn.
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--corpus", type=Path, help="folder of AI Hub JSON files (default: data.source)")
-    arguments.add_argument("--base-model", type=Path, help="folder of a base model (default: base_model.name)")
+    arguments.add_argument("--base-model", type=Path, help="folder of a base model (default: base_model.folder)")
     arguments.add_argument("--seeds", type=int, nargs="+", default=[42, 43, 44, 45, 46])
     arguments.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
-    arguments.add_argument("--output", type=Path, help="JSON file for the figures of every run")
+    arguments.add_argument("--output", type=Path, help="JSON file for the results of every run")
     options = arguments.parse_args()
     params = load_params()
     corpus = options.corpus or Path(params.data.source)
-    base_model = options.base_model or Path(params.base_model.name)
+    base_model = options.base_model or Path(params.base_model.folder)
     texts, labels = read_corpus(corpus, params)
-    ids = load_tokenizer(base_model).encode(texts, params.tokenize.max_length).rows()
+    input_ids = load_tokenizer(base_model).encode(texts, params.tokenize.max_length).input_ids
     groups = np.unique(texts, return_inverse=True)[1]
     scores: dict[str, list[float]] = {method: [] for method in options.methods}
     for seed in options.seeds:
         rows = split(labels, groups, params.split.model_copy(update={"seed": seed}))
-        parts = {name: Rows([ids[number] for number in part], labels[part]) for name, part in rows.items()}
+        datasets = {name: TokenizedDataset(input_ids.take(part), labels[part]) for name, part in rows.items()}
         for method in options.methods:
             if method == "tfidf":
                 predictions, epochs = tfidf(texts, labels, rows), ""
             else:
                 model = build(method, base_model, params, seed)
-                rate = params.lora.learning_rate if method.endswith("lora") else params.full.learning_rate
-                settings = params.train.run(seed)
-                outcome = train(model, parts["train"], parts["validation"], settings, rate)
-                logits = predict_logits(
-                    model, Collator(model, settings.packing), parts["test"], params.compare.batch_size
-                )
-                predictions, epochs = logits.argmax(1).tolist(), f", best epoch {outcome.best_epoch}"
-            scores[method].append(macro_scores(predictions, parts["test"].labels.tolist())["macro_f1"])
+                learning_rate = params.lora.learning_rate if method.endswith("lora") else params.full.learning_rate
+                trainer = Trainer(model, datasets["train"], datasets["validation"], params.train, learning_rate, seed)
+                result = trainer.train()
+                logits = predict_logits(model, trainer.collator, datasets["test"], params.train.eval_batch_size)
+                predictions, epochs = logits.argmax(1).tolist(), f", best epoch {result.best_epoch}"
+            scores[method].append(macro_scores(predictions, datasets["test"].labels.tolist())["macro_f1"])
             print(f"== seed {seed}, {method}: test macro-F1 {scores[method][-1]:.4f}{epochs}", flush=True)
     print(f"\n| {corpus.name} | mean | sd | seeds |\n| --- | ---: | ---: | ---: |")
     for method, values in scores.items():

@@ -2,18 +2,18 @@
 
     python -m tests.benchmarks.training [--reviews FILE] [--sizes 2x128 4x256 12x768] [--output FILE]
 
-    notebook          padded batches of 16, random order, a look at the loss after every step
+    notebook          padded batches of 16, random order, the loss read after every step
     trainer           transformers' Trainer, padded batches of 16, random order
-    trainer, grouped  the same with batches of reviews of like length
+    trainer, grouped  the same with batches of reviews of similar length
     ours              the pipeline's loop, packed batches of 16, random order
     ours, grouped     the same with train.group_by_length
 
 Models have random weights and KoBERT's vocabulary size; the reviews are those of FILE (Parquet with a column `review`)
-or of data/sample, tokenized by the embedded tokenizer. Every contender is a process of its own, all of them one after
-another in each of `--rounds`, so that a slow minute hits all alike; figures are medians over the rounds. A run trains
-two epochs to warm up, one of them under torch's counter of operations, and is timed on the third. `peak` is that count,
-matrix products and attention that the contender really ran, padding included, over the matrix product rate measured in
-the same process: in float32; on a GPU, where all but the notebook use it, in bf16.
+or of data/sample, tokenized by the embedded tokenizer. Every contender runs in a process of its own. In each of
+`--rounds` all contenders run one after another, so that a slow minute of the machine affects all of them; the results
+are medians over the rounds. A run trains two epochs to warm up, one of them under torch's FLOP counter, and is timed on
+the third. `peak` is the FLOP/s of the third epoch, padding included, as a fraction of the rate of a large matrix
+product measured in the same process: in float32; on a GPU, where all but the notebook use it, in bf16.
 """
 
 import argparse
@@ -33,10 +33,11 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from stages.common.core.params import Params, load_params
+from stages.common.core.ragged import RaggedArray
 from stages.common.modeling.classifier import add_lora
-from stages.common.modeling.collator import Rows
-from stages.common.modeling.distributed import Processes, device
-from stages.common.training.trainer import Run
+from stages.common.modeling.dataset import TokenizedDataset
+from stages.common.modeling.distributed import get_device
+from stages.common.training.trainer import Trainer
 
 CONTENDERS = ("notebook", "trainer", "trainer, grouped", "ours", "ours, grouped")
 BATCH_SIZE = 16
@@ -45,8 +46,8 @@ GPU_STEPS = 80  # of any size
 VOCABULARY, PAD_ID = 8002, 1
 
 
-def read_reviews(path: Path | None, params: Params) -> list[np.ndarray]:
-    """Ids of each review, cleaned as in params.yaml."""
+def read_reviews(path: Path | None, params: Params) -> RaggedArray:
+    """Token ids of random reviews, cleaned as in params.yaml."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -62,7 +63,7 @@ def read_reviews(path: Path | None, params: Params) -> list[np.ndarray]:
     texts = [text for text in clean(texts, params.clean).to_pylist() if text]
     chosen = np.random.default_rng(0).choice(len(texts), BATCH_SIZE * max(GPU_STEPS, *STEPS.values()), replace=False)
     tokenizer = load_tokenizer(Path("data/kobert-mini"))
-    return tokenizer.encode([texts[number] for number in chosen], params.tokenize.max_length).rows()
+    return tokenizer.encode([texts[number] for number in chosen], params.tokenize.max_length).input_ids
 
 
 def encoder_config(size: str, **others: Any) -> Any:
@@ -100,7 +101,7 @@ class Notebook(nn.Module):
         return self.classifier(self.dropout(self.bert(**inputs).last_hidden_state[:, 0]))
 
 
-def notebook_epochs(size: str, lora: bool, rows: Rows, rate: float) -> Callable[[], float]:
+def notebook_epochs(size: str, lora: bool, dataset: TokenizedDataset, learning_rate: float) -> Callable[[], float]:
     """A function that trains one epoch as the notebook does and returns its seconds."""
 
     def collate(items: list[tuple[np.ndarray, int]]) -> dict[str, torch.Tensor]:
@@ -111,15 +112,15 @@ def notebook_epochs(size: str, lora: bool, rows: Rows, rate: float) -> Callable[
         labels = torch.tensor([label for _, label in items])
         return {"input_ids": input_ids, "attention_mask": mask, "labels": labels}
 
-    model = Notebook(size, lora).to(device()).train()
-    items = list(zip(rows.input_ids, rows.labels.tolist(), strict=True))
+    model = Notebook(size, lora).to(get_device()).train()
+    items = list(zip(dataset.input_ids, dataset.labels.tolist(), strict=True))
     loader = torch.utils.data.DataLoader(items, batch_size=BATCH_SIZE, shuffle=True, collate_fn=collate)
-    optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=rate)
+    optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=learning_rate)
 
     def epoch() -> float:
         started, total = time.perf_counter(), 0.0
         for batch in loader:
-            batch = {name: tensor.to(device()) for name, tensor in batch.items()}
+            batch = {name: tensor.to(get_device()) for name, tensor in batch.items()}
             labels = batch.pop("labels")
             optimizer.zero_grad()
             loss = nn.functional.cross_entropy(model(**batch), labels)
@@ -131,15 +132,11 @@ def notebook_epochs(size: str, lora: bool, rows: Rows, rate: float) -> Callable[
     return epoch
 
 
-def trainer_seconds(size: str, lora: bool, rows: Rows, rate: float, grouped: bool, bf16: bool) -> tuple[int, float]:
-    """Operations of the first epoch and seconds of the third, by transformers' Trainer."""
-    from transformers import (
-        BertForSequenceClassification,
-        DataCollatorWithPadding,
-        Trainer,
-        TrainerCallback,
-        TrainingArguments,
-    )
+def huggingface_epochs(
+    size: str, lora: bool, dataset: TokenizedDataset, learning_rate: float, grouped: bool, bf16: bool
+) -> tuple[int, float]:
+    """Floating-point operations of the first epoch and seconds of the third, by transformers' Trainer."""
+    import transformers
 
     from stages.common.pretrained.tokenizer import SPECIAL_TOKENS
 
@@ -152,8 +149,8 @@ def trainer_seconds(size: str, lora: bool, rows: Rows, rate: float, grouped: boo
             labels = torch.tensor([feature["label"] for feature in features])
             return {"input_ids": padded, "attention_mask": (padded != PAD_ID).long(), "labels": labels}
 
-    class Clock(TrainerCallback):
-        """Counts the first epoch's operations, times the last."""
+    class Clock(transformers.TrainerCallback):
+        """Counts the floating-point operations of the first epoch, times the last."""
 
         def on_epoch_begin(self, arguments: Any, state: Any, control: Any, **_: Any) -> None:
             self.counter = FlopCounterMode(display=False) if state.epoch < 0.5 else None
@@ -167,9 +164,9 @@ def trainer_seconds(size: str, lora: bool, rows: Rows, rate: float, grouped: boo
             self.seconds = time.perf_counter() - self.started
             if self.counter:
                 self.counter.__exit__(None, None, None)
-                self.operations = self.counter.get_total_flops()
+                self.flops = self.counter.get_total_flops()
 
-    model = BertForSequenceClassification(encoder_config(size))
+    model = transformers.BertForSequenceClassification(encoder_config(size))
     if lora:
         adapters = LoraConfig(
             task_type="SEQ_CLS", r=8, lora_alpha=16, lora_dropout=0.1, target_modules=["query", "value"]
@@ -177,71 +174,71 @@ def trainer_seconds(size: str, lora: bool, rows: Rows, rate: float, grouped: boo
         model = get_peft_model(model, adapters)
     data = [
         {"input_ids": ids.tolist(), "label": label, "length": len(ids)}
-        for ids, label in zip(rows.input_ids, rows.labels.tolist(), strict=True)
+        for ids, label in zip(dataset.input_ids, dataset.labels.tolist(), strict=True)
     ]
     import datasets
 
-    arguments = TrainingArguments(
+    arguments = transformers.TrainingArguments(
         output_dir="unused",
         per_device_train_batch_size=BATCH_SIZE,
         num_train_epochs=3,
-        learning_rate=rate,
+        learning_rate=learning_rate,
         lr_scheduler_type="constant",
         train_sampling_strategy="group_by_length" if grouped else "random",
         save_strategy="no",
         logging_strategy="no",
         report_to="none",
         disable_tqdm=True,
-        dataloader_pin_memory=device().type == "cuda",
+        dataloader_pin_memory=get_device().type == "cuda",
         bf16=bf16,
     )
     clock = Clock()
-    Trainer(
+    transformers.Trainer(
         model=model,
         args=arguments,
         train_dataset=datasets.Dataset.from_list(data),
-        data_collator=DataCollatorWithPadding(Tokenizer()),  # type: ignore[arg-type]
+        data_collator=transformers.DataCollatorWithPadding(Tokenizer()),  # type: ignore[arg-type]
         callbacks=[clock],
     ).train()
-    return clock.operations, clock.seconds
+    return clock.flops, clock.seconds
 
 
-def our_epochs(size: str, lora: bool, rows: Rows, params: Params, grouped: bool) -> Callable[[], float]:
+def our_epochs(size: str, lora: bool, dataset: TokenizedDataset, params: Params, grouped: bool) -> Callable[[], float]:
     """A function that trains one epoch with the pipeline's loop and returns its seconds."""
     from transformers import BertForTokenClassification
 
     model: nn.Module = BertForTokenClassification(encoder_config(size, classifier_dropout=0.1))
     if lora:
         model = add_lora(model, params.lora, 42)
-    settings = params.train.run(42).model_copy(
+    train_params = params.train.model_copy(
         update={"batch_size": BATCH_SIZE, "group_by_length": grouped, "schedule": "constant"}
     )
-    rate = params.lora.learning_rate if lora else params.full.learning_rate
-    run = Run(model, rows, settings, rate, Processes(0, 1, device()))
-    run.progress.disable = True
-
-    graphed, run.graphed = run.graphed, None  # the counter does not see what a graph replays
+    learning_rate = params.lora.learning_rate if lora else params.full.learning_rate
+    trainer = Trainer(model, dataset, dataset, train_params, learning_rate, seed=42)  # never validates here
+    trainer._progress.disable = True
+    step = trainer._optimizer_step
+    cuda_graphs, step._graphs = step._graphs, None  # the FLOP counter does not see what a graph replays
 
     def epoch() -> float:
-        run.losses = []  # as validation leaves it
+        trainer._epoch_losses = []  # as validation leaves it
         started = time.perf_counter()
-        run.train_epoch()
+        trainer._train_epoch()
         synchronize()
-        run.graphed = graphed
+        step._graphs = cuda_graphs
         return time.perf_counter() - started
 
     return epoch
 
 
 def synchronize() -> None:
-    if device().type == "cuda":
+    if get_device().type == "cuda":
         torch.cuda.synchronize()
 
 
 def matmul_rate(dtype: torch.dtype) -> float:
-    """The best of several measured rates of a square matrix product, operations a second."""
-    size = 8192 if device().type == "cuda" else 2048
-    a, b = (torch.randn(size, size, device=device(), dtype=dtype) for _ in range(2))
+    """The best of several measured rates of a square matrix product, in FLOP/s."""
+    size = 8192 if get_device().type == "cuda" else 2048
+    a, b = (torch.randn(size, size, device=get_device(), dtype=dtype) for _ in range(2))
     seconds = []
     for _ in range(8):
         synchronize()
@@ -253,36 +250,35 @@ def matmul_rate(dtype: torch.dtype) -> float:
 
 
 def contend(contender: str, size: str, method: str, reviews: Path | None) -> dict[str, float]:
-    """One contender's figures, in this process."""
+    """One contender's results, in this process."""
     params = load_params()
-    gpu = device().type == "cuda"
+    gpu = get_device().type == "cuda"
     steps = GPU_STEPS if gpu else STEPS[size]
-    ids = read_reviews(reviews, params)[: BATCH_SIZE * steps]
-    rows = Rows(ids, np.random.default_rng(1).integers(0, 3, len(ids)))
+    input_ids = read_reviews(reviews, params).take(np.arange(BATCH_SIZE * steps))
+    dataset = TokenizedDataset(input_ids, np.random.default_rng(1).integers(0, 3, len(input_ids)))
     lora, grouped = method == "lora", contender.endswith("grouped")
-    rate = params.lora.learning_rate if lora else params.full.learning_rate
+    learning_rate = params.lora.learning_rate if lora else params.full.learning_rate
     torch.manual_seed(0)
     bf16 = gpu and contender != "notebook"
     peak = matmul_rate(torch.bfloat16 if bf16 else torch.float32)
     if contender.startswith("trainer"):
-        operations, seconds = trainer_seconds(size, lora, rows, rate, grouped, bf16)
+        flops, seconds = huggingface_epochs(size, lora, dataset, learning_rate, grouped, bf16)
     else:
         epoch = (
-            notebook_epochs(size, lora, rows, rate)
+            notebook_epochs(size, lora, dataset, learning_rate)
             if contender == "notebook"
-            else our_epochs(size, lora, rows, params, grouped)
+            else our_epochs(size, lora, dataset, params, grouped)
         )
         with FlopCounterMode(display=False) as counter:
             epoch()
-        operations = counter.get_total_flops()
+        flops = counter.get_total_flops()
         epoch()
         seconds = epoch()
-    tokens = sum(map(len, ids))
     return {
-        "samples_per_second": len(ids) / seconds,
-        "tokens_per_second": tokens / seconds,
+        "samples_per_second": len(input_ids) / seconds,
+        "tokens_per_second": len(input_ids.values) / seconds,
         "milliseconds_per_step": 1000 * seconds / steps,
-        "share_of_peak": operations / seconds / peak,
+        "fraction_of_peak": flops / seconds / peak,
         "peak_gflops": peak / 1e9,
     }
 
@@ -293,12 +289,12 @@ def main() -> None:
     arguments.add_argument("--sizes", nargs="+", choices=list(STEPS), default=list(STEPS))
     arguments.add_argument("--methods", nargs="+", choices=("full", "lora"), default=["full", "lora"])
     arguments.add_argument("--rounds", type=int, default=3)
-    arguments.add_argument("--output", type=Path, help="JSON file for the figures of every run")
+    arguments.add_argument("--output", type=Path, help="JSON file for the results of every run")
     arguments.add_argument("--contender", choices=CONTENDERS, help=argparse.SUPPRESS)  # one run, in this process
     options = arguments.parse_args()
     if options.contender:
-        figures = contend(options.contender, options.sizes[0], options.methods[0], options.reviews)
-        print(json.dumps(figures))
+        measured = contend(options.contender, options.sizes[0], options.methods[0], options.reviews)
+        print(json.dumps(measured))
         return
     runs: dict[tuple[str, str, str], list[dict[str, float]]] = {}
     for size in options.sizes:
@@ -309,8 +305,8 @@ def main() -> None:
                     command += ["--sizes", size, "--methods", method]
                     command += ["--reviews", str(options.reviews)] if options.reviews else []
                     result = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-                    figures = json.loads(result.stdout.splitlines()[-1])
-                    runs.setdefault((size, method, contender), []).append(figures)
+                    measured = json.loads(result.stdout.splitlines()[-1])
+                    runs.setdefault((size, method, contender), []).append(measured)
             report(size, method, runs)
     if options.output:
         values = {", ".join(key): value for key, value in runs.items()}
@@ -335,7 +331,7 @@ def report(size: str, method: str, runs: dict[tuple[str, str, str], list[dict[st
             f"| {contender} | {middle['samples_per_second']:.0f} | {middle['tokens_per_second']:.0f} "
             f"| {middle['milliseconds_per_step']:.1f} | {ratio(contender, ['notebook'])} "
             f"| {ratio(contender, ['trainer'])} | {ratio(contender, ['trainer, grouped'])} "
-            f"| {100 * middle['share_of_peak']:.0f}% |",
+            f"| {100 * middle['fraction_of_peak']:.0f}% |",
             flush=True,
         )
 

@@ -80,7 +80,7 @@ class DataParams(Section):
 class BaseModelParams(Section):
     """The encoder that is fine-tuned."""
 
-    folder: NonEmptyString = _described("with config.json, weights and the tokenizer's files")
+    folder: NonEmptyString = _described("a folder with config.json, weights and the tokenizer's files")
     hub_id: str = _described("of a model on the Hugging Face hub, used in place of the folder: monologg/kobert")
     revision: str = _described("of hub_id: the full hash of a commit")
 
@@ -122,7 +122,7 @@ class SplitParams(Section):
     train_fraction: Annotated[Float, Field(gt=0, le=1)] = _described(
         "fraction of the training rows that is used: nested, stratified subsets; validation and test rows stay the same"
     )
-    seed: Seed = _described("of the split")
+    seed: Seed = _described("of the random split")
 
 
 class TrainParams(Section):
@@ -140,8 +140,8 @@ class TrainParams(Section):
     patience: Annotated[int, Field(ge=0)] = _described(
         "epochs without a better validation score before training stops; 0: never stop early"
     )
-    dropout: Fraction = _described("before the classification head; within the encoder its own config decides")
-    weight_decay: Annotated[Float, Field(ge=0)] = _described("of AdamW")
+    dropout: Fraction = _described("dropout before the classification head; within the encoder its own config decides")
+    weight_decay: Annotated[Float, Field(ge=0)] = _described("of the optimizer, AdamW")
     warmup_ratio: Fraction = _described("fraction of all steps in which the learning rate rises")
     schedule: Literal["constant", "linear", "cosine"] = _described("of the learning rate: constant, linear or cosine")
     packing: bool = _described("compute on real tokens only: same batches, same losses, no padding")
@@ -159,9 +159,9 @@ class LoraParams(Section):
     """Low-rank adapters."""
 
     learning_rates: LearningRates = _described("of the adapters and the head; the validation rows select one of them")
-    r: Annotated[int, Field(ge=1, le=4096)] = _described("rank")
+    r: Annotated[int, Field(ge=1, le=4096)] = _described("rank of the adapters")
     alpha: Annotated[Float, Field(gt=0)] = _described("the adapters' output is scaled by alpha / r")
-    dropout: Fraction = _described("before the adapters")
+    dropout: Fraction = _described("dropout before the adapters")
     target_modules: Literal["all-linear"] | Annotated[list[NonEmptyString], Field(min_length=1)] = _described(
         "layers that get adapters: all-linear, or the last parts of the names of linear layers: [query, value]"
     )
@@ -176,7 +176,7 @@ class CompareParams(Section):
     """The comparison on the test rows."""
 
     bootstrap_samples: Annotated[int, Field(ge=100)] = _described("resamples of the bootstrap, and permutations")
-    seed: Seed = _described("of both")
+    seed: Seed = _described("of the bootstrap and the permutations")
     margin: PositiveFraction = _described(
         "of macro-F1, named beforehand: a smaller difference makes no difference in practice"
     )

@@ -16,7 +16,6 @@ RUNS = Path("data/runs")  # METHOD/RUN/{checkpoint/, history.json, logits.safete
 SELECTION = Path("data/selection.json")  # what is known of each run, and the best one of each method
 MODELS = Path("data/models")  # METHOD, the best run's checkpoint
 BASELINE_LOGITS = Path("data/baselines.safetensors")
-LINEAR_PROBE_LOGITS = Path("data/linear_probe.safetensors")
 
 # Neither git nor DVC knows these two folders.
 CHECKPOINTS = Path("data/checkpoints")  # METHOD/RUN, from which an interrupted training resumes

@@ -8,6 +8,7 @@ import shutil
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -27,6 +28,15 @@ transformers.utils.logging.disable_progress_bar()
 warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")  # raised within PEFT
 
 HEAD = "classifier"
+ADAPTER_README = """# LoRA adapters and the head of a classifier
+
+They belong on the base model `{name}`, revision `{revision}`, whose files have these SHA-256 hashes:
+
+{hashes}
+
+`python -m stages.export --adapter` makes of them an adapter for `AutoPeftModelForSequenceClassification`.
+`python -m stages.predict` looks for the base model in `data/base_model`, else in the folder that `--base-model` names.
+"""
 
 
 def build_classifier(folder: Path, dropout: float, seed: int) -> transformers.PreTrainedModel:
@@ -117,9 +127,18 @@ def count_parameters(model: Model) -> dict[str, int]:
     }
 
 
-def save_checkpoint(
-    model: Model, folder: Path, metadata: dict[str, object], tokenizer_files: Iterable[Path] = ()
-) -> None:
+def base_model_reference(base_model: dict[str, Any]) -> dict[str, str | None]:
+    """What PEFT's config calls a base model: id and revision on the hub, or a path.
+
+    A relative path starts with `./`, or PEFT would look for the id `data/kobert-mini` on the hub, for 50 s without a
+    network.
+    """
+    name, revision = base_model["name"], base_model["revision"]
+    is_relative = not revision and not Path(name).is_absolute()
+    return {"base_model_name_or_path": f"./{name}" if is_relative else name, "revision": revision}
+
+
+def save_checkpoint(model: Model, folder: Path, metadata: dict[str, Any], tokenizer_files: Iterable[Path] = ()) -> None:
     """Write weights, config, `training.json` with `metadata`, and copies of `tokenizer_files`.
 
     Of a model with adapters only these and the head are written: the rest, tokenizer included, is in its base model.
@@ -128,11 +147,14 @@ def save_checkpoint(
     model.save_pretrained(folder, **({"save_embedding_layers": False} if has_adapters else {}))
     for path in () if has_adapters else tokenizer_files:
         shutil.copyfile(path, folder / path.name)
-    (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
-    adapter_config = folder / "adapter_config.json"
-    if adapter_config.is_file():  # PEFT writes a set, whose order differs from process to process
-        values = read_json(adapter_config)
-        write_json(adapter_config, {**values, "target_modules": sorted(values["target_modules"])})
+    if has_adapters:
+        base_model = metadata["base_model"]
+        values = read_json(folder / "adapter_config.json") | base_model_reference(base_model)
+        # PEFT writes a set, whose order differs from process to process.
+        values["target_modules"] = sorted(values["target_modules"])
+        write_json(folder / "adapter_config.json", values)
+        hashes = "\n".join(f"- `{name}`: `{value}`" for name, value in base_model["sha256"].items())
+        (folder / "README.md").write_text(ADAPTER_README.format(**base_model, hashes=hashes), encoding="utf-8")
     write_json(folder / "training.json", metadata)
 
 

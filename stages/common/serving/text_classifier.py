@@ -14,6 +14,7 @@ from stages.common.core.exceptions import UserError
 from stages.common.core.files import read_json, sha256
 from stages.common.core.labels import LABELS
 from stages.common.core.params import Preprocessing
+from stages.common.core.paths import BASE_MODEL
 from stages.common.corpus.cleaning import clean
 from stages.common.modeling.classifier import load_checkpoint
 from stages.common.modeling.collator import Collator
@@ -53,7 +54,7 @@ class TextClassifier:
 
 
 def load_text_classifier(folder: Path, base_model: Path | None = None) -> TextClassifier:
-    """Load the checkpoint in `folder`; adapters are put on `base_model`, by default on the folder that they name.
+    """Load the checkpoint in `folder`; adapters are put on `base_model`, by default `data/base_model`.
 
     Raises:
         UserError: a file is missing or damaged, or the base model is not the one that was trained on.
@@ -63,23 +64,27 @@ def load_text_classifier(folder: Path, base_model: Path | None = None) -> TextCl
     metadata = read_json(folder / "training.json")
     try:
         preprocessing = Preprocessing.model_validate(metadata["preprocessing"])
-        hashes = dict(metadata["base_model"]["sha256"])
+        trained_on = {"name": metadata["base_model"]["name"], "sha256": dict(metadata["base_model"]["sha256"])}
     except (KeyError, TypeError, ValueError, ValidationError) as error:
         raise UserError(f"{folder / 'training.json'}: lacks how the model was trained; train it again") from error
-    if (adapter_config := folder / "adapter_config.json").is_file():
-        base_model = base_model or Path(read_json(adapter_config)["base_model_name_or_path"])
-        _check_base_model(base_model, hashes, folder)
+    if (folder / "adapter_config.json").is_file():
+        base_model = base_model or BASE_MODEL
+        _check_base_model(base_model, trained_on, folder)
     elif base_model:
         raise UserError(f"{folder} holds a whole model, or no adapter_config.json: leave out --base-model")
     base_model = base_model or folder
     return TextClassifier(load_checkpoint(folder, base_model), load_tokenizer(base_model), preprocessing, metadata)
 
 
-def _check_base_model(folder: Path, hashes: dict[str, str], adapter: Path) -> None:
+def _check_base_model(folder: Path, trained_on: dict[str, Any], adapter: Path) -> None:
+    name = trained_on["name"]
     if not folder.is_dir():
-        raise UserError(f"{adapter} needs its base model, but {folder} is not a folder; name it with --base-model")
-    for name, expected in hashes.items():
-        if not (folder / name).is_file():
-            raise UserError(f"{folder} has no {name}, so it is not the base model of {adapter}; see --base-model")
-        if sha256(folder / name) != expected:
-            raise UserError(f"{folder / name} is not that of the base model of {adapter}; see --base-model")
+        raise UserError(
+            f"{adapter} needs its base model {name}, but {folder} is no folder: make it with `dvc repro base_model` "
+            "or name another with --base-model"
+        )
+    for file, expected in trained_on["sha256"].items():
+        if not (folder / file).is_file():
+            raise UserError(f"{folder} has no {file}, so it is not {name}, the base model of {adapter}")
+        if sha256(folder / file) != expected:
+            raise UserError(f"{folder / file} is not that of {name}, the base model of {adapter}; see --base-model")

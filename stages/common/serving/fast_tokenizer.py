@@ -1,0 +1,47 @@
+"""The tokenizer of an exported model: it is given raw texts, cleans them as training did, and truncates."""
+
+from pathlib import Path
+
+import transformers
+from tokenizers import Regex, Tokenizer, normalizers
+
+from stages.common.core.exceptions import UserError
+from stages.common.core.files import read_json, write_json
+from stages.common.core.params import CleanParams
+from stages.common.corpus.cleaning import WHITE_SPACE, patterns
+from stages.common.serving.text_classifier import TextClassifier
+
+
+def add_cleaning(tokenizer: Tokenizer, params: CleanParams) -> Tokenizer:
+    """Make `tokenizer` clean a text before anything else.
+
+    Raises:
+        UserError: `params.keep` means something else to the regular expressions of the tokenizers library.
+    """
+    try:
+        rules = [normalizers.Replace(Regex(pattern), " ") for pattern in patterns(params)]
+    except Exception as error:  # the library raises bare Exception
+        raise UserError(f"clean.keep: {params.keep!r} cannot be put into a tokenizer.json: {error}") from error
+    strip = normalizers.Replace(Regex(rf"\A[{WHITE_SPACE}]+|[{WHITE_SPACE}]+\z"), "")
+    own = [tokenizer.normalizer] if tokenizer.normalizer else []
+    tokenizer.normalizer = normalizers.Sequence([*rules, strip, *own])
+    return tokenizer
+
+
+def save_fast_tokenizer(classifier: TextClassifier, folder: Path) -> None:
+    """Write the tokenizer of an exported model, for releases 4 and 5 of transformers.
+
+    transformers itself truncates only where it is asked to, `truncation=True`, and then to `model_max_length`. Other
+    readers of tokenizer.json follow the truncation in it.
+    """
+    tokenizer = add_cleaning(classifier.tokenizer.to_fast(), classifier.preprocessing.clean)
+    tokenizer.enable_truncation(classifier.preprocessing.max_length)
+    fast = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=tokenizer.id_to_token(classifier.model.config.pad_token_id),
+        model_max_length=classifier.preprocessing.max_length,
+        model_input_names=["input_ids", "attention_mask"],
+    )
+    fast.save_pretrained(folder)
+    config = folder / "tokenizer_config.json"  # release 5 writes another name of the class, unknown to release 4
+    write_json(config, {**read_json(config), "tokenizer_class": "PreTrainedTokenizerFast"})

@@ -1,0 +1,100 @@
+"""The README of an exported model: metadata for the Hugging Face hub, use, data, results and limits."""
+
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from jinja2 import Environment, StrictUndefined
+
+from stages.common.artifacts.timings import timing_key
+from stages.common.core import paths
+from stages.common.core.files import read_json
+from stages.common.core.labels import LABELS
+from stages.common.core.params import load_params
+from stages.common.reporting.formatting import DISPLAY_NAMES, get_with_interval
+from stages.common.serving.text_classifier import TextClassifier
+
+TEMPLATE = Path(__file__).with_name("model_card.md")
+LIBRARIES = {"sequence": "transformers", "token": "transformers", "adapter": "peft", "onnx": "onnx"}
+METRICS = {"macro_f1": ("f1", "macro-F1", {"average": "macro"}), "accuracy": ("accuracy", "accuracy", {})}
+
+
+def find_results(checkpoint: Path) -> dict[str, Any]:
+    """What the pipeline in the current folder knows of this checkpoint; empty if it is not the best run of a method.
+
+    Returns:
+        the method, its entry in metrics/compare_details.json, the counts of rows, and the parameters.
+    """
+    if not (paths.SELECTION.is_file() and paths.COMPARE_DETAILS.is_file()):
+        return {}
+    params = load_params().model_dump()
+    for method, of_method in read_json(paths.SELECTION).items():
+        if of_method["runs"][of_method["best_run"]]["timing_key"] == timing_key(checkpoint):
+            return {
+                "method": DISPLAY_NAMES[method],
+                "metrics": read_json(paths.COMPARE_DETAILS)[method],
+                "num_runs": len(of_method["runs"]),
+                "split": read_json(paths.SPLIT_METRICS),
+                "params": params,
+                "parameters": [
+                    f"`{section}.{key}={value}`"
+                    for section in ("clean", "tokenize", "split", "train", method)
+                    for key, value in params[section].items()
+                ],
+            }
+    return {}
+
+
+def _metadata(kind: str, base_model: dict[str, Any], results: dict[str, Any]) -> ModelCardData:
+    evaluation = []
+    dataset = Path(results["params"]["data"]["source"]).name if results else ""
+    for key, (metric_type, name, arguments) in METRICS.items() if results else ():
+        value, low, high = get_with_interval(results["metrics"], key)
+        evaluation.append(
+            EvalResult(
+                task_type="text-classification",
+                task_name="sentiment of reviews",
+                dataset_type=dataset,
+                dataset_name=dataset,
+                dataset_split="test",
+                metric_type=metric_type,
+                metric_name=name,
+                metric_value=value,
+                metric_args={**arguments, "interval_95": [low, high]},
+            )
+        )
+    return ModelCardData(
+        language="ko",
+        library_name=LIBRARIES[kind],
+        pipeline_tag="text-classification",
+        tags=["sentiment-analysis", "korean"],
+        base_model=base_model["name"] if base_model["revision"] else None,  # else it is not on the hub
+        datasets=[dataset] if dataset else None,
+        metrics=[metric_type for metric_type, _, _ in METRICS.values()],
+        model_name="Sentiment of Korean reviews" if evaluation else None,
+        eval_results=evaluation or None,
+    )
+
+
+def render_model_card(classifier: TextClassifier, checkpoint: Path, kind: str, revision: str) -> str:
+    """The card of an export of `checkpoint`.
+
+    Args:
+        kind: "sequence", "token", "adapter" or "onnx".
+        revision: git's, of this project.
+    """
+    results, base_model = find_results(checkpoint), classifier.metadata["base_model"]
+    environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    text = template.render(
+        kind=kind,
+        labels=LABELS,
+        id2label=dict(enumerate(LABELS)),
+        metadata=classifier.metadata,
+        base_model=base_model,
+        max_length=classifier.preprocessing.max_length,
+        results=results,
+        with_interval=get_with_interval,
+        revision=revision,
+    )
+    return str(ModelCard(f"---\n{_metadata(kind, base_model, results).to_yaml()}\n---\n\n{text}\n"))

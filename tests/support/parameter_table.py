@@ -1,0 +1,59 @@
+"""Writes the descriptions of the fields in stages/common/core/params.py where people read them.
+
+    python -m tests.support.parameter_table
+
+They become the comments of params.yaml and the table in stages/README.md; tests/test_documentation.py compares both.
+"""
+
+import re
+
+from stages.common.core.params import Params
+from tests.support.project import ROOT
+
+PARAMS, README = ROOT / "params.yaml", ROOT / "stages/README.md"
+HEADER = "# `dvc exp run -S lora.r=16` changes a parameter for one run.\n"
+TABLE = re.compile(r"(?<=<!-- parameters -->\n).*(?=<!-- end of parameters -->)", re.DOTALL)
+SECTION, KEY = re.compile(r"(\w+):$"), re.compile(r"  (\w+): (.*)$")
+
+
+def describe(section: str, key: str = "") -> str:
+    """The docstring of a section's class, or the description of a field."""
+    model = Params.model_fields[section].annotation
+    return model.model_fields[key].description if key else model.__doc__.splitlines()[0]
+
+
+def with_comments(text: str) -> str:
+    """params.yaml with its values as they are, and each comment anew."""
+    lines, section = [], ""
+    for line in text.splitlines():
+        if match := SECTION.match(line):
+            section = match[1]
+            lines.append(f"# {describe(section)}")
+        elif match := KEY.match(line):
+            lines.append(f"  # {describe(section, match[1])}")
+        if not line.lstrip().startswith("#"):
+            lines.append(line)
+    return HEADER + "\n".join(lines) + "\n"
+
+
+def table(text: str) -> str:
+    """The keys and values of params.yaml with their descriptions, as a Markdown table."""
+    rows, section = ["| key | default | meaning |", "| --- | --- | --- |"], ""
+    for line in text.splitlines():
+        if match := SECTION.match(line):
+            section = match[1]
+            rows.append(f"| **{section}** | | {describe(section)} |")
+        elif match := KEY.match(line):
+            rows.append(f"| `{section}.{match[1]}` | `{match[2]}` | {describe(section, match[1])} |")
+    return "\n".join(rows).replace("<...>", r"`<...>`") + "\n"
+
+
+def main() -> None:
+    params = with_comments(PARAMS.read_text(encoding="utf-8"))
+    PARAMS.write_text(params, encoding="utf-8")
+    readme = README.read_text(encoding="utf-8")
+    README.write_text(TABLE.sub(lambda _: table(params), readme), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""The README of an exported model: the hub understands its metadata, and its figures are those of the comparison."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from huggingface_hub import ModelCard, metadata_eval_result, metadata_load
+
+from stages.common.core.labels import LABELS
+from stages.common.serving.model_card import render_model_card
+from stages.common.serving.text_classifier import TextClassifier, load_text_classifier
+from tests.support.project import run_tool
+
+CHECKPOINT = Path("data/models/lora")
+COMMIT = "f89943434bd5ebaf7be828a30587161a44a5d02c"
+
+
+@pytest.fixture(scope="module")
+def compared_project(trained_project, tmp_path_factory) -> Path:
+    """A copy of `trained_project` after the comparison."""
+    folder = tmp_path_factory.mktemp("compared")
+    shutil.copytree(trained_project, folder, dirs_exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        run_tool("baselines")
+        run_tool("compare")
+    return folder
+
+
+@pytest.fixture
+def classifier(compared_project, monkeypatch) -> TextClassifier:
+    """The LoRA model, in the folder of the comparison."""
+    monkeypatch.chdir(compared_project)
+    return load_text_classifier(CHECKPOINT)
+
+
+def test_the_metadata_of_a_card_are_what_the_hub_expects(classifier):
+    data = ModelCard(render_model_card(classifier, CHECKPOINT, "sequence", "0123abc")).data
+    assert (data.language, data.library_name, data.pipeline_tag) == ("ko", "transformers", "text-classification")
+    assert (data.datasets, data.metrics, data.base_model) == (["raw"], ["f1", "accuracy"], None)
+
+
+def test_the_results_in_the_metadata_are_those_of_the_comparison(classifier, tmp_path):
+    (tmp_path / "README.md").write_text(render_model_card(classifier, CHECKPOINT, "sequence", ""), encoding="utf-8")
+    compared = json.loads(Path("metrics/compare.json").read_text(encoding="utf-8"))["lora"]
+    intervals = json.loads(Path("metrics/compare_details.json").read_text(encoding="utf-8"))["lora"]["interval"]
+    (result,) = metadata_load(tmp_path / "README.md")["model-index"][0]["results"]
+    values = {metric["name"]: (metric["value"], metric["args"]["interval_95"]) for metric in result["metrics"]}
+    assert values == {
+        "macro-F1": (compared["macro_f1"], intervals["macro_f1"]),
+        "accuracy": (compared["accuracy"], intervals["accuracy"]),
+    }
+
+
+def test_the_results_have_the_form_that_the_hub_library_makes(classifier, tmp_path):
+    (tmp_path / "README.md").write_text(render_model_card(classifier, CHECKPOINT, "sequence", ""), encoding="utf-8")
+    (result,) = metadata_load(tmp_path / "README.md")["model-index"][0]["results"]
+    f1 = result["metrics"][0]
+    expected = metadata_eval_result(
+        model_pretty_name="Sentiment of Korean reviews",
+        task_pretty_name="sentiment of reviews",
+        task_id="text-classification",
+        metrics_pretty_name="macro-F1",
+        metrics_id="f1",
+        metrics_value=f1["value"],
+        dataset_pretty_name="raw",
+        dataset_id="raw",
+        dataset_split="test",
+    )
+    (of_library,) = expected["model-index"][0]["results"]
+    del f1["args"], of_library["metrics"][0]["verified"]
+    assert {**result, "metrics": [f1]} == of_library
+
+
+def test_the_text_of_a_card_tells_data_results_and_origin(classifier):
+    text = render_model_card(classifier, CHECKPOINT, "sequence", "0123abc")
+    split = json.loads(Path("metrics/split.json").read_text(encoding="utf-8"))
+    macro_f1 = json.loads(Path("metrics/compare.json").read_text(encoding="utf-8"))["lora"]["macro_f1"]
+    assert f"LoRA on {split['train']['rows']} reviews" in text
+    assert all(f"{label} {split['train'][label]}" in text for label in LABELS)
+    assert f"| macro-F1 | {macro_f1:.4f} |" in text
+    assert "commit `0123abc`" in text
+    assert "`lora.r=8`" in text
+    assert "full.learning_rate" not in text
+
+
+def test_a_model_of_another_run_gets_no_results(classifier, tmp_path, monkeypatch):
+    checkpoint = shutil.copytree(CHECKPOINT, tmp_path / "lora")
+    (checkpoint / "adapter_model.safetensors").write_bytes(b"other weights")
+    data = ModelCard(render_model_card(classifier, checkpoint, "sequence", "")).data
+    assert data.eval_results is None
+    monkeypatch.chdir(tmp_path)
+    assert "## Results\n\nUnknown" in render_model_card(classifier, checkpoint, "sequence", "")
+
+
+def test_a_base_model_of_the_hub_stands_in_the_metadata(classifier):
+    base_model = {"name": "monologg/kobert", "revision": COMMIT, "sha256": {}}
+    classifier = dataclasses.replace(classifier, metadata={**classifier.metadata, "base_model": base_model})
+    text = render_model_card(classifier, CHECKPOINT, "adapter", "")
+    assert ModelCard(text).data.base_model == "monologg/kobert"
+    assert f"`monologg/kobert` at revision `{COMMIT}`" in text
