@@ -200,10 +200,11 @@ def test_no_call_runs_a_models_code_or_asks_the_hub(path):
             assert keywords.get("local_files_only") == "True"
 
 
-WITHOUT_TORCH = [name for name in STAGES if not name.startswith("train_")]  # linear_probe imports it within main
+WITHOUT_TORCH = [name for name in STAGES if not name.startswith("train_")]
 
 
-def test_only_training_imports_torch():
+def test_no_other_stage_imports_torch_at_once():
+    """`baselines` does, within its `main`: the frozen base model is one of them."""
     loaded = "{'torch', 'transformers'} & {*sys.modules}"
     code = f"import sys, {', '.join(f'stages.{name}' for name in WITHOUT_TORCH)}; sys.exit(bool({loaded}))"
     assert run("python", "-c", code, cwd=ROOT).returncode == 0

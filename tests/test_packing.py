@@ -138,3 +138,15 @@ def test_grouped_batches_hold_similar_lengths_in_random_order(dataset):
     assert max(np.ptp(lengths[batch]) for batch in batches) <= 2
     shortest = [lengths[batch].min() for batch in batches]
     assert shortest != sorted(shortest)
+
+
+def test_mean_hidden_states_leave_padding_out(tiny_base_model, dataset):
+    from stages.common.modeling.inference import mean_hidden_states
+
+    model = build(tiny_base_model, "full").eval()
+    means = mean_hidden_states(model, dataset, batch_size=16)
+    with torch.no_grad():
+        for index in (0, 100):
+            input_ids = torch.tensor(dataset.input_ids[index].astype(np.int64))[None]
+            alone = model.base_model(input_ids=input_ids).last_hidden_state.mean(1)[0]
+            assert np.abs(alone.numpy() - means[index]).max() < 1e-5

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import yaml
 
@@ -174,6 +175,30 @@ def test_a_temporary_experiment_works(repro):
     assert result.returncode == 0, result.stderr
     diff = run(*DVC, "params", "diff", "--json", "HEAD", "r4", cwd=repro)
     assert json.loads(diff.stdout)["params.yaml"]["lora.r"]["new"] == 4
+
+
+def test_a_sweep_shows_each_experiment_by_its_validation_score(repro):
+    result = run("python", "-m", "stages.sweep", "lora.r", cwd=repro)
+    assert result.returncode == 0, result.stderr
+    table = pd.read_csv(repro / "plots/sweeps/lora.r.csv")
+    assert {4, 8} <= set(table["lora.r"]), "the commit and the temporary experiment"
+    assert (table["lora low"] <= table["lora validation F1"]).all()
+    assert not [column for column in table if "test" in column]
+    assert "Test scores are left out" in result.stdout
+    assert (repro / "plots/sweeps/lora.r.png").stat().st_size > 10_000
+    assert run("git", "status", "--porcelain", cwd=repro).stdout == ""
+
+
+def test_a_sweep_shows_test_scores_on_request(repro):
+    result = run("python", "-m", "stages.sweep", "split.train_fraction", "--test-scores", cwd=repro)
+    assert result.returncode == 0, result.stderr
+    assert "lora test F1" in result.stdout
+
+
+def test_a_sweep_of_an_unknown_parameter_is_one_line(repro):
+    result = run("python", "-m", "stages.sweep", "lora.rank", cwd=repro)
+    assert result.returncode == 1
+    assert result.stderr == "error: lora.rank: no finished experiment has this parameter; see `dvc exp show`\n"
 
 
 @pytest.mark.parametrize(
