@@ -1,6 +1,7 @@
 """What can be said of both methods on the test rows, and how surely: data only, `report` makes what people read."""
 
 import json
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -51,54 +52,58 @@ def main() -> None:
         reliability_bins,
         temperature_interval,
     )
-    from stages.common.evaluation.comparison import compare_methods, text_groups, validation_metrics
+    from stages.common.evaluation.comparison import compare_methods, validation_metrics
     from stages.common.evaluation.error_analysis import confusion_counts, metrics_by_slice
     from stages.common.evaluation.vectorized_metrics import per_example_statistics
 
-    table, selection = read_table(paths.TEST), read_json(paths.SELECTION)
-    labels, validation_labels = (each["labels"].to_numpy() for each in (table, read_table(paths.VALIDATION)))
+    selection = read_json(paths.SELECTION)
+    tables = {"validation": read_table(paths.VALIDATION), "test": read_table(paths.TEST)}
+    labels = {split: table["labels"].to_numpy() for split, table in tables.items()}
+    texts = {split: table["text"].to_pylist() for split, table in tables.items()}
     baselines = read_logits(paths.BASELINE_LOGITS)
-    logits = {name: [{split: baselines[f"{name}/{split}"] for split in ("validation", "test")}] for name in BASELINES}
+    logits = {name: [{split: baselines[f"{name}/{split}"] for split in tables}] for name in BASELINES}
     for method in METHODS:
         folders = [paths.RUNS / method / run for run in selection[method]["runs"]]
         logits[method] = [dict(read_logits(folder / "logits.safetensors")) for folder in folders]
-    temperatures, statistics = {}, {}
+    temperatures: dict[str, list[float]] = {}
+    statistics: dict[str, dict[str, np.ndarray]] = {split: {} for split in tables}
     for method in (*METHODS, *BASELINES):
-        temperatures[method] = [fit_temperature(run["validation"], validation_labels) for run in logits[method]]
-        pairs = zip(logits[method], temperatures[method], strict=True)
-        of_method = [per_example_statistics(run["test"], labels, temperature) for run, temperature in pairs]
-        statistics[method] = np.stack(of_method, axis=1)
-    details = compare_methods(statistics, text_groups(table["text"].to_pylist()), selection, params.compare)
-    validation_statistics = {
-        method: np.stack(
-            [per_example_statistics(run["validation"], validation_labels, 1.0) for run in logits[method]], axis=1
-        )
-        for method in METHODS
-    }
-    validation = validation_metrics(validation_statistics, selection, params.compare)
-    details["slices"] = metrics_by_slice(table, {method: statistics[method] for method in METHODS})
+        temperatures[method] = [fit_temperature(run["validation"], labels["validation"]) for run in logits[method]]
+        for split, of_split in statistics.items():
+            pairs = zip(logits[method], temperatures[method], strict=True)
+            of_runs = [per_example_statistics(run[split], labels[split], temperature) for run, temperature in pairs]
+            of_split[method] = np.stack(of_runs, axis=1)
+    of_methods = {split: {method: of_split[method] for method in METHODS} for split, of_split in statistics.items()}
+    details = compare_methods(statistics["test"], texts["test"], selection, params.compare)
+    validation = validation_metrics(of_methods["validation"], texts["validation"], selection, params.compare)
+    details["slices"] = metrics_by_slice(tables["test"], of_methods["test"])
     if selected_on_test_rows := not params.split.validation_size:
         warn("split.validation_size is 0: epochs were chosen on the test rows, so these metrics are optimistic")
-    details |= {"rows": len(table), "selected_on_test_rows": selected_on_test_rows}
+    details |= {"rows": len(labels["test"]), "selected_on_test_rows": selected_on_test_rows}
 
-    bins = []
+    bins, trials = [], []
     timings: dict[str, dict[str, Any]] = {}
     for method in METHODS:
-        runs = selection[method]["runs"]
-        best = list(runs).index(selection[method]["best_run"])
+        selected = selection[method]
+        best = list(selected["runs"]).index(selected["best_run"])
         best_logits, temperature = logits[method][best], temperatures[method][best]
         samples = NUM_CALIBRATION_SAMPLES, params.compare.seed
         details[method]["calibration"] = {
             "temperature": temperature,
-            "temperature_interval": temperature_interval(best_logits["validation"], validation_labels, *samples),
+            "temperature_interval": temperature_interval(best_logits["validation"], labels["validation"], *samples),
             "ece_if_calibrated": expected_ece_if_calibrated(best_logits["test"], *samples),
             "scaled_ece_if_calibrated": expected_ece_if_calibrated(best_logits["test"] / temperature, *samples),
         }
-        write_json(paths.PLOTS / f"confusion_{method}.json", confusion_counts(best_logits["test"], labels))
-        of_bins = reliability_bins(best_logits["test"], labels, temperature)
+        write_json(paths.PLOTS / f"confusion_{method}.json", confusion_counts(best_logits["test"], labels["test"]))
+        of_bins = reliability_bins(best_logits["test"], labels["test"], temperature)
         bins += [{"method": method, **row} for row in of_bins]
-        timings[method] = {name: read_timing(run["timing_key"]) for name, run in runs.items()}
+        for trial in selected["trials"]:
+            row = {"method": method, "learning_rate": trial["learning_rate"]}
+            row |= {"mean": fmean(trial["macro_f1"]), "selected": trial["learning_rate"] == selected["learning_rate"]}
+            trials += [{**row, "macro_f1": score} for score in trial["macro_f1"]]
+        timings[method] = {name: read_timing(run["timing_key"]) for name, run in selected["runs"].items()}
     write_json(paths.PLOTS / "reliability.json", bins)
+    write_json(paths.PLOTS / "learning_rates.json", trials)
     write_json(paths.TIMING_TABLE, timings)
     write_json(paths.VALIDATION_METRICS, json.loads(json.dumps(validation), parse_float=round_float))
     details = json.loads(json.dumps(details), parse_float=round_float)
