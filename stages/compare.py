@@ -52,7 +52,7 @@ def main() -> None:
         reliability_bins,
         temperature_interval,
     )
-    from stages.common.evaluation.comparison import compare_methods, validation_metrics
+    from stages.common.evaluation.comparison import Evidence, compare_methods
     from stages.common.evaluation.error_analysis import confusion_counts, metrics_by_slice
     from stages.common.evaluation.vectorized_metrics import per_example_statistics
 
@@ -75,14 +75,14 @@ def main() -> None:
             of_split[method] = np.stack(of_runs, axis=1)
     of_methods = {split: {method: of_split[method] for method in METHODS} for split, of_split in statistics.items()}
     details = compare_methods(statistics["test"], texts["test"], selection, params.compare)
-    validation = validation_metrics(of_methods["validation"], texts["validation"], selection, params.compare)
+    evidence = Evidence.collect(of_methods["validation"], texts["validation"], params.compare)
     details["slices"] = metrics_by_slice(tables["test"], of_methods["test"])
     if selected_on_test_rows := not params.split.validation_size:
         warn("split.validation_size is 0: epochs were chosen on the test rows, so these metrics are optimistic")
     details |= {"rows": len(labels["test"]), "selected_on_test_rows": selected_on_test_rows}
 
     bins, trials = [], []
-    timings: dict[str, dict[str, Any]] = {}
+    timings, validation = {}, {}
     for method in METHODS:
         selected = selection[method]
         best = list(selected["runs"]).index(selected["best_run"])
@@ -101,6 +101,11 @@ def main() -> None:
             row = {"method": method, "learning_rate": trial["learning_rate"]}
             row |= {"mean": fmean(trial["macro_f1"]), "selected": trial["learning_rate"] == selected["learning_rate"]}
             trials += [{**row, "macro_f1": score} for score in trial["macro_f1"]]
+        validation[method] = {
+            "validation_f1": float(evidence.point_estimates[method]["macro_f1"].mean()),
+            "learning_rate": selected["learning_rate"],
+            "interval": evidence.interval(method, "macro_f1"),  # `dvc metrics show` leaves lists out
+        }
         timings[method] = {name: read_timing(run["timing_key"]) for name, run in selected["runs"].items()}
     write_json(paths.PLOTS / "reliability.json", bins)
     write_json(paths.PLOTS / "learning_rates.json", trials)

@@ -15,6 +15,7 @@ from stages.common.core.labels import METHODS
 from stages.common.core.params import load_params
 
 NUM_SHOWN = 30  # misclassified rows on the page
+MAX_RUNS = 5  # with a row of their own on the page; of more, mean and standard deviation
 PACKAGES = ("dvc", "evaluate", "numpy", "peft", "scikit-learn", "scipy", "torch", "transformers")
 INPUTS = ("stages", "params.yaml", "data/sample", "data/kobert-mini")
 
@@ -55,14 +56,21 @@ def main() -> None:
     histories = {method: read_json(paths.PLOTS / f"{method}.json") for method in METHODS}
     confusion = {method: read_json(paths.PLOTS / f"confusion_{method}.json") for method in METHODS}
     pictures = {
-        "f1": plots.plot_f1(details, sentences[0][0].rstrip(".")),
+        "f1": plots.plot_f1(details, sentences["findings"][0][0].rstrip(".")),
         "curves": plots.plot_curves(histories, details),
         "confusion": plots.plot_confusion(confusion),
         "reliability": plots.plot_reliability(read_json(paths.PLOTS / "reliability.json"), details),
-        "cost": plots.plot_cost(details),
+        "cost": plots.plot_cost(details, details, plots.COSTS, "log"),
+        "learning_rates": plots.plot_learning_rates(details),
+        "expected_best": plots.plot_expected_best(details),
     }
     for name, picture in pictures.items():
         plots.save_png(picture, paths.PLOTS / f"{name}.png")
+    # Means over runs; not a number where a run was trained on another machine. Neither git nor DVC knows this picture.
+    timings = {method: pd.DataFrame(runs).mean(axis=1) for method, runs in read_json(paths.TIMING_TABLE).items()}
+    if all(timing.size for timing in timings.values()):
+        measured = plots.plot_cost(details, timings, plots.MEASURED_COSTS, "linear")
+        plots.save_png(measured, paths.MEASURED_COST)
     counts = {"filter": paths.FILTER_METRICS, "split": paths.SPLIT_METRICS, "tokens": paths.TOKEN_METRICS}
     page = formatting.TEMPLATES.get_template("report.html").render(
         sentences=sentences,
@@ -70,6 +78,7 @@ def main() -> None:
         pictures={name: base64.b64encode((paths.PLOTS / f"{name}.png").read_bytes()).decode() for name in pictures},
         errors=errors.head(NUM_SHOWN).fillna("").to_dict("records"),
         num_errors=len(errors),
+        max_runs=MAX_RUNS,
         params=pd.json_normalize(params.model_dump()).iloc[0].to_dict(),
         counts=pd.json_normalize({name: read_json(path) for name, path in counts.items()}).iloc[0].to_dict(),
         revision=git_revision(),
@@ -78,7 +87,8 @@ def main() -> None:
     with atomic_write(paths.PLOTS / "report.html") as temporary:
         page = page.replace("EMBEDDED_FONT", plots.embedded_font(string.printable + page), 1)
         temporary.write_text(page, encoding="utf-8")
-    print(*(sentence for language in zip(*sentences, strict=True) for sentence in language), sep="\n")
+    for part, pairs in sentences.items():
+        print(part, *(f"  {sentence}" for language in zip(*pairs, strict=True) for sentence in language), sep="\n")
 
 
 if __name__ == "__main__":

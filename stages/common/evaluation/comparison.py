@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from stages.common.artifacts.history import History
 from stages.common.core.labels import BASELINES, METHODS
@@ -19,18 +20,6 @@ MIN_TRIALS = 3  # for a curve of the expected best score
 LAST_EPOCHS = 0.1  # of all epochs: a validation loss that is lowest there may still fall
 
 
-def unflatten(values: Mapping[str, Any]) -> dict[str, Any]:
-    """`{"a.b": 1}` as `{"a": {"b": 1}}`."""
-    result: dict[str, Any] = {}
-    for name, value in values.items():
-        *path, last = name.split(".")
-        inner = result
-        for key in path:
-            inner = inner.setdefault(key, {})
-        inner[last] = value
-    return result
-
-
 def overfitting(history: History) -> dict[str, Any]:
     """The best epochs by validation macro-F1 and by validation loss, and how far that loss exceeds training loss."""
     by_f1 = max(history, key=lambda row: row["macro_f1"])  # of equal ones the first, as in training
@@ -41,12 +30,6 @@ def overfitting(history: History) -> dict[str, Any]:
         "gap_at_best_epoch_by_f1": by_f1["validation_loss"] - by_f1["train_loss"],
         "gap_at_best_epoch_by_loss": by_loss["validation_loss"] - by_loss["train_loss"],
     }
-
-
-def has_not_converged(history: History) -> bool:
-    """Whether the validation loss is lowest in the last epochs, so that more epochs could lower it further."""
-    last_epochs = max(1, round(LAST_EPOCHS * len(history)))
-    return overfitting(history)["best_epoch_by_loss"] > len(history) - last_epochs
 
 
 def expected_best(scores: Sequence[float]) -> list[float]:
@@ -69,14 +52,20 @@ def tuning(selected: Mapping[str, Any]) -> dict[str, Any]:
         selected: the method's part of data/selection.json.
     """
     rates = [trial["learning_rate"] for trial in selected["trials"]]
+    scores = [score for trial in selected["trials"] for score in trial["macro_f1"]]
+    histories = [run["history"] for run in selected["runs"].values()]
+    unconverged = [
+        len(history) - overfitting(history)["best_epoch_by_loss"] < max(1, round(LAST_EPOCHS * len(history)))
+        for history in histories
+    ]
     return {
         "learning_rate": selected["learning_rate"],
         "num_rates": len(rates),
-        "num_runs": sum(len(trial["macro_f1"]) for trial in selected["trials"]),
+        "num_runs": len(scores),
         "at_edge": int(len(rates) >= 3 and selected["learning_rate"] in (min(rates), max(rates))),
-        "unconverged": sum(has_not_converged(run["history"]) for run in selected["runs"].values()),
+        "unconverged": sum(unconverged),
         "trials": selected["trials"],
-        "expected_best": expected_best([score for trial in selected["trials"] for score in trial["macro_f1"]]),
+        "expected_best": expected_best(scores),
     }
 
 
@@ -97,9 +86,6 @@ class Evidence:
             significance.bootstrap_replicates(statistics, weights),
         )
 
-    def _trained(self, *methods: str) -> list[str]:
-        return [method for method in methods if method in METHODS]  # a baseline has no seed
-
     def interval(self, method: str, metric: str) -> list[float] | None:
         """95% interval of a metric, None of the expected calibration error: its bootstrap is biased upwards."""
         if metric.endswith("ece"):
@@ -112,7 +98,7 @@ class Evidence:
         """Macro-F1 of `a` minus `b`: estimate, intervals, verdict, and what these rows and runs could have shown."""
         estimate = float(self.point_estimates[a]["macro_f1"].mean() - self.point_estimates[b]["macro_f1"].mean())
         replicates = self.replicates[a]["macro_f1"] - self.replicates[b]["macro_f1"]
-        runs = [self.point_estimates[method]["macro_f1"] for method in self._trained(a, b)]
+        runs = [self.point_estimates[method]["macro_f1"] for method in (a, b) if method in METHODS]
         interval, tost_interval = (
             significance.confidence_interval(estimate, replicates, runs, level)
             for level in (significance.CONFIDENCE_LEVEL, significance.TOST_LEVEL)
@@ -130,17 +116,12 @@ class Evidence:
 
 
 def _metrics_of_runs(point_estimates: Mapping[str, np.ndarray], runs: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-    values = {name: point_estimates[name] for name in PER_RUN_METRICS}
-    each = [
-        {"seed": run["seed"], **{name: float(of_runs[index]) for name, of_runs in values.items()}}
-        | {"validation_macro_f1": run["validation"]["macro_f1"], "best_epoch": run["best_epoch"]}
-        | overfitting(run["history"])
-        for index, run in enumerate(runs.values())
-    ]
-    if len(each) == 1:
-        return {"each": each}
-    mean = {name: float(of_runs.mean()) for name, of_runs in values.items()}
-    return {"mean": mean, "sd": {name: float(of_runs.std(ddof=1)) for name, of_runs in values.items()}, "each": each}
+    metrics = pd.DataFrame({name: point_estimates[name] for name in PER_RUN_METRICS})
+    result: dict[str, Any] = {"each": []}
+    for run, values in zip(runs.values(), metrics.to_dict("records"), strict=True):
+        known = {"seed": run["seed"], "validation_macro_f1": run["validation"]["macro_f1"]}
+        result["each"].append(known | values | overfitting(run["history"]))
+    return result | ({"mean": metrics.mean().to_dict(), "sd": metrics.std().to_dict()} if len(runs) > 1 else {})
 
 
 def compare_methods(
@@ -160,17 +141,17 @@ def compare_methods(
     details: dict[str, Any] = {}
     for name, metrics in evidence.point_estimates.items():
         values: dict[str, Any] = {metric: float(runs.mean()) for metric, runs in metrics.items()}
-        values |= {f"interval.{metric}": evidence.interval(name, metric) for metric in metrics}
+        values["interval"] = {metric: evidence.interval(name, metric) for metric in metrics}
         if name in METHODS:
             selected = selection[name]
             runs, best_run = selected["runs"], selected["runs"][selected["best_run"]]
             values |= {"best_seed": best_run["seed"], "best_epoch": best_run["best_epoch"]}
             values |= {"overfitting": overfitting(best_run["history"]), **{size: best_run[size] for size in SIZES}}
             values |= {"tuning": tuning(selected), "runs": _metrics_of_runs(metrics, runs)}
-            against = [{"baseline": other, **evidence.difference(name, other, params.margin)} for other in BASELINES]
-            values |= {"against": against}
-            values["beats_baselines"] = all(difference["verdict"] == "better" for difference in against)
-        details[name] = unflatten(values)
+            values["against"] = [
+                {"baseline": other, **evidence.difference(name, other, params.margin)} for other in BASELINES
+            ]
+        details[name] = values
     difference = evidence.difference("lora", "full", params.margin)
     low, high = difference["interval"]
     variances = difference["row_variance"], difference["run_variance"]
@@ -198,27 +179,3 @@ def compare_methods(
         "equal_budgets": len({details[method]["tuning"]["num_runs"] for method in METHODS}) == 1,
     }
     return details
-
-
-def validation_metrics(
-    statistics: Mapping[str, np.ndarray],
-    texts: Sequence[str],
-    selection: Mapping[str, dict[str, Any]],
-    params: CompareParams,
-) -> dict[str, Any]:
-    """metrics/validation.json: by method, macro-F1 on the validation rows with its interval, and the selected rate.
-
-    Args:
-        statistics: by method, `per_example_statistics` of its runs on the validation rows, (rows, runs, 43).
-        texts: of the validation rows.
-        selection: data/selection.json.
-    """
-    evidence = Evidence.collect(statistics, texts, params)
-    return {
-        method: {
-            "validation_f1": float(evidence.point_estimates[method]["macro_f1"].mean()),
-            "learning_rate": selection[method]["learning_rate"],
-            "interval": evidence.interval(method, "macro_f1"),  # `dvc metrics show` leaves lists out
-        }
-        for method in statistics
-    }
