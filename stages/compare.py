@@ -1,7 +1,6 @@
 """What can be said of both methods on the test rows, and how surely: data only, `report` makes what people read."""
 
 import json
-from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -81,8 +80,7 @@ def main() -> None:
         warn("split.validation_size is 0: epochs were chosen on the test rows, so these metrics are optimistic")
     details |= {"rows": len(labels["test"]), "selected_on_test_rows": selected_on_test_rows}
 
-    bins, trials = [], []
-    timings, validation = {}, {}
+    bins, timings, validation = [], {}, {}
     for method in METHODS:
         selected = selection[method]
         best = list(selected["runs"]).index(selected["best_run"])
@@ -97,10 +95,6 @@ def main() -> None:
         write_json(paths.PLOTS / f"confusion_{method}.json", confusion_counts(best_logits["test"], labels["test"]))
         of_bins = reliability_bins(best_logits["test"], labels["test"], temperature)
         bins += [{"method": method, **row} for row in of_bins]
-        for trial in selected["trials"]:
-            row = {"method": method, "learning_rate": trial["learning_rate"]}
-            row |= {"mean": fmean(trial["macro_f1"]), "selected": trial["learning_rate"] == selected["learning_rate"]}
-            trials += [{**row, "macro_f1": score} for score in trial["macro_f1"]]
         validation[method] = {
             "validation_f1": float(evidence.point_estimates[method]["macro_f1"].mean()),
             "learning_rate": selected["learning_rate"],
@@ -108,7 +102,6 @@ def main() -> None:
         }
         timings[method] = {name: read_timing(run["timing_key"]) for name, run in selected["runs"].items()}
     write_json(paths.PLOTS / "reliability.json", bins)
-    write_json(paths.PLOTS / "learning_rates.json", trials)
     write_json(paths.TIMING_TABLE, timings)
     write_json(paths.VALIDATION_METRICS, json.loads(json.dumps(validation), parse_float=round_float))
     details = json.loads(json.dumps(details), parse_float=round_float)

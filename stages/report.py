@@ -15,7 +15,6 @@ from stages.common.core.labels import METHODS
 from stages.common.core.params import load_params
 
 NUM_SHOWN = 30  # misclassified rows on the page
-MAX_RUNS = 5  # with a row of their own on the page; of more, mean and standard deviation
 PACKAGES = ("dvc", "evaluate", "numpy", "peft", "scikit-learn", "scipy", "torch", "transformers")
 INPUTS = ("stages", "params.yaml", "data/sample", "data/kobert-mini")
 
@@ -66,11 +65,11 @@ def main() -> None:
     }
     for name, picture in pictures.items():
         plots.save_png(picture, paths.PLOTS / f"{name}.png")
-    # Means over runs; not a number where a run was trained on another machine. Neither git nor DVC knows this picture.
-    timings = {method: pd.DataFrame(runs).mean(axis=1) for method, runs in read_json(paths.TIMING_TABLE).items()}
-    if all(timing.size for timing in timings.values()):
-        measured = plots.plot_cost(details, timings, plots.MEASURED_COSTS, "linear")
-        plots.save_png(measured, paths.MEASURED_COST)
+    # Neither git nor DVC knows what runs cost, which is unknown where they were trained on another machine.
+    timings = read_json(paths.TIMING_TABLE) if paths.TIMING_TABLE.is_file() else {}
+    means = {method: pd.DataFrame(runs).mean(axis=1) for method, runs in timings.items() if any(runs.values())}
+    if means.keys() == set(METHODS):
+        plots.save_png(plots.plot_cost(details, means, plots.MEASURED_COSTS, "linear"), paths.MEASURED_COST)
     counts = {"filter": paths.FILTER_METRICS, "split": paths.SPLIT_METRICS, "tokens": paths.TOKEN_METRICS}
     page = formatting.TEMPLATES.get_template("report.html").render(
         sentences=sentences,
@@ -78,7 +77,6 @@ def main() -> None:
         pictures={name: base64.b64encode((paths.PLOTS / f"{name}.png").read_bytes()).decode() for name in pictures},
         errors=errors.head(NUM_SHOWN).fillna("").to_dict("records"),
         num_errors=len(errors),
-        max_runs=MAX_RUNS,
         params=pd.json_normalize(params.model_dump()).iloc[0].to_dict(),
         counts=pd.json_normalize({name: read_json(path) for name, path in counts.items()}).iloc[0].to_dict(),
         revision=git_revision(),

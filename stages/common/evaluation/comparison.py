@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from stages.common.artifacts.history import History
+from stages.common.artifacts.history import has_not_converged, overfitting
 from stages.common.core.labels import BASELINES, METHODS
 from stages.common.core.params import CompareParams
 from stages.common.evaluation import significance
@@ -17,19 +17,6 @@ from stages.common.evaluation.vectorized_metrics import NUM_CELLS, NUM_CLASSES, 
 PER_RUN_METRICS = ("macro_f1", "macro_precision", "macro_recall", "accuracy", "loss", "brier", "ece")
 SIZES = ("trainable_parameters", "total_parameters", "checkpoint_bytes")
 MIN_TRIALS = 3  # for a curve of the expected best score
-LAST_EPOCHS = 0.1  # of all epochs: a validation loss that is lowest there may still fall
-
-
-def overfitting(history: History) -> dict[str, Any]:
-    """The best epochs by validation macro-F1 and by validation loss, and how far that loss exceeds training loss."""
-    by_f1 = max(history, key=lambda row: row["macro_f1"])  # of equal ones the first, as in training
-    by_loss = min(history, key=lambda row: row["validation_loss"])
-    return {
-        "best_epoch_by_f1": by_f1["epoch"],
-        "best_epoch_by_loss": by_loss["epoch"],
-        "gap_at_best_epoch_by_f1": by_f1["validation_loss"] - by_f1["train_loss"],
-        "gap_at_best_epoch_by_loss": by_loss["validation_loss"] - by_loss["train_loss"],
-    }
 
 
 def expected_best(scores: Sequence[float]) -> list[float]:
@@ -53,17 +40,12 @@ def tuning(selected: Mapping[str, Any]) -> dict[str, Any]:
     """
     rates = [trial["learning_rate"] for trial in selected["trials"]]
     scores = [score for trial in selected["trials"] for score in trial["macro_f1"]]
-    histories = [run["history"] for run in selected["runs"].values()]
-    unconverged = [
-        len(history) - overfitting(history)["best_epoch_by_loss"] < max(1, round(LAST_EPOCHS * len(history)))
-        for history in histories
-    ]
     return {
         "learning_rate": selected["learning_rate"],
         "num_rates": len(rates),
         "num_runs": len(scores),
         "at_edge": int(len(rates) >= 3 and selected["learning_rate"] in (min(rates), max(rates))),
-        "unconverged": sum(unconverged),
+        "unconverged": sum(has_not_converged(run["history"]) for run in selected["runs"].values()),
         "trials": selected["trials"],
         "expected_best": expected_best(scores),
     }
@@ -103,15 +85,13 @@ class Evidence:
             significance.confidence_interval(estimate, replicates, runs, level)
             for level in (significance.CONFIDENCE_LEVEL, significance.TOST_LEVEL)
         )
-        row_variance = float(replicates.var(ddof=1))
-        run_variance = sum(float(values.var(ddof=1)) / len(values) for values in runs if len(values) > 1)
         return {
             "macro_f1": estimate,
             "interval": interval,
             "tost_interval": tost_interval,
             "verdict": significance.verdict(interval, tost_interval, margin),
-            "row_variance": row_variance,
-            "run_variance": run_variance,
+            "row_variance": float(replicates.var(ddof=1)),
+            "run_variance": sum(float(values.var(ddof=1)) / len(values) for values in runs if len(values) > 1),
         }
 
 
@@ -176,6 +156,5 @@ def compare_methods(
             "p_permutation": p_permutation,
             "p_mcnemar": significance.mcnemar_p_value(full_correct, lora_correct),
         },
-        "equal_budgets": len({details[method]["tuning"]["num_runs"] for method in METHODS}) == 1,
     }
     return details

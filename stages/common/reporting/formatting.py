@@ -20,7 +20,6 @@ DISPLAY_NAMES = {
     "tfidf": "TF-IDF + logistic regression",
     "majority": "Majority class",
 }
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
 def decimal_places(low: float, high: float) -> int:
@@ -80,10 +79,7 @@ def verdict_sentences(details: Details) -> dict[str, list[list[str]]]:
 
 def write_spreadsheet(path: Path, frame: pd.DataFrame) -> None:
     """Write CSV with the byte order mark that spreadsheets want, and a `'` before what they would run as a formula."""
-
-    def escape(cell: Any) -> Any:
-        return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA_STARTS) else cell
-
+    frame = frame.replace(r"^([=+\-@\t\r])", r"'\1", regex=True)
     with atomic_write(path) as temporary:
         options = {"index": False, "encoding": "utf-8-sig", "lineterminator": "\n", "float_format": "%.3f"}
-        frame.map(escape).to_csv(temporary, quoting=csv.QUOTE_ALL, **options)
+        frame.to_csv(temporary, quoting=csv.QUOTE_ALL, **options)

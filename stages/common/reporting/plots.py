@@ -157,7 +157,9 @@ def plot_confusion(counts: Mapping[str, Rows]) -> Figure:
 
 def plot_reliability(bins: Rows, details: Details) -> Figure:
     """Accuracy against confidence before and after temperature scaling; larger marks hold more rows."""
-    figure, axes = _subplots(4.8, 2, "Reliability on the test rows: accuracy at each confidence", sharey=True)
+    figure, axes = _subplots(
+        4.8, 2, "Reliability on the test rows: accuracy at each confidence", sharex=True, sharey=True
+    )
     for axis, method in zip(axes, METHODS, strict=True):
         axis.plot([0, 1], [0, 1], color="black", linewidth=0.8, linestyle=":", label="perfectly calibrated")
         for scaled, color, marker, line_style in ((False, COLORS[method], "o", "-"), (True, "#555555", "s", "--")):
@@ -169,10 +171,9 @@ def plot_reliability(bins: Rows, details: Details) -> Figure:
             axis.plot(x, y, color=color, linestyle=line_style, label=label, marker=marker, markersize=3)
             area, fill = 12 + 300 * sizes / sizes.sum(), "none" if scaled else color
             axis.scatter(x, y, area, facecolor=fill, edgecolor=color, marker=marker, alpha=0.7)
-        axis.set(
-            title=DISPLAY_NAMES[method], xlabel="confidence", ylabel="accuracy", xlim=(0.3, 1.02), ylim=(-0.02, 1.02)
-        )
+        axis.set(title=DISPLAY_NAMES[method], xlabel="confidence", ylabel="accuracy")
         axis.legend(loc="lower right")
+    axes[0].set(xlim=(0.3, 1.02), ylim=(-0.02, 1.02))
     return figure
 
 
