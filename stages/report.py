@@ -53,11 +53,10 @@ def main() -> None:
 
     plots.use_style()
     histories = {method: read_json(paths.PLOTS / f"{method}.json") for method in METHODS}
-    confusion = {method: read_json(paths.PLOTS / f"confusion_{method}.json") for method in METHODS}
     pictures = {
         "f1": plots.plot_f1(details, sentences["findings"][0][0].rstrip(".")),
         "curves": plots.plot_curves(histories, details),
-        "confusion": plots.plot_confusion(confusion),
+        "confusion": plots.plot_confusion({m: read_json(paths.PLOTS / f"confusion_{m}.json") for m in METHODS}),
         "reliability": plots.plot_reliability(read_json(paths.PLOTS / "reliability.json"), details),
         "cost": plots.plot_cost(details, details, plots.COSTS, "log"),
         "learning_rates": plots.plot_learning_rates(details),

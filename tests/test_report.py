@@ -391,3 +391,13 @@ def test_many_seeds_are_shown_as_mean_and_standard_deviation(stage):
     page = Path("plots/report.html").read_text(encoding="utf-8")
     assert "mean, 6 seeds" in page
     assert "<td>LoRA</td><td>3</td>" not in page
+
+
+def test_runs_that_were_trained_elsewhere_have_no_measured_cost(stage):
+    write_runs()
+    for path in Path("data/timings").iterdir():
+        path.unlink()
+    for name in ("plan_runs", "select", "compare", "report"):
+        stage(name, compare__bootstrap_samples=100)
+    assert Path("plots/report.html").is_file()
+    assert not Path("plots/cost_measured.png").exists()

@@ -128,20 +128,17 @@ def compare_methods(
             values |= {"best_seed": best_run["seed"], "best_epoch": best_run["best_epoch"]}
             values |= {"overfitting": overfitting(best_run["history"]), **{size: best_run[size] for size in SIZES}}
             values |= {"tuning": tuning(selected), "runs": _metrics_of_runs(metrics, runs)}
-            values["against"] = [
-                {"baseline": other, **evidence.difference(name, other, params.margin)} for other in BASELINES
-            ]
+            values["against"] = [{"baseline": b} | evidence.difference(name, b, params.margin) for b in BASELINES]
         details[name] = values
     difference = evidence.difference("lora", "full", params.margin)
     low, high = difference["interval"]
     variances = difference["row_variance"], difference["run_variance"]
     one_seed = min(len(selection[method]["runs"]) for method in METHODS) == 1
-    full, lora = (
-        statistics[method][:, list(selection[method]["runs"]).index(selection[method]["best_run"])]
-        for method in METHODS
-    )
+    best_runs = {method: list(selection[method]["runs"]).index(selection[method]["best_run"]) for method in METHODS}
+    full, lora = (statistics[method][:, best_run] for method, best_run in best_runs.items())
     full_correct, lora_correct = (cells[:, : NUM_CELLS : NUM_CLASSES + 1].max(1) > 0 for cells in (full, lora))
     p_permutation = significance.permutation_p_value(full, lora, params.bootstrap_samples, params.seed)
+    p_mcnemar = significance.mcnemar_p_value(full_correct, lora_correct)
     # With one seed, interval and permutation test answer one question; where they disagree, nothing is decided.
     borderline = one_seed and (p_permutation < 1 - significance.CONFIDENCE_LEVEL) != (low > 0 or high < 0)
     if borderline and difference["verdict"] != "equivalent":
@@ -152,9 +149,6 @@ def compare_methods(
         "rows_needed": significance.rows_for_equivalence(len(texts), *variances, params.margin),
         "about": "checkpoints" if one_seed else "methods",
         "borderline": borderline,
-        "checkpoint_tests": {
-            "p_permutation": p_permutation,
-            "p_mcnemar": significance.mcnemar_p_value(full_correct, lora_correct),
-        },
+        "checkpoint_tests": {"p_permutation": p_permutation, "p_mcnemar": p_mcnemar},
     }
     return details

@@ -45,9 +45,7 @@ def bootstrap_replicates(
         weights: see `resampling_weights`.
         metrics: of means (samples, runs, columns) over rows.
     """
-    blocks = [
-        {method: np.tensordot(of_rows, values, 1) for method, values in statistics.items()} for of_rows in weights
-    ]
+    blocks = [{method: np.tensordot(block, values, 1) for method, values in statistics.items()} for block in weights]
     means = {method: np.concatenate([block[method] for block in blocks]) for method in statistics}
     return {
         method: {name: values.mean(-1) for name, values in metrics(of_method).items()}

@@ -131,8 +131,8 @@ def plot_expected_best(details: Details) -> Figure:
     figure, (axis,) = _subplots(4.2, 1, "Expected best macro-F1 on the validation rows, by number of trials")
     for method in METHODS:
         tuning = details[method]["tuning"]
-        expected, label = tuning["expected_best"], DISPLAY_NAMES[method]
-        label += "" if expected else f": {tuning['num_runs']} of the 3 or more trials that a curve takes"
+        expected = tuning["expected_best"]
+        label = DISPLAY_NAMES[method] + ("" if expected else f": {tuning['num_runs']} trials, a curve takes 3")
         axis.plot(range(1, len(expected) + 1), expected, label=label, **_style(method))
     axis.set(xlabel="trials (a learning rate and a seed each)", ylabel="macro-F1")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
