@@ -211,7 +211,7 @@ def plot_cost(details: Details, costs: Details, labels: Mapping[str, str], scale
             else:
                 axis.axhline(values[0], linestyle=LINE_STYLES[method], color=COLORS[method], label=label)
         axis.set(xscale=scale, xlabel=f"{axis_label} ({scale})", ylabel="macro-F1", ylim=(0, 1))
-        axis.margins(x=0.4)
-        axis.set_xlim(left=0 if scale == "linear" else None)
+        low, high = sorted(costs[method][cost] for method in METHODS)
+        axis.set_xlim(*((0, 1.2 * high) if scale == "linear" else (low / 3, 3 * high)))
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
