@@ -2,10 +2,11 @@
 
 import argparse
 import functools
+import itertools
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,35 +50,29 @@ def format_as_json(text: str, probabilities: np.ndarray) -> str:
 FORMATS = {"text": format_as_text, "jsonl": format_as_json}
 
 
-def decode(text: bytes, encoding: str, place: str) -> str:
-    try:
-        return text.decode(encoding)
-    except UnicodeDecodeError as error:
-        raise UserError(f"{place}: not {encoding.upper()}; see --encoding") from error
-
-
-def read_available_lines(encoding: str) -> Iterator[list[str]]:
-    """Yield the lines of standard input as they come: as many as there are at a time, at least one."""
-    rest, number, data = b"", 0, b" "
-    while data:
-        data = os.read(sys.stdin.fileno(), 2**16)
+def read_available_lines() -> Iterator[list[bytes]]:
+    """Yield the lines of standard input as they come: those that are there, at least one at a time."""
+    rest = b""
+    while data := os.read(sys.stdin.fileno(), 2**16):
         *lines, rest = (rest + data).split(b"\n")
-        if not data and rest:
-            lines.append(rest)
         if lines:
-            places = (f"standard input: line {number + index}" for index in range(1, len(lines) + 1))
-            yield [decode(line.rstrip(b"\r"), encoding, place) for line, place in zip(lines, places, strict=False)]
-        number += len(lines)
+            yield lines
+    if rest:
+        yield [rest]
 
 
 def predict_texts(arguments: argparse.Namespace) -> None:
     """Print a line for each text of the command line or of standard input."""
-    if arguments.texts == [STANDARD_INPUT]:
-        batches: Iterable[list[str]] = read_available_lines(arguments.encoding)
-    else:
-        batches = [[decode(os.fsencode(text), "utf-8", ascii(text)) for text in arguments.texts]]
-    model = functools.cache(lambda: load_model(arguments))
-    for texts in batches:
+    given = iter([list(map(os.fsencode, arguments.texts))])
+    model = functools.cache(lambda: load_model(arguments))  # loaded when the first texts are there
+    numbers = itertools.count(1)
+    for batch in read_available_lines() if arguments.texts == [STANDARD_INPUT] else given:
+        texts = []
+        for encoded, number in zip(batch, numbers, strict=False):
+            try:
+                texts.append(encoded.rstrip(b"\r").decode(arguments.encoding))
+            except UnicodeDecodeError as error:
+                raise UserError(f"text {number}: not {arguments.encoding.upper()}; see --encoding") from error
         for text, probabilities in zip(texts, model().predict_proba(texts), strict=True):
             print(FORMATS[arguments.format](text, probabilities))
         sys.stdout.flush()
@@ -113,7 +108,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--text-column", metavar="NAME", help="column of --input that holds the texts")
     parser.add_argument("--output", type=Path, metavar="FILE", help=f"where to write it: {formats}")
     parser.add_argument("--prefix", default="", metavar="NAME", help="of the names of the new columns")
-    parser.add_argument("--encoding", choices=("utf-8", "cp949"), default="utf-8", help="of --input or standard input")
+    parser.add_argument("--encoding", choices=("utf-8", "cp949"), default="utf-8", help="of --input and of texts")
     arguments = parser.parse_args()
     if arguments.input and arguments.input.suffix.lower() == ".txt":
         arguments.text_column = arguments.text_column or "text"

@@ -143,7 +143,7 @@ def test_a_line_of_standard_input_in_another_encoding_is_refused_by_its_number(t
     with start_predict(trained_project) as process:
         _, errors = process.communicate("good\n최고\n".encode("cp949"))
     assert process.returncode == 1
-    assert errors == b"error: standard input: line 2: not UTF-8; see --encoding\n"
+    assert errors == b"error: text 2: not UTF-8; see --encoding\n"
 
 
 def test_a_reader_that_ends_early_is_no_fault(trained_project):

@@ -22,13 +22,13 @@ from zipfile import BadZipFile
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from openpyxl.utils.exceptions import IllegalCharacterError
 
 from stages.common.core.console import ProgressBar
 from stages.common.core.exceptions import UserError
 from stages.common.core.files import atomic_write
 
 CHUNK_ROWS = 4096
-EXCEL_ROWS = 2**20  # of a sheet, the header included
 Row = TypeVar("Row")
 
 csv.field_size_limit(2**24)  # characters; without a limit a quote that is never closed reads the whole file into a cell
@@ -121,19 +121,17 @@ def _read_text(lines: _Lines, text_column: str, check_columns: CheckColumns) -> 
 
 
 def _read_excel(lines: _Lines, text_column: str, check_columns: CheckColumns) -> Iterator[Chunk]:
-    from openpyxl import load_workbook
-
     try:
-        rows = load_workbook(lines.file, read_only=True, data_only=True).worksheets[0].iter_rows(values_only=True)
-    except (BadZipFile, KeyError, IndexError) as error:
+        sheet = pd.read_excel(
+            lines.file, engine="openpyxl", header=None, dtype=object, keep_default_na=False, na_values=[""]
+        )
+    except (BadZipFile, KeyError) as error:
         raise ValueError(f"not an Excel file: {error}") from error
-    rows = filter(lambda row: any(value is not None for value in row), rows)
-    header = ["" if name is None else str(name) for name in next(rows, ())]
-    while header and not header[-1]:
-        header.pop()
+    sheet = sheet.dropna(how="all").where(sheet.notna(), None)
+    header = sheet[:1].map(_to_cell).fillna("").to_numpy().ravel().tolist()
     check_columns(header)
-    for chunk in _take_chunks(row[: len(header)] for row in rows):
-        frame = pd.DataFrame(chunk, columns=header, dtype=object)
+    for start in range(1, max(len(sheet), 2), CHUNK_ROWS):
+        frame = sheet[start : start + CHUNK_ROWS].set_axis(header, axis=1).reset_index(drop=True)
         yield Chunk(frame, frame[text_column].map(_to_cell).fillna("").astype(object))
 
 
@@ -177,37 +175,19 @@ def _write_csv(path: Path, chunks: ComputedChunks, delimiter: str = ",") -> None
 
 
 def _write_excel(path: Path, chunks: ComputedChunks) -> None:
-    from openpyxl import Workbook
-    from openpyxl.cell import WriteOnlyCell
-    from openpyxl.utils.exceptions import IllegalCharacterError
-
-    workbook = Workbook(write_only=True)
-    sheet = workbook.create_sheet()
     columns: list[str] = []
-    num_rows = 0
-
-    def to_excel(value: Any) -> Any:
-        if not isinstance(value, str):
-            return None if pd.isna(value) else value
-        cell = WriteOnlyCell(sheet, value)
-        cell.data_type = "s"  # a text that begins with = is no formula
-        return cell
-
+    frames = []  # a sheet has a million rows at most
+    for chunk, new in chunks:
+        frame = chunk.rows if isinstance(chunk.rows, pd.DataFrame) else chunk.to_text(columns)
+        frames.append(pd.concat([frame, new], axis=1))
     try:
-        for chunk, new in chunks:
-            frame = chunk.rows if isinstance(chunk.rows, pd.DataFrame) else chunk.to_text(columns)
-            if not num_rows:
-                sheet.append([to_excel(name) for name in (*frame, *new)])
-            num_rows += max(len(frame), 1)
-            if num_rows >= EXCEL_ROWS:
-                raise UserError(f"an Excel sheet has {EXCEL_ROWS} rows at most; write .csv or .parquet")
-            for row in pd.concat([frame, new], axis=1).itertuples(index=False, name=None):
-                sheet.append([to_excel(value) for value in row])
-    except IllegalCharacterError as error:
-        raise UserError(f"Excel cannot hold a control character: {str(error)!a}; write .csv or .parquet") from error
-    finally:
-        sheet.close()
-    workbook.save(path)
+        with path.open("wb") as file, pd.ExcelWriter(file, engine="openpyxl") as writer:
+            pd.concat(frames).to_excel(writer, index=False)
+            for cell in chain.from_iterable(writer.book.active.rows):
+                if cell.data_type == "f":  # a text that begins with = is no formula
+                    cell.data_type = "s"
+    except (ValueError, IllegalCharacterError) as error:
+        raise UserError(f"Excel cannot hold this table: {str(error)!a}; write .csv or .parquet") from error
 
 
 def _to_json_lines(frame: pd.DataFrame) -> list[str]:
