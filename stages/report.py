@@ -3,7 +3,6 @@
 import base64
 import platform
 import string
-import subprocess
 from importlib.metadata import version
 
 from stages.common.artifacts.arrow import read_table
@@ -16,19 +15,6 @@ from stages.common.core.params import load_params
 
 NUM_SHOWN = 30  # misclassified rows on the page
 PACKAGES = ("dvc", "evaluate", "numpy", "peft", "scikit-learn", "scipy", "torch", "transformers")
-INPUTS = ("stages", "params.yaml", "data/sample", "data/kobert-mini")
-
-
-def git_revision() -> str:
-    """The commit that last changed code, parameters or embedded data, so that committing results does not change it."""
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments, "--", *INPUTS], capture_output=True, text=True, check=True).stdout
-
-    try:
-        return git("log", "-1", "--format=%H").strip() + (" with changes" if git("status", "--porcelain") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
 
 
 @report_user_errors
@@ -39,6 +25,7 @@ def main() -> None:
 
     from stages.common.evaluation.error_analysis import misclassified
     from stages.common.reporting import formatting, plots
+    from stages.common.reporting.provenance import git_revision
 
     details, selection = read_json(paths.COMPARE_DETAILS), read_json(paths.SELECTION)
     sentences = formatting.verdict_sentences(details)

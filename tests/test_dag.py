@@ -12,7 +12,7 @@ from tests.support.project import ROOT, run
 DAG = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
 STAGES = DAG["stages"]
-TOOLS = {"predict", "export", "sweep"}  # used after the DAG: they take arguments and do not read params.yaml
+TOOLS = {"predict", "export", "sweep", "demo"}  # used after the DAG: they take arguments and do not read params.yaml
 COMMON = "stages/common/"
 # A room imports only from rooms that stand before it.
 ROOMS = (
