@@ -2,6 +2,11 @@
 
 import argparse
 import functools
+import itertools
+import json
+import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +18,8 @@ from stages.common.core.labels import LABELS
 if TYPE_CHECKING:
     from stages.common.serving.text_classifier import TextClassifier
 
-NEW_COLUMNS = ("label", *(f"p_{label}" for label in LABELS))
+COLUMNS = ("label", *(f"p_{label}" for label in LABELS))
+STANDARD_INPUT = "-"
 DIGITS = 6  # of a probability in a table
 
 
@@ -24,7 +30,7 @@ def load_model(arguments: argparse.Namespace) -> "TextClassifier":
     return load_text_classifier(arguments.model, arguments.base_model)
 
 
-def format_prediction(text: str, probabilities: np.ndarray) -> str:
+def format_as_text(text: str, probabilities: np.ndarray) -> str:
     """One line for people: label, probabilities, text."""
     text = " ".join(text.split())
     if np.isnan(probabilities[0]):
@@ -33,42 +39,79 @@ def format_prediction(text: str, probabilities: np.ndarray) -> str:
     return f"{LABELS[int(probabilities.argmax())]}  {formatted}  {text}"
 
 
+def format_as_json(text: str, probabilities: np.ndarray) -> str:
+    """One JSON object: the text, label and probabilities, these null where cleaning leaves no text."""
+    nothing = np.isnan(probabilities[0])
+    label = None if nothing else LABELS[int(probabilities.argmax())]
+    values = [None] * len(LABELS) if nothing else probabilities.round(DIGITS).tolist()
+    return json.dumps(dict(zip(("text", *COLUMNS), (text, label, *values), strict=True)), ensure_ascii=False)
+
+
+FORMATS = {"text": format_as_text, "jsonl": format_as_json}
+
+
+def read_available_lines() -> Iterator[list[bytes]]:
+    """Yield the lines of standard input as they come: those that are there, at least one at a time."""
+    rest = b""
+    while data := os.read(sys.stdin.fileno(), 2**16):
+        *lines, rest = (rest + data).split(b"\n")
+        if lines:
+            yield lines
+    if rest:
+        yield [rest]
+
+
 def predict_texts(arguments: argparse.Namespace) -> None:
-    """Print a line for each text of the command line."""
-    for text in arguments.texts:
-        if any("\ud800" <= character <= "\udfff" for character in text):
-            raise UserError(f"{text!a}: not UTF-8")
-    for text, probabilities in zip(arguments.texts, load_model(arguments).predict_proba(arguments.texts), strict=True):
-        print(format_prediction(text, probabilities))
+    """Print a line for each text of the command line or of standard input."""
+    given = iter([list(map(os.fsencode, arguments.texts))])
+    model = functools.cache(lambda: load_model(arguments))  # loaded when the first texts are there
+    numbers = itertools.count(1)
+    for batch in read_available_lines() if arguments.texts == [STANDARD_INPUT] else given:
+        texts = []
+        for encoded, number in zip(batch, numbers, strict=False):
+            try:
+                texts.append(encoded.rstrip(b"\r").decode(arguments.encoding))
+            except UnicodeDecodeError as error:
+                raise UserError(f"text {number}: not {arguments.encoding.upper()}; see --encoding") from error
+        for text, probabilities in zip(texts, model().predict_proba(texts), strict=True):
+            print(FORMATS[arguments.format](text, probabilities))
+        sys.stdout.flush()
 
 
 def predict_table(arguments: argparse.Namespace) -> None:
-    """Write the rows of --input with `NEW_COLUMNS`, which are null where cleaning leaves no text, to --output."""
+    """Write the rows of --input with `COLUMNS`, which are null where cleaning leaves no text, to --output."""
     import pandas as pd
 
     from stages.common.serving.table_io import add_columns
 
     model = functools.cache(lambda: load_model(arguments))  # loaded when the first rows have been read
+    columns = [arguments.prefix + name for name in COLUMNS]
 
     def predict(texts: pd.Series) -> pd.DataFrame:
         probabilities = model().predict_proba(texts)
-        frame = pd.DataFrame(probabilities.round(DIGITS), columns=NEW_COLUMNS[1:])
+        frame = pd.DataFrame(probabilities.round(DIGITS), columns=columns[1:])
         labels = pd.Series(np.array(LABELS, dtype=object)[probabilities.argmax(1)])
-        frame.insert(0, NEW_COLUMNS[0], labels.where(~np.isnan(probabilities[:, 0]), None))
+        frame.insert(0, columns[0], labels.where(~np.isnan(probabilities[:, 0]), None))
         return frame
 
-    add_columns(arguments.input, arguments.output, arguments.text_column, NEW_COLUMNS, predict)
+    add_columns(arguments.input, arguments.output, arguments.text_column, columns, predict, arguments.encoding)
 
 
 def parse_arguments() -> argparse.Namespace:
+    formats = ".csv, .tsv, .xlsx, .jsonl or .parquet"
     parser = argparse.ArgumentParser(prog="python -m stages.predict", description=__doc__)
-    parser.add_argument("texts", nargs="*", metavar="TEXT", help="texts to classify, each printed on a line")
+    parser.add_argument("texts", nargs="*", metavar="TEXT", help="texts to classify; - reads them from standard input")
     parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="data/models/lora, for instance")
-    parser.add_argument("--base-model", type=Path, metavar="DIR", help="of an adapter, if not the one that it names")
-    parser.add_argument("--input", type=Path, metavar="FILE", help="a table: .csv, .jsonl or .parquet")
+    parser.add_argument("--base-model", type=Path, metavar="DIR", help="of an adapter, if not data/base_model")
+    parser.add_argument("--format", choices=FORMATS, default="text", help="of what is printed for texts")
+    parser.add_argument("--input", type=Path, metavar="FILE", help=f"a table: {formats}; or .txt, a text a line")
     parser.add_argument("--text-column", metavar="NAME", help="column of --input that holds the texts")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="where to write it: .csv, .jsonl or .parquet")
+    parser.add_argument("--output", type=Path, metavar="FILE", help=f"where to write it: {formats}")
+    parser.add_argument("--prefix", default="", metavar="NAME", help="of the names of the new columns")
+    parser.add_argument("--encoding", choices=("utf-8", "cp949"), default="utf-8", help="of --input and of texts")
     arguments = parser.parse_args()
+    if arguments.input and arguments.input.suffix.lower() == ".txt":
+        arguments.text_column = arguments.text_column or "text"
     for_table = (arguments.input, arguments.text_column, arguments.output)
     if any(value is not None for value in for_table) == bool(arguments.texts):
         parser.error("give texts, or --input, --text-column and --output")
@@ -80,7 +123,10 @@ def parse_arguments() -> argparse.Namespace:
 @report_user_errors
 def main() -> None:
     arguments = parse_arguments()
-    (predict_table if arguments.input else predict_texts)(arguments)
+    try:
+        (predict_table if arguments.input else predict_texts)(arguments)
+    except BrokenPipeError:  # the reader of our output, such as `head`, has ended
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

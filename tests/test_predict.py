@@ -95,6 +95,68 @@ def test_a_table_gets_label_and_probabilities(tool, tmp_path, suffix):
             assert [row[name] for name in NEW_COLUMNS[1:]] == pytest.approx(probabilities, abs=2e-6)  # 6 digits
 
 
+def test_a_prefix_makes_room_for_a_column_label(tool, tmp_path):
+    (tmp_path / "in.jsonl").write_text('{"text": "최고", "label": 1}\n', encoding="utf-8")
+    arguments = ["--input", tmp_path / "in.jsonl", "--text-column", "text", "--output", tmp_path / "out.jsonl"]
+    with pytest.raises(SystemExit, match=r"has a column label already.* --prefix"):
+        tool("predict", *LORA, *arguments)
+    tool("predict", *LORA, *arguments, "--prefix", "new_")
+    row = json.loads((tmp_path / "out.jsonl").read_text(encoding="utf-8"))
+    assert list(row) == ["text", "label", *(f"new_{name}" for name in NEW_COLUMNS)]
+
+
+def test_a_text_file_needs_no_column_name(tool, tmp_path):
+    (tmp_path / "in.txt").write_text("최고\n별로\n", encoding="utf-8")
+    tool("predict", *LORA, "--input", tmp_path / "in.txt", "--output", tmp_path / "out.csv")
+    assert pyarrow.csv.read_csv(tmp_path / "out.csv")["text"].to_pylist() == ["최고", "별로"]
+
+
+def test_json_lines_are_printed_on_request(tool, capsys):
+    tool("predict", *LORA, "--format", "jsonl", *TEXTS)
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    for row, text, probabilities in zip(rows, TEXTS, expected_probabilities(TEXTS, "lora"), strict=True):
+        assert list(row) == ["text", *NEW_COLUMNS]
+        assert row["text"] == text
+        assert row["label"] == (probabilities and best_label(probabilities))
+
+
+def start_predict(folder: Path, *arguments: str) -> subprocess.Popen[bytes]:
+    """Start `predict` on its standard input."""
+    command = [sys.executable, "-m", "stages.predict", "--model", "data/models/lora", *arguments, "-"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=folder, env=environment, stdin=pipe, stdout=pipe, stderr=pipe)
+
+
+def test_lines_of_standard_input_are_answered_as_they_come(trained_project):
+    with start_predict(trained_project, "--format", "jsonl") as process:
+        for text in ("최고", "별로\r"):
+            process.stdin.write(f"{text}\n".encode())
+            process.stdin.flush()
+            assert json.loads(process.stdout.readline())["text"] == text.strip()
+        output, errors = process.communicate("보통\n끝".encode())
+    assert [json.loads(line)["text"] for line in output.splitlines()] == ["보통", "끝"]
+    assert (process.returncode, errors) == (0, b"")
+
+
+def test_a_line_of_standard_input_in_another_encoding_is_refused_by_its_number(trained_project):
+    with start_predict(trained_project) as process:
+        _, errors = process.communicate("good\n최고\n".encode("cp949"))
+    assert process.returncode == 1
+    assert errors == b"error: text 2: not UTF-8; see --encoding\n"
+
+
+def test_a_reader_that_ends_early_is_no_fault(trained_project):
+    with start_predict(trained_project) as process:
+        process.stdin.write("최고\n".encode())
+        process.stdin.flush()
+        process.stdout.readline()
+        process.stdout.close()
+        process.stdin.write("최고\n".encode() * 100)
+        process.stdin.close()
+        assert (process.wait(), process.stderr.read()) == (0, b"")
+
+
 def test_adapters_are_saved_without_their_base_model(trained_project):
     names = {path.name for path in (trained_project / "data/models/lora").iterdir()}
     assert names == {"adapter_config.json", "adapter_model.safetensors", "training.json", "README.md"}

@@ -2,8 +2,10 @@
 
 import csv
 import json
+from datetime import datetime
 from pathlib import Path
 
+import openpyxl
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,7 +15,7 @@ from stages.common.core.exceptions import UserError
 from stages.common.serving.table_io import add_columns
 
 TEXTS = ["<b>최고</b> ㅋㅋ", '화면,\n"환불"\r또', "😊", "", "보통", "끝"]
-FORMATS = [".csv", ".jsonl", ".parquet"]
+FORMATS = [".csv", ".tsv", ".xlsx", ".jsonl", ".parquet"]
 
 
 def text_lengths(texts: pd.Series) -> pd.DataFrame:
@@ -22,18 +24,29 @@ def text_lengths(texts: pd.Series) -> pd.DataFrame:
     return pd.DataFrame({"label": texts.map(lambda text: text[:1] or None), "length": lengths.where(lengths > 0)})
 
 
-def add_lengths(source: Path, target: Path) -> None:
-    add_columns(source, target, "본문", ["label", "length"], text_lengths)
+def add_lengths(source: Path, target: Path, encoding: str = "utf-8") -> None:
+    add_columns(source, target, "본문", ["label", "length"], text_lengths, encoding)
 
 
-def write_csv(path: Path, rows: list[list[str]]) -> None:
-    with path.open("w", encoding="utf-8-sig", newline="") as file:
-        csv.writer(file).writerows(rows)
+def write_csv(path: Path, rows: list[list[str]], encoding: str = "utf-8-sig") -> None:
+    with path.open("w", encoding=encoding, newline="") as file:
+        csv.writer(file, delimiter="\t" if path.suffix == ".tsv" else ",").writerows(rows)
 
 
 def read_csv(path: Path) -> list[list[str]]:
     with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.reader(file, strict=True))
+        return list(csv.reader(file, strict=True, delimiter="\t" if path.suffix == ".tsv" else ","))
+
+
+def write_excel(path: Path, rows: list[list]) -> None:
+    workbook = openpyxl.Workbook()
+    for row in rows:
+        workbook.active.append(row)
+    workbook.save(path)
+
+
+def read_excel(path: Path) -> list[list]:
+    return [list(row) for row in openpyxl.load_workbook(path).active.iter_rows(values_only=True)]
 
 
 def read_json_lines(path: Path) -> list[dict]:
@@ -147,7 +160,9 @@ def test_parquet_becomes_json_lines_without_nan(parquet_table, tmp_path):
 def write_table(path: Path, texts: list[str]) -> None:
     """A table of one column."""
     match path.suffix:
-        case ".csv":
+        case ".xlsx":
+            write_excel(path, [["본문"], *([text] for text in texts)])
+        case ".csv" | ".tsv":
             write_csv(path, [["본문"], *([text] for text in texts)])
         case ".jsonl":
             path.write_text("".join(f'{{"본문": {json.dumps(text)}}}\n' for text in texts), encoding="utf-8")
@@ -158,7 +173,10 @@ def write_table(path: Path, texts: list[str]) -> None:
 def read_rows(path: Path) -> tuple[list[str], list[list]]:
     """Columns and rows of a table, numbers as numbers."""
     match path.suffix:
-        case ".csv":
+        case ".xlsx":
+            header, *rows = read_excel(path)
+            return header, rows
+        case ".csv" | ".tsv":
             header, *rows = read_csv(path)
             return header, [[*row[:-1], float(row[-1])] for row in rows]
         case ".jsonl":
@@ -198,6 +216,53 @@ def test_an_output_without_a_suffix_has_the_format_of_the_input(tmp_path):
     assert pq.read_table(tmp_path / "out")["본문"].to_pylist() == TEXTS
 
 
+def test_a_text_file_is_a_table_of_its_lines(tmp_path):
+    (tmp_path / "in.txt").write_bytes('최고\r\n\n"별로",\t'.encode())
+    add_lengths(tmp_path / "in.txt", tmp_path / "out.jsonl")
+    assert [(row["본문"], row["length"]) for row in read_json_lines(tmp_path / "out.jsonl")] == [
+        ("최고", 2),
+        ("", None),
+        ('"별로",\t', 6),
+    ]
+
+
+def test_excel_keeps_values_and_makes_no_formula_of_a_text(tmp_path):
+    rows = [["본문", "n", "when", "빈칸"], ["최고", 1.5, datetime(2024, 1, 2, 3, 4), None], [None, True, 7, "x"]]
+    write_excel(tmp_path / "in.xlsx", rows)
+    workbook = openpyxl.load_workbook(tmp_path / "in.xlsx")
+    workbook.active["A4"].value, workbook.active["A4"].data_type = "=1+1", "s"
+    workbook.save(tmp_path / "in.xlsx")
+    add_lengths(tmp_path / "in.xlsx", tmp_path / "out.xlsx")
+    cells = list(openpyxl.load_workbook(tmp_path / "out.xlsx").active.rows)
+    assert [[cell.value for cell in row] for row in cells] == [
+        [*rows[0], "label", "length"],
+        [*rows[1], "최", 2],
+        [*rows[2], None, None],
+        ["=1+1", None, None, None, "=", 4],
+    ]
+    assert cells[3][0].data_type == "s"
+
+
+def test_numbers_in_the_text_column_of_excel_are_texts(tmp_path):
+    write_excel(tmp_path / "in.xlsx", [["본문"], [100], ["최고"]])
+    add_lengths(tmp_path / "in.xlsx", tmp_path / "out.csv")
+    assert read_csv(tmp_path / "out.csv")[1:] == [["100", "1", "3.0"], ["최고", "최", "2.0"]]
+
+
+def test_a_control_character_is_refused_by_excel_alone(tmp_path):
+    write_table(tmp_path / "in.csv", ["\x01"])
+    with pytest.raises(UserError, match=r"Excel cannot hold this table: .*cannot be used"):
+        add_lengths(tmp_path / "in.csv", tmp_path / "out.xlsx")
+
+
+def test_cp949_is_read_when_it_is_named(tmp_path):
+    write_csv(tmp_path / "in.csv", [["본문"], ["뷁 최고"]], "cp949")
+    with pytest.raises(UserError, match="line 1: not UTF-8: if Excel wrote it in Korean, add --encoding cp949"):
+        add_lengths(tmp_path / "in.csv", tmp_path / "out.csv")
+    add_lengths(tmp_path / "in.csv", tmp_path / "out.csv", "cp949")
+    assert read_csv(tmp_path / "out.csv")[1][0] == "뷁 최고"
+
+
 BROKEN = {
     "quote.csv": ('본문,b\n"a"x,1\n', "line 2: ',' expected after '\"'"),
     "cells.csv": ("본문,b\na,1\na,1,2\n", "line 3: 3 cells, but the first line has 2"),
@@ -217,6 +282,8 @@ BROKEN = {
     "half.jsonl": ('{"본문": "\\ud800"}\n', "line 1: .* surrogates not allowed"),
     "taken.jsonl": ('{"본문": "a", "label": 1}\n', "line 1: has a column label already"),
     "text.parquet": ("no", "not a parquet file|file size|magic bytes|smaller than"),
+    "tabs.csv": ("본문\tb\na\t1\n", "its cells stand between tabs: name it .tsv"),
+    "text.xlsx": ("no", "not an Excel file"),
     "text.ods": ("본문\n", r"its name must end in \.csv"),
 }
 
@@ -263,6 +330,7 @@ def test_bytes_go_into_parquet_only(tmp_path, suffix):
     [
         ("none.csv", "out.csv", "none.csv: no such file"),
         ("in.csv", "out.ods", "out.ods: its name must end in"),
+        ("in.csv", "out.txt", "out.txt: its name must end in"),
         ("in.csv", "folder.csv", "folder.csv: is a folder"),
     ],
 )

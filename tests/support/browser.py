@@ -13,7 +13,7 @@ FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-extensions"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--enable-logging=stderr"),
     *("--v=0", "--window-size=1500,4000", "--virtual-time-budget=15000", "--dump-dom"),
-    "--host-resolver-rules=MAP * ~NOTFOUND",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 )
 
 
@@ -30,13 +30,14 @@ class Visit:
         return re.findall(r"<svg[^>]*class=\"marks\".*?</svg>", self.dom, re.DOTALL)
 
 
-def visit(page: Path, folder: Path) -> Visit:
-    """Open `page` in chromium; skips the test where there is none."""
+def visit(page: Path | str, folder: Path) -> Visit:
+    """Open `page`, a file or a URL, in chromium; skips the test where there is none."""
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if chromium is None:
         pytest.skip("no chromium: `apt-get install chromium` lets this test look at the page")
     log = folder / "net.json"
-    own = [f"--user-data-dir={folder / 'profile'}", f"--log-net-log={log}", page.resolve().as_uri()]
+    url = page if isinstance(page, str) else page.resolve().as_uri()
+    own = [f"--user-data-dir={folder / 'profile'}", f"--log-net-log={log}", url]
     result = subprocess.run([chromium, *FLAGS, *own], capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr
     text = log.read_text(encoding="utf-8")

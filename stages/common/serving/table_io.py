@@ -1,7 +1,8 @@
-"""Tables of any size, a chunk at a time: CSV, JSON lines or Parquet in, the same rows with new columns out.
+"""Tables of any size, a chunk at a time: CSV, TSV, text, Excel, JSON lines or Parquet in, new columns added, and out.
 
-Where the format stays, so does every value: JSON lines are extended, not written anew, and Parquet keeps its types. In
-CSV, and in Parquet made from another format, every value is text, and objects and lists are JSON text.
+Where the format stays, so does every value: JSON lines are extended, not written anew, and Parquet keeps its types;
+only of an Excel file the values of the first sheet are taken, without formulas and formats. In CSV and TSV, and in
+Parquet made from another format, every value is text, and objects and lists are JSON text.
 
 pandas' `read_csv` is not used, since it takes `"a"x` for a cell, fills up a row that is too short, names the wrong line
 after a cell of several lines, and drops an empty cell that is alone in its row.
@@ -12,13 +13,16 @@ import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
+from zipfile import BadZipFile
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from openpyxl.utils.exceptions import IllegalCharacterError
 
 from stages.common.core.console import ProgressBar
 from stages.common.core.exceptions import UserError
@@ -42,7 +46,7 @@ def _to_cell(value: Any) -> str | None:
 
 @dataclass(frozen=True)
 class Chunk:
-    """Consecutive rows: a frame of CSV's cells, the lines of JSON lines, or a batch of Parquet."""
+    """Consecutive rows: the lines of JSON lines, a batch of Parquet, or a frame of the cells of any other format."""
 
     rows: pd.DataFrame | list[str] | pa.RecordBatch
     texts: pd.Series  # the column to classify; "" for a null
@@ -72,18 +76,20 @@ ComputedChunks = Iterator[tuple[Chunk, pd.DataFrame]]  # rows, and their new col
 
 
 class _Lines:
-    """The lines of a UTF-8 file, and the number of the last one that was read."""
+    """The lines of a file, and the number of the last one that was read."""
 
-    def __init__(self, file: BinaryIO) -> None:
-        self.file, self.number = file, 0
+    def __init__(self, file: BinaryIO, encoding: str) -> None:
+        self.file, self.number, self._encoding = file, 0, encoding
 
     def __iter__(self) -> Iterator[str]:
         for line in self.file:
             self.number += 1
             try:
-                yield line.decode("utf-8-sig" if self.number == 1 else "utf-8")
+                text = line.decode(self._encoding)
             except UnicodeDecodeError as error:
-                raise ValueError("not UTF-8") from error
+                hint = ": if Excel wrote it in Korean, add --encoding cp949" if self._encoding == "utf-8" else ""
+                raise ValueError(f"not {self._encoding.upper()}{hint}") from error
+            yield text.removeprefix("\ufeff") if self.number == 1 else text
 
 
 def _take_chunks(rows: Iterator[Row]) -> Iterator[list[Row]]:
@@ -92,8 +98,8 @@ def _take_chunks(rows: Iterator[Row]) -> Iterator[list[Row]]:
         yield chunk
 
 
-def _read_csv(lines: _Lines, text_column: str, check_columns: CheckColumns) -> Iterator[Chunk]:
-    rows = filter(None, csv.reader(lines, strict=True))
+def _read_csv(lines: _Lines, text_column: str, check_columns: CheckColumns, delimiter: str = ",") -> Iterator[Chunk]:
+    rows = filter(None, csv.reader(lines, strict=True, delimiter=delimiter))
     header = next(rows, [])
     check_columns(header)
 
@@ -106,6 +112,27 @@ def _read_csv(lines: _Lines, text_column: str, check_columns: CheckColumns) -> I
     for chunk in _take_chunks(checked_rows()):
         frame = pd.DataFrame(chunk, columns=header, dtype=object)
         yield Chunk(frame, frame[text_column])
+
+
+def _read_text(lines: _Lines, text_column: str, check_columns: CheckColumns) -> Iterator[Chunk]:
+    for chunk in _take_chunks(line.rstrip("\r\n") for line in lines):
+        frame = pd.DataFrame({text_column: chunk}, dtype=object)
+        yield Chunk(frame, frame[text_column])
+
+
+def _read_excel(lines: _Lines, text_column: str, check_columns: CheckColumns) -> Iterator[Chunk]:
+    try:
+        sheet = pd.read_excel(
+            lines.file, engine="openpyxl", header=None, dtype=object, keep_default_na=False, na_values=[""]
+        )
+    except (BadZipFile, KeyError) as error:
+        raise ValueError(f"not an Excel file: {error}") from error
+    sheet = sheet.dropna(how="all").where(sheet.notna(), None)
+    header = sheet[:1].map(_to_cell).fillna("").to_numpy().ravel().tolist()
+    check_columns(header)
+    for start in range(1, max(len(sheet), 2), CHUNK_ROWS):
+        frame = sheet[start : start + CHUNK_ROWS].set_axis(header, axis=1).reset_index(drop=True)
+        yield Chunk(frame, frame[text_column].map(_to_cell).fillna("").astype(object))
 
 
 def _read_json_lines(lines: _Lines, text_column: str, check_columns: CheckColumns) -> Iterator[Chunk]:
@@ -137,14 +164,30 @@ def _read_parquet(lines: _Lines, text_column: str, check_columns: CheckColumns) 
         yield Chunk(batch, batch[text_column].cast(pa.string()).fill_null("").to_pandas())
 
 
-def _write_csv(path: Path, chunks: ComputedChunks) -> None:
+def _write_csv(path: Path, chunks: ComputedChunks, delimiter: str = ",") -> None:
     columns: list[str] = []
     with path.open("w", encoding="utf-8", newline="") as file:
         for chunk, new in chunks:
             is_first = not columns
             frame = pd.concat([chunk.to_text(columns), new], axis=1)
             # All cells are quoted: Python 3.11 would not quote one because of a lone \r.
-            frame.to_csv(file, header=is_first, index=False, quoting=csv.QUOTE_ALL)
+            frame.to_csv(file, sep=delimiter, header=is_first, index=False, quoting=csv.QUOTE_ALL)
+
+
+def _write_excel(path: Path, chunks: ComputedChunks) -> None:
+    columns: list[str] = []
+    frames = []  # a sheet has a million rows at most
+    for chunk, new in chunks:
+        frame = chunk.rows if isinstance(chunk.rows, pd.DataFrame) else chunk.to_text(columns)
+        frames.append(pd.concat([frame, new], axis=1))
+    try:
+        with path.open("wb") as file, pd.ExcelWriter(file, engine="openpyxl") as writer:
+            pd.concat(frames).to_excel(writer, index=False)
+            for cell in chain.from_iterable(writer.book.active.rows):
+                if cell.data_type == "f":  # a text that begins with = is no formula
+                    cell.data_type = "s"
+    except (ValueError, IllegalCharacterError) as error:
+        raise UserError(f"Excel cannot hold this table: {str(error)!a}; write .csv or .parquet") from error
 
 
 def _to_json_lines(frame: pd.DataFrame) -> list[str]:
@@ -182,18 +225,34 @@ def _write_parquet(path: Path, chunks: ComputedChunks) -> None:
             writer.write_table(table)
 
 
-READERS = {".csv": _read_csv, ".jsonl": _read_json_lines, ".parquet": _read_parquet}
-WRITERS = {".csv": _write_csv, ".jsonl": _write_json_lines, ".parquet": _write_parquet}
+READERS: dict[str, Callable[..., Iterator[Chunk]]] = {
+    ".csv": _read_csv,
+    ".tsv": partial(_read_csv, delimiter="\t"),
+    ".txt": _read_text,
+    ".xlsx": _read_excel,
+    ".jsonl": _read_json_lines,
+    ".parquet": _read_parquet,
+}
+WRITERS: dict[str, Callable[..., None]] = {
+    ".csv": _write_csv,
+    ".tsv": partial(_write_csv, delimiter="\t"),
+    ".xlsx": _write_excel,
+    ".jsonl": _write_json_lines,
+    ".parquet": _write_parquet,
+}
 
 
-def _read_chunks(path: Path, file: BinaryIO, text_column: str, new_columns: Sequence[str]) -> Iterator[Chunk]:
+def _read_chunks(
+    path: Path, file: BinaryIO, encoding: str, text_column: str, new_columns: Sequence[str]
+) -> Iterator[Chunk]:
     def check_columns(names: list[str]) -> None:
         if text_column not in names:
-            raise ValueError(f"has no column {text_column}; it has {', '.join(names)}")
+            hint = "; its cells stand between tabs: name it .tsv" if any("\t" in name for name in names) else ""
+            raise ValueError(f"has no column {text_column}; it has {', '.join(names)}{hint}")
         if taken := [name for name in names if name in new_columns or names.count(name) > 1]:
-            raise ValueError(f"has a column {taken[0]} already, or twice: rename it")
+            raise ValueError(f"has a column {taken[0]} already, or twice: rename it, or the new ones with --prefix")
 
-    lines = _Lines(file)
+    lines = _Lines(file, encoding)
     try:
         yield from READERS[path.suffix.lower()](lines, text_column, check_columns)
     except (ValueError, RecursionError, csv.Error, pa.ArrowException) as error:
@@ -201,21 +260,29 @@ def _read_chunks(path: Path, file: BinaryIO, text_column: str, new_columns: Sequ
 
 
 def add_columns(
-    source: Path, target: Path, text_column: str, names: Sequence[str], compute: Callable[[pd.Series], pd.DataFrame]
+    source: Path,
+    target: Path,
+    text_column: str,
+    names: Sequence[str],
+    compute: Callable[[pd.Series], pd.DataFrame],
+    encoding: str = "utf-8",
 ) -> None:
     """Write the rows of `source`, with new columns after their own, to `target`; memory holds a chunk.
 
     Args:
         target: its suffix names the format; without one it gets the format of `source`.
-        text_column: the column of `source` from whose texts `compute` makes the columns `names`.
+        text_column: the column of `source` from whose texts `compute` makes the columns `names`; of a .txt file, which
+            has no columns, the name that the lines get.
+        encoding: of `source`, where it consists of lines; `target` is UTF-8.
 
     Raises:
         UserError: a file is missing, damaged (names the line) or of another format, lacks `text_column` or has one of
             `names` already; `target` is as it was.
     """
-    for path in (source, target):
-        if path.suffix.lower() not in READERS and (path.suffix or path is source):
-            raise UserError(f"{path}: its name must end in {', '.join(READERS)}")
+    target_format = (target.suffix or source.suffix).lower()
+    for path, suffix, formats in ((source, source.suffix.lower(), READERS), (target, target_format, WRITERS)):
+        if suffix not in formats:
+            raise UserError(f"{path}: its name must end in {', '.join(formats)}")
     if not source.is_file():
         raise UserError(f"{source}: no such file")
     if target.is_dir():
@@ -223,9 +290,9 @@ def add_columns(
 
     def computed() -> ComputedChunks:
         with ProgressBar(total=source.stat().st_size, unit="B", unit_scale=True, desc="predict") as progress:
-            for chunk in _read_chunks(source, file, text_column, names):
+            for chunk in _read_chunks(source, file, encoding, text_column, names):
                 yield chunk, compute(chunk.texts)
                 progress.update(file.tell() - progress.n)
 
     with source.open("rb") as file, atomic_write(target) as temporary:
-        WRITERS[(target.suffix or source.suffix).lower()](temporary, computed())
+        WRITERS[target_format](temporary, computed())

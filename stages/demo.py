@@ -1,0 +1,54 @@
+"""A page to try trained models: probabilities side by side, the words that carried them, similar training reviews."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from stages.common.core.exceptions import UserError, report_user_errors
+from stages.common.core.labels import LABELS, METHODS
+from stages.common.core.paths import MODELS, TRAIN
+
+NUM_NEAREST = 5
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m stages.demo", description=__doc__)
+    default = [MODELS / method for method in METHODS]
+    parser.add_argument("models", nargs="*", type=Path, default=default, metavar="DIR", help="data/models/* by default")
+    parser.add_argument("--base-model", type=Path, metavar="DIR", help="of adapters, if not data/base_model")
+    parser.add_argument("--port", type=int, default=8000, help="of 127.0.0.1; 0: any that is free")
+    return parser.parse_args()
+
+
+@report_user_errors
+def main() -> None:
+    arguments = parse_arguments()
+    from stages.common.artifacts.arrow import read_table
+    from stages.common.serving.demo_server import DemoServer
+    from stages.common.serving.explanation import NearestTexts, explain_prediction
+    from stages.common.serving.text_classifier import load_text_classifier
+
+    models = {}
+    for folder in arguments.models:
+        is_adapter = (folder / "adapter_config.json").is_file()
+        models[folder.name] = load_text_classifier(folder, arguments.base_model if is_adapter else None)
+    nearest = None
+    if TRAIN.is_file():
+        train = read_table(TRAIN)
+        nearest = NearestTexts(train["text"].to_pylist(), train["labels"].to_numpy())
+
+    def explain(text: str) -> dict[str, Any]:
+        predictions = {name: explain_prediction(classifier, text) for name, classifier in models.items()}
+        return {"labels": LABELS, "models": predictions, "nearest": nearest.find(text, NUM_NEAREST) if nearest else []}
+
+    try:
+        server = DemoServer(explain, arguments.port)
+    except (OSError, OverflowError) as error:
+        raise UserError(f"port {arguments.port}: {error}; choose another with --port") from error
+    with server:
+        print(f"{server.url} (Ctrl-C ends it)", flush=True)
+        server.serve_forever()
+
+
+if __name__ == "__main__":
+    main()
