@@ -43,10 +43,10 @@ def _remove_leftovers(path: Path) -> None:
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         try:
             os.kill(int(leftover.name.split(".")[-2]), 0)
-        except (ProcessLookupError, ValueError):
+        except ProcessLookupError:
             _remove(leftover)
-        except PermissionError:
-            pass  # another user's process is alive
+        except (PermissionError, ValueError, OverflowError):
+            pass  # another user's process is alive, or the file is none of ours
 
 
 @contextmanager
@@ -100,7 +100,7 @@ def read_json(path: Path) -> Any:
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read as JSON: {error}") from error
 
 

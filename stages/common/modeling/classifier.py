@@ -6,14 +6,22 @@ layer. So its checkpoints need no code of ours.
 
 import shutil
 import warnings
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from peft import (
+    LoraConfig,
+    PeftModel,
+    TaskType,
+    get_peft_model,
+    get_peft_model_state_dict,
+    set_peft_model_state_dict,
+)
 from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import nn
 
 from stages.common.core.exceptions import UserError
@@ -28,6 +36,14 @@ transformers.utils.logging.disable_progress_bar()
 warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")  # raised within PEFT
 
 HEAD = "classifier"
+ADAPTER_CONFIG_KEYS = {  # in PEFT's adapter_config.json, by field of LoraParams
+    "r": "r",
+    "alpha": "lora_alpha",
+    "dropout": "lora_dropout",
+    "target_modules": "target_modules",
+    "rslora": "use_rslora",
+    "dora": "use_dora",
+}
 ADAPTER_README = """# LoRA adapters and the head of a classifier
 
 They belong on the base model `{name}`, revision `{revision}`, whose files have these SHA-256 hashes:
@@ -39,6 +55,49 @@ They belong on the base model `{name}`, revision `{revision}`, whose files have 
 """
 
 
+def _load(folder: Path, **config_values: Any) -> tuple[transformers.PreTrainedModel, dict[str, Any]]:
+    """Load the token classifier in `folder` as data alone, and what transformers says of weights that do not match.
+
+    Raises:
+        UserError: it is damaged, or needs more than data: code of its own, a quantizer, an adapter.
+    """
+    config_file = folder / "config.json"
+    values = read_json(config_file)
+    model_type = values.get("model_type") if isinstance(values, dict) else None
+    if model_type not in list(transformers.CONFIG_MAPPING):
+        raise UserError(
+            f"{config_file}: model_type {model_type!r} is not one of transformers'; no code of a model is run"
+        )
+    if values.get("quantization_config") or (folder / "adapter_config.json").exists():
+        raise UserError(f"{folder}: is quantized, or holds an adapter beside the whole model; neither is supported")
+    options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    try:
+        config = transformers.AutoConfig.from_pretrained(
+            folder,
+            num_labels=len(LABELS),
+            id2label=dict(enumerate(LABELS)),
+            label2id={label: index for index, label in enumerate(LABELS)},
+            **config_values,
+            **options,
+        )
+        config._attn_implementation = None  # a config may name a kernel, which is code, on the hub
+        model, loading = transformers.AutoModelForTokenClassification.from_pretrained(
+            folder, config=config, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **options
+        )
+    except Exception as error:  # transformers raises whatever an unusual config leads to
+        raise UserError(f"{folder}: cannot be loaded: {error!r}") from error
+    if config.pad_token_id is None:
+        raise UserError(f"{config_file}: has no pad_token_id")
+    _check_finite(model, folder)
+    return model, loading
+
+
+def _check_finite(model: Model, folder: Path) -> None:
+    for name, parameter in model.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise UserError(f"{folder}: {name} holds NaN or infinity")
+
+
 def build_classifier(folder: Path, dropout: float, seed: int) -> transformers.PreTrainedModel:
     """Load the base model in `folder` and add a new head, initialised from `seed`.
 
@@ -46,29 +105,7 @@ def build_classifier(folder: Path, dropout: float, seed: int) -> transformers.Pr
         UserError: the folder's weights do not fit its config, or the encoder has no dropout before its head.
     """
     torch.manual_seed(seed)
-    try:
-        config = transformers.AutoConfig.from_pretrained(
-            folder,
-            local_files_only=True,
-            trust_remote_code=False,
-            num_labels=len(LABELS),
-            id2label=dict(enumerate(LABELS)),
-            label2id={label: index for index, label in enumerate(LABELS)},
-            classifier_dropout=dropout,
-        )
-        model, loading = transformers.AutoModelForTokenClassification.from_pretrained(
-            folder,
-            config=config,
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-            dtype=torch.float32,
-            output_loading_info=True,
-        )
-    except Exception as error:  # transformers raises whatever an unusual config leads to
-        raise UserError(f"{folder}: cannot be loaded as a base model: {error!r}") from error
-    if config.pad_token_id is None:
-        raise UserError(f"{folder / 'config.json'}: has no pad_token_id")
+    model, loading = _load(folder, classifier_dropout=dropout)
     # Some encoders ignore classifier_dropout in their config, and the layer has one of two names.
     layers = [layer for name in ("dropout", "drop") if (layer := getattr(model, name, None))]
     if not layers:
@@ -164,18 +201,34 @@ def load_checkpoint(folder: Path, base_model: Path) -> Model:
     Raises:
         UserError: the folder holds no complete checkpoint, or adapters of another base model.
     """
-    has_adapters = (folder / "adapter_config.json").is_file()
-    weights = folder / ("adapter_model.safetensors" if has_adapters else "model.safetensors")
-    if not weights.is_file():  # PEFT would look for it on the hub
+    if (folder / "adapter_config.json").is_file():
+        return _load_adapters(folder, build_classifier(base_model, dropout=0.0, seed=0))
+    if not (weights := folder / "model.safetensors").is_file():
         raise UserError(f"{weights}: no such file; run `dvc repro` to make it")
+    model, loading = _load(folder)
+    _check_names(weights, loading["missing_keys"], loading["unexpected_keys"])
+    return model
+
+
+def _load_adapters(folder: Path, model: transformers.PreTrainedModel) -> PeftModel:
+    """Put adapters on `model`. Of their config no more is read than what `LoraParams` checks."""
+    config, weights = read_json(folder / "adapter_config.json"), folder / "adapter_model.safetensors"
     try:
-        if has_adapters:
-            return PeftModel.from_pretrained(build_classifier(base_model, dropout=0.0, seed=0), folder)
-        return transformers.AutoModelForTokenClassification.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
-        )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"{folder}: cannot be loaded: {error}; run `dvc repro` to make it") from error
+        params = {name: config[key] for name, key in ADAPTER_CONFIG_KEYS.items()}
+        lora = LoraParams.model_validate(params | {"init": "kaiming", "learning_rates": [0.1]})  # of use in training
+        adapters = add_lora(model, lora, seed=0)
+        expected, found = get_peft_model_state_dict(adapters, save_embedding_layers=False), load_file(weights)
+        _check_names(weights, expected.keys() - found.keys(), found.keys() - expected.keys())
+        set_peft_model_state_dict(adapters, found)
+    except (KeyError, TypeError, ValueError, OSError, RuntimeError, SafetensorError) as error:
+        raise UserError(f"{folder}: cannot be loaded: {error!r}; run `dvc repro` to make it") from error
+    _check_finite(adapters, folder)
+    return adapters.requires_grad_(False)
+
+
+def _check_names(weights: Path, missing: Collection[str], unexpected: Collection[str]) -> None:
+    if names := sorted(missing) or sorted(unexpected):
+        raise UserError(f"{weights}: {'lacks' if missing else 'has no use for'} {names[0]}, so it is of another model")
 
 
 def weight_bytes(folder: Path) -> int:
