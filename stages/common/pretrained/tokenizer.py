@@ -9,6 +9,7 @@ No code of the folder is run.
 """
 
 import json
+import math
 import os
 import re
 import unicodedata
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import sentencepiece
@@ -28,7 +30,8 @@ from stages.common.core.ragged import RaggedArray
 
 SPECIAL_TOKENS = ("[UNK]", "[PAD]", "[CLS]", "[SEP]", "[MASK]")
 CHUNK_SIZE = 1000  # texts whose tokens are Python lists; more of them would keep the garbage collector busy
-PREFIX_LENGTH = 2**16  # characters
+PREFIX_LENGTH = 2**16  # characters of a text that are tokenized first: the tokens of 10 MB take 1 GB
+MAX_GROWTH = 100  # times as long as a text may become by the rules of a tokenizer.json
 _SPECIAL_TOKEN = re.compile(f"({'|'.join(map(re.escape, SPECIAL_TOKENS))})")
 # Characters that NFKD may change. It also decomposes Hangul syllables, but SentencePiece composes those again.
 _NOT_NORMAL = re.compile(r"[^\n\x20-\x7e가-힣]{1,64}")
@@ -80,6 +83,7 @@ class SentencePieceTokenizer:
         self.vocab_size = max(ids.values()) + 1
         # Special tokens get numbers after those of SentencePiece's own pieces.
         self._special_pieces = {token: len(pieces) + index for index, token in enumerate(SPECIAL_TOKENS)}
+        self._ends_pieces_at_spaces = not any("▁" in piece[1:] for piece in pieces)
         self._piece_to_id = np.array([ids.get(piece, self.unk_id) for piece in [*pieces, *SPECIAL_TOKENS]], np.int32)
 
     def _normalize(self, texts: Sequence[str]) -> list[str]:
@@ -102,12 +106,21 @@ class SentencePieceTokenizer:
                 rows[index] = list(chain.from_iterable(found))
         return rows
 
+    def _prefix(self, text: str) -> str:
+        """The first words of a long text, whose pieces do not depend on the rest."""
+        is_long = len(text) > PREFIX_LENGTH and self._ends_pieces_at_spaces
+        return text[:PREFIX_LENGTH].rpartition(" ")[0] if is_long else text
+
     def encode(self, texts: Sequence[str], max_length: int) -> EncodedTexts:
         """Ids of the texts, [CLS] and [SEP] included, each truncated to `max_length` of them."""
         begin, end = self._special_pieces["[CLS]"], self._special_pieces["[SEP]"]
         ids, lengths, num_truncated = [np.empty(0, np.int32)], [np.empty(0, np.int64)], 0
         for start in range(0, len(texts), CHUNK_SIZE):
-            pieces = self._encode_pieces(texts[start : start + CHUNK_SIZE])
+            chunk = texts[start : start + CHUNK_SIZE]
+            pieces = self._encode_pieces(list(map(self._prefix, chunk)))
+            for index, text in enumerate(chunk):
+                if len(text) > PREFIX_LENGTH and len(pieces[index]) <= max_length - 2:
+                    pieces[index] = self._encode_pieces([text])[0]
             num_truncated += sum(len(row) > max_length - 2 for row in pieces)
             rows = RaggedArray.from_rows([[begin, *row[: max_length - 2], end] for row in pieces])
             ids.append(self._piece_to_id[rows.values])
@@ -138,6 +151,12 @@ class SentencePieceTokenizer:
         return fast
 
 
+def _growth(normalizer: dict[str, Any] | None) -> int:
+    """How many times as long as it is a text may become."""
+    steps = map(_growth, (normalizer or {}).get("normalizers", []))
+    return max(1, len((normalizer or {}).get("content", ""))) * math.prod(steps)
+
+
 class FastTokenizer:
     """A `tokenizer.json`; special tokens are added as its post-processor says."""
 
@@ -147,8 +166,11 @@ class FastTokenizer:
         except Exception as error:  # the library raises bare Exception for every fault of the file
             raise UserError(f"{tokenizer_file}: not a tokenizer of the tokenizers library: {error}") from error
         self._tokenizer.no_padding()
-        self.vocab_size = self._tokenizer.get_vocab_size()
-        model = json.loads(self._tokenizer.to_str())["model"]
+        self.vocab_size = max(self._tokenizer.get_vocab().values(), default=-1) + 1
+        parts = json.loads(self._tokenizer.to_str())
+        if (growth := _growth(parts["normalizer"])) > MAX_GROWTH:
+            raise UserError(f"{tokenizer_file}: its normalizer may make a text {growth} times as long")
+        self._file, model = tokenizer_file, parts["model"]
         unk_token = model.get("unk_token")
         unk_id = self._tokenizer.token_to_id(unk_token) if unk_token else model.get("unk_id")
         self.unk_id = -1 if unk_id is None else unk_id  # a byte-level vocabulary has no unknown token
@@ -160,9 +182,26 @@ class FastTokenizer:
         return copy
 
     def encode(self, texts: Sequence[str], max_length: int) -> EncodedTexts:
-        """Ids of the texts, each truncated to `max_length` of them, special tokens included."""
+        """Ids of the texts, each truncated to `max_length` of them, special tokens included.
+
+        Raises:
+            UserError: the tokenizer contradicts itself.
+        """
+        try:
+            encoded = self._encode(texts, max_length)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # the library raises bare Exception, and BaseException where it panics
+            raise UserError(f"{self._file}: cannot tokenize: {error}") from error
+        if (
+            encoded.input_ids.values.max(initial=0) >= self.vocab_size
+            or encoded.input_ids.lengths.max(initial=0) > max_length
+        ):
+            raise UserError(f"{self._file}: adds special tokens that are too many, or not in its vocabulary")
+        return encoded
+
+    def _encode(self, texts: Sequence[str], max_length: int) -> EncodedTexts:
         self._tokenizer.enable_truncation(max_length)
-        # Of 10 MB the library would keep each truncated token, in 1 GB. The first tokens do not depend on the rest.
         encodings = self._tokenizer.encode_batch([text[:PREFIX_LENGTH] for text in texts])
         for index, text in enumerate(texts):
             if len(text) > PREFIX_LENGTH and not encodings[index].overflowing:
