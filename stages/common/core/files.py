@@ -58,6 +58,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
     """
     temporary, before = (path.with_name(f".{path.name}.{os.getpid()}.{kind}") for kind in ("tmp", "old"))
     try:
+        if path.exists() and not (path.is_file() or path.is_dir()):  # /dev/null would become a file, for everybody
+            raise OSError("it is neither a file nor a folder")
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(path)
         yield temporary
