@@ -4,6 +4,7 @@
 """
 
 import json
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -64,24 +65,19 @@ def write_table(path: Path, batches: Iterable[pa.RecordBatch | pa.Table], schema
 @contextmanager
 def _report_unreadable(path: Path) -> Iterator[None]:
     try:
+        with path.open("rb") as file:
+            file.seek(-len(END_OF_STREAM), os.SEEK_END)
+            if file.read() != END_OF_STREAM:
+                raise ValueError("its end is missing")
         yield
     except (OSError, ValueError, pa.ArrowException) as error:
         raise UserError(f"{path}: cannot be read as an Arrow stream ({error}); run `dvc repro` to make it") from error
 
 
-def _check_end(file: pa.NativeFile) -> None:
-    file.seek(max(0, file.size() - len(END_OF_STREAM)))
-    if file.read() != END_OF_STREAM:
-        raise ValueError("its end is missing")
-    file.seek(0)
-
-
 def map_table(path: Path) -> pa.Table:
     """Memory-map an Arrow stream, whose values are not looked at; a UserError says that it is missing or cut off."""
     with _report_unreadable(path):
-        file = pa.memory_map(str(path))
-        _check_end(file)
-        return pa.ipc.open_stream(file).read_all()
+        return pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
 
 
 def read_table(path: Path) -> pa.Table:
@@ -98,7 +94,6 @@ def read_batches(path: Path, columns: Sequence[str] = ()) -> Iterator[pa.RecordB
     The file is not memory-mapped: its pages would count as memory of this process. Errors are those of `read_table`.
     """
     with _report_unreadable(path), pa.OSFile(str(path)) as file:
-        _check_end(file)
         names = pa.ipc.open_stream(file).schema.names
         file.seek(0)
         options = pa.ipc.IpcReadOptions(included_fields=sorted(map(names.index, columns)))

@@ -187,26 +187,19 @@ class FastTokenizer:
         Raises:
             UserError: the tokenizer contradicts itself.
         """
-        try:
-            encoded = self._encode(texts, max_length)
-        except (KeyboardInterrupt, SystemExit):
-            raise
-        except BaseException as error:  # the library raises bare Exception, and BaseException where it panics
-            raise UserError(f"{self._file}: cannot tokenize: {error}") from error
-        if (
-            encoded.input_ids.values.max(initial=0) >= self.vocab_size
-            or encoded.input_ids.lengths.max(initial=0) > max_length
-        ):
-            raise UserError(f"{self._file}: adds special tokens that are too many, or not in its vocabulary")
-        return encoded
-
-    def _encode(self, texts: Sequence[str], max_length: int) -> EncodedTexts:
         self._tokenizer.enable_truncation(max_length)
-        encodings = self._tokenizer.encode_batch([text[:PREFIX_LENGTH] for text in texts])
-        for index, text in enumerate(texts):
-            if len(text) > PREFIX_LENGTH and not encodings[index].overflowing:
-                encodings[index] = self._tokenizer.encode(text)
-        input_ids = RaggedArray.from_rows([encoding.ids for encoding in encodings])
+        try:
+            encodings = self._tokenizer.encode_batch([text[:PREFIX_LENGTH] for text in texts])
+            for index, text in enumerate(texts):
+                if len(text) > PREFIX_LENGTH and not encodings[index].overflowing:
+                    encodings[index] = self._tokenizer.encode(text)
+            input_ids = RaggedArray.from_rows([encoding.ids for encoding in encodings])
+        except BaseException as error:  # the library raises bare Exception, and BaseException where it panics
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            raise UserError(f"{self._file}: cannot tokenize: {error}") from error
+        if input_ids.values.max(initial=0) >= self.vocab_size or input_ids.lengths.max(initial=0) > max_length:
+            raise UserError(f"{self._file}: adds special tokens that are too many, or not in its vocabulary")
         return EncodedTexts(input_ids, sum(bool(encoding.overflowing) for encoding in encodings))
 
 

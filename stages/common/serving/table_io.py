@@ -140,10 +140,8 @@ def _read_excel(lines: _Lines, text_column: str, check_columns: CheckColumns) ->
         header = [_to_cell(value) or "" for value in next(rows, [])]
         check_columns(header)
         for chunk in _take_chunks(rows):
-            if (longest := max(map(len, chunk), default=0)) > len(header):
-                raise ValueError(f"a row has {longest} cells, but the first one has {len(header)}")
             cells = [row + [None] * (len(header) - len(row)) for row in chunk]
-            frame = pd.DataFrame(cells, columns=header, dtype=object)
+            frame = pd.DataFrame(cells, columns=header, dtype=object)  # raises where a row has more cells
             yield Chunk(frame, frame[text_column].map(_to_cell).fillna("").astype(object))
     except (BadZipFile, KeyError, SyntaxError) as error:  # XML's error is a SyntaxError
         raise ValueError(f"not an Excel file: {error}") from error
