@@ -1,7 +1,6 @@
 """What can be said of both methods on the test rows, and how surely: data only, `report` makes what people read."""
 
 import json
-from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -46,13 +45,8 @@ def round_float(text: str) -> float:
 def main() -> None:
     params = load_params()
     # SciPy takes seconds to import; a fault in params.yaml is reported before that.
-    from stages.common.evaluation.calibration import (
-        expected_ece_if_calibrated,
-        fit_temperature,
-        reliability_bins,
-        temperature_interval,
-    )
-    from stages.common.evaluation.comparison import compare_methods, validation_metrics
+    from stages.common.evaluation import calibration
+    from stages.common.evaluation.comparison import Evidence, compare_methods
     from stages.common.evaluation.error_analysis import confusion_counts, metrics_by_slice
     from stages.common.evaluation.vectorized_metrics import per_example_statistics
 
@@ -61,49 +55,52 @@ def main() -> None:
     labels = {split: table["labels"].to_numpy() for split, table in tables.items()}
     texts = {split: table["text"].to_pylist() for split, table in tables.items()}
     baselines = read_logits(paths.BASELINE_LOGITS)
-    logits = {name: [{split: baselines[f"{name}/{split}"] for split in tables}] for name in BASELINES}
-    for method in METHODS:
-        folders = [paths.RUNS / method / run for run in selection[method]["runs"]]
-        logits[method] = [dict(read_logits(folder / "logits.safetensors")) for folder in folders]
+    logits = {
+        method: [
+            dict(read_logits(paths.RUNS / method / run / "logits.safetensors")) for run in selection[method]["runs"]
+        ]
+        for method in METHODS
+    }
+    logits |= {name: [{split: baselines[f"{name}/{split}"] for split in tables}] for name in BASELINES}
     temperatures: dict[str, list[float]] = {}
     statistics: dict[str, dict[str, np.ndarray]] = {split: {} for split in tables}
-    for method in (*METHODS, *BASELINES):
-        temperatures[method] = [fit_temperature(run["validation"], labels["validation"]) for run in logits[method]]
+    for method, runs in logits.items():
+        temperatures[method] = [calibration.fit_temperature(run["validation"], labels["validation"]) for run in runs]
         for split, of_split in statistics.items():
-            pairs = zip(logits[method], temperatures[method], strict=True)
+            pairs = zip(runs, temperatures[method], strict=True)
             of_runs = [per_example_statistics(run[split], labels[split], temperature) for run, temperature in pairs]
             of_split[method] = np.stack(of_runs, axis=1)
     of_methods = {split: {method: of_split[method] for method in METHODS} for split, of_split in statistics.items()}
     details = compare_methods(statistics["test"], texts["test"], selection, params.compare)
-    validation = validation_metrics(of_methods["validation"], texts["validation"], selection, params.compare)
+    evidence = Evidence.collect(of_methods["validation"], texts["validation"], params.compare)
     details["slices"] = metrics_by_slice(tables["test"], of_methods["test"])
     if selected_on_test_rows := not params.split.validation_size:
         warn("split.validation_size is 0: epochs were chosen on the test rows, so these metrics are optimistic")
     details |= {"rows": len(labels["test"]), "selected_on_test_rows": selected_on_test_rows}
 
-    bins, trials = [], []
-    timings: dict[str, dict[str, Any]] = {}
+    bins, timings, validation = [], {}, {}
     for method in METHODS:
         selected = selection[method]
         best = list(selected["runs"]).index(selected["best_run"])
-        best_logits, temperature = logits[method][best], temperatures[method][best]
+        temperature = temperatures[method][best]
+        validation_logits, test_logits = (logits[method][best][split] for split in ("validation", "test"))
         samples = NUM_CALIBRATION_SAMPLES, params.compare.seed
         details[method]["calibration"] = {
             "temperature": temperature,
-            "temperature_interval": temperature_interval(best_logits["validation"], labels["validation"], *samples),
-            "ece_if_calibrated": expected_ece_if_calibrated(best_logits["test"], *samples),
-            "scaled_ece_if_calibrated": expected_ece_if_calibrated(best_logits["test"] / temperature, *samples),
+            "temperature_interval": calibration.temperature_interval(validation_logits, labels["validation"], *samples),
+            "ece_if_calibrated": calibration.expected_ece_if_calibrated(test_logits, *samples),
+            "scaled_ece_if_calibrated": calibration.expected_ece_if_calibrated(test_logits / temperature, *samples),
         }
-        write_json(paths.PLOTS / f"confusion_{method}.json", confusion_counts(best_logits["test"], labels["test"]))
-        of_bins = reliability_bins(best_logits["test"], labels["test"], temperature)
+        write_json(paths.PLOTS / f"confusion_{method}.json", confusion_counts(test_logits, labels["test"]))
+        of_bins = calibration.reliability_bins(test_logits, labels["test"], temperature)
         bins += [{"method": method, **row} for row in of_bins]
-        for trial in selected["trials"]:
-            row = {"method": method, "learning_rate": trial["learning_rate"]}
-            row |= {"mean": fmean(trial["macro_f1"]), "selected": trial["learning_rate"] == selected["learning_rate"]}
-            trials += [{**row, "macro_f1": score} for score in trial["macro_f1"]]
+        validation[method] = {
+            "validation_f1": float(evidence.point_estimates[method]["macro_f1"].mean()),
+            "learning_rate": selected["learning_rate"],
+            "interval": evidence.interval(method, "macro_f1"),  # `dvc metrics show` leaves lists out
+        }
         timings[method] = {name: read_timing(run["timing_key"]) for name, run in selected["runs"].items()}
     write_json(paths.PLOTS / "reliability.json", bins)
-    write_json(paths.PLOTS / "learning_rates.json", trials)
     write_json(paths.TIMING_TABLE, timings)
     write_json(paths.VALIDATION_METRICS, json.loads(json.dumps(validation), parse_float=round_float))
     details = json.loads(json.dumps(details), parse_float=round_float)

@@ -8,12 +8,12 @@ from peft import PeftModel
 from stages.common.core.exceptions import UserError, report_user_errors
 from stages.common.core.files import atomic_write
 from stages.common.modeling.classifier import base_model_reference
+from stages.common.reporting.provenance import git_revision
 from stages.common.serving.fast_tokenizer import save_fast_tokenizer
 from stages.common.serving.model_card import render_model_card
 from stages.common.serving.onnx_export import check_onnx_packages, save_onnx
 from stages.common.serving.sequence_classifier import to_sequence_adapter, to_sequence_classifier
 from stages.common.serving.text_classifier import TextClassifier, load_text_classifier
-from stages.report import git_revision
 
 
 def export(classifier: TextClassifier, checkpoint: Path, kind: str, int8: bool, output: Path) -> None:

@@ -3,7 +3,6 @@
 import base64
 import platform
 import string
-import subprocess
 from importlib.metadata import version
 
 from stages.common.artifacts.arrow import read_table
@@ -16,19 +15,6 @@ from stages.common.core.params import load_params
 
 NUM_SHOWN = 30  # misclassified rows on the page
 PACKAGES = ("dvc", "evaluate", "numpy", "peft", "scikit-learn", "scipy", "torch", "transformers")
-INPUTS = ("stages", "params.yaml", "data/sample", "data/kobert-mini")
-
-
-def git_revision() -> str:
-    """The commit that last changed code, parameters or embedded data, so that committing results does not change it."""
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments, "--", *INPUTS], capture_output=True, text=True, check=True).stdout
-
-    try:
-        return git("log", "-1", "--format=%H").strip() + (" with changes" if git("status", "--porcelain") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
 
 
 @report_user_errors
@@ -39,6 +25,7 @@ def main() -> None:
 
     from stages.common.evaluation.error_analysis import misclassified
     from stages.common.reporting import formatting, plots
+    from stages.common.reporting.provenance import git_revision
 
     details, selection = read_json(paths.COMPARE_DETAILS), read_json(paths.SELECTION)
     sentences = formatting.verdict_sentences(details)
@@ -53,16 +40,22 @@ def main() -> None:
 
     plots.use_style()
     histories = {method: read_json(paths.PLOTS / f"{method}.json") for method in METHODS}
-    confusion = {method: read_json(paths.PLOTS / f"confusion_{method}.json") for method in METHODS}
     pictures = {
-        "f1": plots.plot_f1(details, sentences[0][0].rstrip(".")),
+        "f1": plots.plot_f1(details, sentences["findings"][0][0].rstrip(".")),
         "curves": plots.plot_curves(histories, details),
-        "confusion": plots.plot_confusion(confusion),
+        "confusion": plots.plot_confusion({m: read_json(paths.PLOTS / f"confusion_{m}.json") for m in METHODS}),
         "reliability": plots.plot_reliability(read_json(paths.PLOTS / "reliability.json"), details),
-        "cost": plots.plot_cost(details),
+        "cost": plots.plot_cost(details, details, plots.COSTS, "log"),
+        "learning_rates": plots.plot_learning_rates(details),
+        "expected_best": plots.plot_expected_best(details),
     }
     for name, picture in pictures.items():
         plots.save_png(picture, paths.PLOTS / f"{name}.png")
+    # Neither git nor DVC knows what runs cost, which is unknown where they were trained on another machine.
+    timings = read_json(paths.TIMING_TABLE) if paths.TIMING_TABLE.is_file() else {}
+    means = {method: pd.DataFrame(runs).mean(axis=1) for method, runs in timings.items() if any(runs.values())}
+    if means.keys() == set(METHODS):
+        plots.save_png(plots.plot_cost(details, means, plots.MEASURED_COSTS, "linear"), paths.MEASURED_COST)
     counts = {"filter": paths.FILTER_METRICS, "split": paths.SPLIT_METRICS, "tokens": paths.TOKEN_METRICS}
     page = formatting.TEMPLATES.get_template("report.html").render(
         sentences=sentences,
@@ -78,7 +71,8 @@ def main() -> None:
     with atomic_write(paths.PLOTS / "report.html") as temporary:
         page = page.replace("EMBEDDED_FONT", plots.embedded_font(string.printable + page), 1)
         temporary.write_text(page, encoding="utf-8")
-    print(*(sentence for language in zip(*sentences, strict=True) for sentence in language), sep="\n")
+    for part, pairs in sentences.items():
+        print(part, *(f"  {sentence}" for language in zip(*pairs, strict=True) for sentence in language), sep="\n")
 
 
 if __name__ == "__main__":

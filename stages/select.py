@@ -66,13 +66,18 @@ def select(runs: Runs, select_by: str) -> dict[str, Any]:
 @report_user_errors
 def main() -> None:
     select_by = load_params().train.select_by
-    selection = {}
+    selection, rows = {}, []
     for method, names in read_json(RUN_PLAN).items():
         selected = selection[method] = select({name: read_run(RUNS / method / name) for name in names}, select_by)
         with atomic_write(MODELS / method) as folder:
             shutil.copytree(RUNS / method / selected["best_run"] / "checkpoint", folder)
         histories = {str(run["seed"]): run["history"] for run in selected["runs"].values()}
         write_json(PLOTS / f"{method}.json", summarize(histories))
+        for trial in selected["trials"]:
+            row = {"method": method, "learning_rate": trial["learning_rate"], "mean": fmean(trial["macro_f1"])}
+            row["selected"] = trial["learning_rate"] == selected["learning_rate"]
+            rows += [{**row, "macro_f1": score} for score in trial["macro_f1"]]
+    write_json(PLOTS / "learning_rates.json", rows)
     write_json(SELECTION, selection)
 
 

@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from stages.common.evaluation.calibration import confidence_bins, fit_temperature, reliability_bins
+from stages.common.evaluation.calibration import (
+    confidence_bins,
+    expected_ece_if_calibrated,
+    fit_temperature,
+    reliability_bins,
+    temperature_interval,
+)
 from stages.common.evaluation.vectorized_metrics import compute_metrics, per_example_statistics
 
 
@@ -27,6 +33,29 @@ def test_scaling_lowers_the_calibration_error(calibrated):
     temperature = fit_temperature(3 * logits, labels)
     metrics = compute_metrics(per_example_statistics(3 * logits, labels, temperature).mean(0))
     assert metrics["scaled.ece"] < 0.02 < 0.1 < metrics["ece"]
+
+
+def test_the_interval_of_the_temperature_holds_the_true_one_and_narrows_with_more_rows(calibrated):
+    logits, labels = calibrated
+    widths = []
+    for num_rows in (500, 5_000):
+        low, high = temperature_interval(3 * logits[:num_rows], labels[:num_rows], num_samples=50, seed=0)
+        assert low < 3 < high
+        widths.append(high - low)
+    assert widths[1] < widths[0]
+
+
+@pytest.mark.parametrize("num_rows", [500, 20_000])
+def test_a_calibrated_model_has_the_ece_that_chance_gives(calibrated, num_rows):
+    logits, labels = (values[:num_rows] for values in calibrated)
+    measured = compute_metrics(per_example_statistics(logits, labels, 1.0).mean(0))["ece"]
+    assert expected_ece_if_calibrated(logits, num_samples=100, seed=0) == pytest.approx(measured, rel=0.5)
+
+
+def test_an_overconfident_model_has_more_than_the_ece_that_chance_gives(calibrated):
+    logits, labels = calibrated
+    measured = compute_metrics(per_example_statistics(3 * logits, labels, 1.0).mean(0))["ece"]
+    assert measured > 10 * expected_ece_if_calibrated(3 * logits, num_samples=100, seed=0)
 
 
 def test_a_bin_holds_its_upper_end():

@@ -12,7 +12,7 @@ from tests.support.project import ROOT, run
 DAG = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
 STAGES = DAG["stages"]
-TOOLS = {"predict", "export", "sweep"}  # used after the DAG: they take arguments and do not read params.yaml
+TOOLS = {"predict", "export", "sweep", "demo"}  # used after the DAG: they take arguments and do not read params.yaml
 COMMON = "stages/common/"
 # A room imports only from rooms that stand before it.
 ROOMS = (
@@ -126,7 +126,7 @@ def test_every_script_is_a_stage_or_a_tool():
 
 def test_every_artifact_is_made_by_a_stage():
     made = {path for stage in STAGES.values() for path in paths(stage.get("outs", []) + stage.get("metrics", []))}
-    made |= {path.partition("/${item")[0] for path in made}
+    made |= {path.partition("/${item")[0].removesuffix(f"/{method}") for path in made for method in ("full", "lora")}
     used = {path for stage in STAGES.values() for path in stage["deps"] if not path.startswith(("stages/", "$"))}
     assert used <= made
     assert {artifact["path"] for artifact in DAG["artifacts"].values()} <= made

@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import AutoModelForTokenClassification, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerFast
 
 from stages.clean_and_tokenize import POSITIONS_AFTER_PADDING
 from stages.common.artifacts.arrow import read_table
@@ -150,10 +150,10 @@ def test_the_whole_pipeline_runs_on(stage, tmp_path, capsys, build: Callable[[Pa
         run_tool("predict", "--model", f"data/models/{method}", *TEXTS[:5], LONG)
         lines = capsys.readouterr().out.splitlines()
         run_tool("export", "--model", f"data/models/{method}", "--output", f"out/{method}")
-        model = AutoModelForTokenClassification.from_pretrained(f"out/{method}").eval()
+        model = AutoModelForSequenceClassification.from_pretrained(f"out/{method}").eval()
         tokenizer = AutoTokenizer.from_pretrained(f"out/{method}")
         inputs = tokenizer([*TEXTS[:5], LONG], padding=True, truncation=True, return_tensors="pt")
-        for line, row in zip(lines, model(**inputs).logits[:, 0].softmax(1).tolist(), strict=True):
+        for line, row in zip(lines, model(**inputs).logits.softmax(1).tolist(), strict=True):
             assert [float(word) for word in line.split()[2:7:2]] == pytest.approx(row, abs=0.0051)
 
 

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 from huggingface_hub import ModelCard, metadata_eval_result, metadata_load
 
 from stages.common.core.labels import LABELS
@@ -17,6 +18,23 @@ CHECKPOINT = Path("data/models/lora")
 COMMIT = "f89943434bd5ebaf7be828a30587161a44a5d02c"
 
 
+def write_lock(folder: Path) -> None:
+    """What DVC would write of the stages that made the LoRA model."""
+    params = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
+    made = {
+        "data/ingested.arrow": ["data"],
+        "data/tokenized.arrow": ["clean", "tokenize"],
+        "data/splits/train.arrow": ["split"],
+        "data/runs/full/42": ["train", "full"],
+        "data/runs/lora/42": ["train", "lora"],
+    }
+    stages = {
+        f"stage_{index}": {"outs": [{"path": out}], "params": {"params.yaml": {name: params[name] for name in names}}}
+        for index, (out, names) in enumerate(made.items())
+    }
+    (folder / "dvc.lock").write_text(yaml.safe_dump({"stages": stages}), encoding="utf-8")
+
+
 @pytest.fixture(scope="module")
 def compared_project(trained_project, tmp_path_factory) -> Path:
     """A copy of `trained_project` after the comparison."""
@@ -26,6 +44,7 @@ def compared_project(trained_project, tmp_path_factory) -> Path:
         patch.chdir(folder)
         run_tool("baselines")
         run_tool("compare")
+        write_lock(folder)
     return folder
 
 
@@ -84,6 +103,13 @@ def test_the_text_of_a_card_tells_data_results_and_origin(classifier):
     assert "commit `0123abc`" in text
     assert "`lora.r=8`" in text
     assert "full.learning_rate" not in text
+
+
+def test_the_parameters_are_those_of_the_run_whatever_params_yaml_holds_by_now(classifier, monkeypatch, tmp_path):
+    for name in ("data", "metrics", "dvc.lock"):
+        (tmp_path / name).symlink_to(Path(name).absolute())
+    monkeypatch.chdir(tmp_path)
+    assert "`lora.r=8`" in render_model_card(classifier, CHECKPOINT, "sequence", "")
 
 
 def test_a_model_of_another_run_gets_no_results(classifier, tmp_path, monkeypatch):

@@ -1,9 +1,9 @@
 """What people read: sentences, tables, pictures, the list of misclassified rows and the page."""
 
-import copy
 import csv
 import json
 from html.parser import HTMLParser
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,11 @@ import pytest
 
 from stages.common.artifacts.arrow import read_table
 from stages.common.artifacts.logits import read_logits
-from stages.common.core.labels import LABELS, METHODS
+from stages.common.core.labels import BASELINES, LABELS, METHODS
 from tests.support.browser import visit
 from tests.support.corpus import records
-from tests.support.project import stage_runner
-from tests.support.runs import write_runs
+from tests.support.project import ROOT, stage_runner
+from tests.support.runs import LEARNING_RATES, write_runs
 
 HOSTILE_TEXTS = [
     "<script>alert(1)</script>",
@@ -25,7 +25,7 @@ HOSTILE_TEXTS = [
     "@최고 {{ 7*7 }} EMBEDDED_FONT",
 ]
 SEEDS = [42, 43]
-PICTURES = ("f1", "curves", "confusion", "reliability", "cost")
+PICTURES = ("f1", "curves", "confusion", "reliability", "cost", "learning_rates", "expected_best")
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def reported_folder(tmp_path_factory):
         write_runs(rows, SEEDS)
         stage = stage_runner()
         stage("plan_runs", run__seeds=SEEDS)
-        for name in ("select", "baselines", "compare", "report"):
+        for name in ("select", "compare", "report"):
             stage(name, compare__bootstrap_samples=200)
     return folder
 
@@ -67,12 +67,26 @@ def test_a_second_run_gives_the_same_bytes(details):
     assert {f"plots/{name}.png" for name in PICTURES} <= {str(path) for path in written}
 
 
-def sentences(details: dict[str, Any]) -> tuple[str, str]:
-    """All English sentences and all Korean ones."""
+def test_measured_costs_are_drawn_outside_the_dag(details):
+    assert Path("plots/cost_measured.png").stat().st_size > 0
+    assert "plots/cost_measured.png" not in (ROOT / "dvc.yaml").read_text(encoding="utf-8")
+
+
+def sentences(details: dict[str, Any], part: str) -> tuple[str, str]:
+    """All English sentences and all Korean ones, of the findings or of the limits."""
     from stages.common.reporting.formatting import verdict_sentences
 
-    english, korean = zip(*verdict_sentences(details), strict=True)
-    return " ".join(english), " ".join(korean)
+    pairs = verdict_sentences(details)[part]
+    return " ".join(english for english, _ in pairs), " ".join(korean for _, korean in pairs)
+
+
+def with_difference(details: dict[str, Any], **changed: Any) -> dict[str, Any]:
+    return details | {"difference": details["difference"] | changed}
+
+
+def with_tuning(details: dict[str, Any], method: str, **changed: Any) -> dict[str, Any]:
+    tuning = details[method]["tuning"] | changed
+    return details | {method: details[method] | {"tuning": tuning}}
 
 
 @pytest.mark.parametrize(
@@ -84,46 +98,134 @@ def sentences(details: dict[str, Any]) -> tuple[str, str]:
         ("worse", -0.03, -0.001, "The difference may be smaller than the margin.", "작을 수도 있습니다"),
         ("equivalent", 0.001, 0.008, "LoRA and full fine-tuning are equivalent.", "동등합니다"),
         ("equivalent", 0.001, 0.008, "There is a difference, but it is smaller than the margin.", "차이는 있으나"),
-        ("undecided", -0.03, 0.02, "neither a difference nor equivalence", "판단 보류"),
+        ("equivalent", 0.001, 0.008, "Equivalence within 0.01 is shown by two one-sided tests", "입증되었습니다"),
+        ("undecided", -0.03, 0.02, "undecided, neither a difference nor equivalence is shown", "판단 보류"),
+        ("undecided", -0.03, 0.02, "Equivalence within 0.01 is not shown", "입증되지 않았습니다"),
     ],
 )
-def test_the_sentences_follow_from_verdict_and_interval(details, verdict, low, high, english, korean):
-    changed = copy.deepcopy(details)
-    changed["difference"] |= {"verdict": verdict, "low": low, "high": high, "macro_f1": (low + high) / 2}
-    in_english, in_korean = sentences(changed)
+def test_the_findings_follow_from_verdict_and_interval(details, verdict, low, high, english, korean):
+    changed = with_difference(details, verdict=verdict, interval=[low, high], macro_f1=(low + high) / 2)
+    in_english, in_korean = sentences(changed, "findings")
     assert english in in_english
     assert korean in in_korean
 
 
-def test_one_run_a_method_is_said_to_be_no_more(details):
-    changed = copy.deepcopy(details)
-    del changed["full"]["runs"]["sd"]
-    assert "another seed could give another result" in sentences(changed)[0]
-    assert "another seed" not in sentences(details)[0]
+@pytest.mark.parametrize(
+    "about, english, korean",
+    [
+        ("checkpoints", "These two checkpoints: ", "이 두 체크포인트: "),
+        ("methods", "The two methods at these budgets: ", "이 예산에서 비교한 두 방법: "),
+    ],
+)
+def test_the_first_sentence_names_what_it_is_about(details, about, english, korean):
+    in_english, in_korean = sentences(with_difference(details, about=about), "findings")
+    assert in_english.startswith(english)
+    assert in_korean.startswith(korean)
+
+
+def test_paired_tests_are_named_for_what_they_test(details):
+    english, korean = sentences(details, "findings")
+    assert "Only about the two selected checkpoints on these rows, not about other seeds: p" in english
+    assert "by the permutation test of macro-F1" in english
+    assert "by McNemar's test of accuracy" in english
+    assert "선택된 두 체크포인트와 이 평가 데이터에만 해당" in korean
+
+
+def test_one_seed_is_said_to_be_no_more(details):
+    assert (
+        "another seed could give another result"
+        in sentences(with_difference(details, about="checkpoints"), "limits")[0]
+    )
+    assert "another seed" not in sentences(details, "limits")[0]
+
+
+def test_a_borderline_result_is_named(details):
+    tests = {"p_permutation": 0.04, "p_mcnemar": 0.1}
+    borderline = {"verdict": "undecided", "borderline": True, "interval": [-0.03, 0.001], "checkpoint_tests": tests}
+    english, korean = sentences(with_difference(details, **borderline), "limits")
+    assert "Borderline: the interval holds 0, but the permutation test gives p = 0.040" in english
+    assert "경계선상의 결과" in korean
+
+
+@pytest.mark.parametrize(
+    "rows_needed, english, korean",
+    [
+        (8076, "test rows could not have shown equivalence within 0.01: that takes about 8,076 rows.", "약 8,076행"),
+        (None, "it takes more seeds.", "시드를 늘려야 합니다"),
+    ],
+)
+def test_rows_that_could_not_have_shown_equivalence_are_named(details, rows_needed, english, korean):
+    changed = with_difference(details, verdict="worse", rows_needed=rows_needed)
+    in_english, in_korean = sentences(changed, "limits")
+    assert english in in_english
+    assert korean in in_korean
+
+
+def test_rows_that_suffice_are_not_complained_of(details):
+    changed = with_difference(details, verdict="worse", rows_needed=details["rows"])
+    assert "equivalence" not in sentences(changed, "limits")[0]
+
+
+def test_an_undecided_comparison_tells_what_it_could_have_found(details):
+    changed = with_difference(details, verdict="undecided", detectable=0.029)
+    assert "A true difference below 0.029 is likely to be missed" in sentences(changed, "limits")[0]
+
+
+def test_a_rate_at_the_edge_is_named(details):
+    changed = with_tuning(details, "lora", at_edge=1, num_rates=3, learning_rate=0.002)
+    expected = "LoRA: the selected learning rate, 0.002, is at the edge of the 3 that were tried"
+    assert expected in sentences(changed, "limits")[0]
+
+
+def test_fewer_than_three_rates_are_counted(details):
+    assert "Few learning rates were tried (Full fine-tuning 2, LoRA 2)" in sentences(details, "limits")[0]
+    three = with_tuning(with_tuning(details, "lora", num_rates=3), "full", num_rates=3)
+    assert "Few learning rates" not in sentences(three, "limits")[0]
+
+
+def test_unequal_budgets_are_named(details):
+    changed = with_tuning(details, "lora", num_runs=9)
+    assert "Tuning budgets differ: full fine-tuning 4 runs, LoRA 9" in sentences(changed, "limits")[0]
+
+
+def test_runs_that_had_not_converged_are_counted(details):
+    changed = with_tuning(details, "full", unconverged=1)
+    assert "Full fine-tuning had not converged in 1 of 2 runs" in sentences(changed, "limits")[0]
 
 
 def test_selection_on_the_test_rows_is_said(details):
-    assert "Epochs were chosen on the test rows" in sentences(details | {"selected_on_test_rows": True})[0]
+    assert "chosen on the test rows" in sentences(details | {"selected_on_test_rows": True}, "limits")[0]
 
 
 def test_a_baseline_that_is_not_beaten_is_named(details):
-    assert "LoRA does not beat the baseline TF-IDF + logistic regression (worse: -" in sentences(details)[0]
-    assert "LoRA: 기준선(TF-IDF + 로지스틱 회귀)보다 낫다고 할 수 없습니다" in sentences(details)[1]
+    english, korean = sentences(details, "findings")
+    assert "LoRA does not beat the baseline TF-IDF + logistic regression (worse: -" in english
+    assert "LoRA: 기준선(TF-IDF + 로지스틱 회귀)보다 낫다고 할 수 없습니다" in korean
 
 
-def test_best_epochs_that_disagree_are_named_by_seed(details):
-    run = next(run for run in details["full"]["runs"]["each"] if run["best_epoch"] != run["best_epoch_by_loss"])
-    expected = f"Full fine-tuning, seed {run['seed']}: the best epoch is {run['best_epoch']} by validation macro-F1"
-    assert expected in sentences(details)[0]
+def test_a_loss_that_is_best_long_before_macro_f1_takes_one_sentence_a_method(details):
+    epochs = details["full"]["overfitting"] | {"best_epoch_by_loss": 2, "best_epoch_by_f1": 4}
+    english, _ = sentences(details | {"full": details["full"] | {"overfitting": epochs}}, "findings")
+    assert (
+        english.count("Full fine-tuning: validation macro-F1 is best at epoch 4, but validation loss already at") == 1
+    )
 
 
 def test_the_markdown_tables_are_whole(details):
     lines = Path("metrics/compare.md").read_text(encoding="utf-8").splitlines()
-    tables = [line for line in lines if line.startswith("|")]
-    rows_of_methods, rows_of_classes = 4, 4 * len(LABELS)
-    cells = [line.count("|") for line in tables]
-    assert cells == [*(2 + rows_of_methods) * [cells[0]], *(2 + rows_of_classes) * [cells[-1]]]
-    assert "30 | 1,000 | 0.00 MB" in tables[2]
+    tables = [list(table) for is_table, table in groupby(lines, lambda line: line.startswith("|")) if is_table]
+    methods = len(METHODS) + len(BASELINES)
+    trials = sum(map(len, LEARNING_RATES.values()))
+    assert [len(table) - 2 for table in tables] == [methods, trials, methods, methods * len(LABELS)]
+    for table in tables:
+        assert len({line.count("|") for line in table}) == 1
+    assert f"{details['full']['trainable_parameters']} | 1,000 | 0.00 MB" in tables[0][2]
+
+
+def test_the_ece_is_shown_beside_what_chance_would_give(details):
+    values = details["lora"]
+    expected = f"{values['ece']:.3f} ({values['calibration']['ece_if_calibrated']:.3f})"
+    assert expected in Path("metrics/compare.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -157,7 +259,8 @@ def test_p_values_have_two_digits_or_so(p, text):
 def test_errors_are_the_rows_that_the_selected_runs_have_wrong(details, errors):
     table = read_table(Path("data/splits/test.arrow"))
     labels = table["labels"].to_numpy()
-    runs = {method: Path("data/runs") / method / str(details[method]["best_seed"]) for method in METHODS}
+    selection = json.loads(Path("data/selection.json").read_text(encoding="utf-8"))
+    runs = {method: Path("data/runs") / method / selection[method]["best_run"] for method in METHODS}
     predictions = {method: read_logits(run / "logits.safetensors")["test"].argmax(1) for method, run in runs.items()}
     wrong = {
         table["text"][row].as_py(): (LABELS[predictions["full"][row]], LABELS[predictions["lora"][row]])
@@ -230,7 +333,17 @@ def test_the_page_holds_all_pictures(page):
 
 @pytest.mark.parametrize(
     "text",
-    ["LoRA", "전체 미세조정", "lora.target_modules", "split.rows", "torch", "Git revision", "standard deviation"],
+    [
+        "LoRA",
+        "전체 미세조정",
+        "lora.target_modules",
+        "split.rows",
+        "torch",
+        "Git revision",
+        "standard deviation",
+        "What cannot be said",
+        "말할 수 없는 것",
+    ],
 )
 def test_the_page_holds_verdict_parameters_data_and_versions(page, text):
     assert text in page.text
@@ -252,7 +365,39 @@ def test_the_page_shows_in_a_browser(details, tmp_path):
 
 def test_a_flawless_pair_of_methods_makes_a_report(stage):
     write_runs(separation=100.0)
-    for name in ("plan_runs", "select", "baselines", "compare", "report"):
+    for name in ("plan_runs", "select", "compare", "report"):
         stage(name, compare__bootstrap_samples=100)
     assert Path("plots/errors.csv").read_text(encoding="utf-8-sig").count("\n") == 1
-    assert "LoRA and full fine-tuning are equivalent." in Path("metrics/compare.md").read_text(encoding="utf-8")
+    assert "These two checkpoints: LoRA and full fine-tuning are equivalent." in Path("metrics/compare.md").read_text(
+        encoding="utf-8"
+    )
+
+
+def test_the_page_has_no_curve_of_fewer_than_three_trials(stage):
+    write_runs()
+    for name in ("plan_runs", "select", "compare", "report"):
+        stage(name, compare__bootstrap_samples=100)
+    html = Path("plots/report.html").read_text(encoding="utf-8")
+    assert html.count("<img ") == len(PICTURES) - 1
+    assert Path("plots/expected_best.png").is_file()
+
+
+def test_many_seeds_are_shown_as_mean_and_standard_deviation(stage):
+    seeds = [*range(6)]
+    write_runs(seeds=seeds)
+    stage("plan_runs", run__seeds=seeds)
+    for name in ("select", "compare", "report"):
+        stage(name, compare__bootstrap_samples=100)
+    page = Path("plots/report.html").read_text(encoding="utf-8")
+    assert "mean, 6 seeds" in page
+    assert "<td>LoRA</td><td>3</td>" not in page
+
+
+def test_runs_that_were_trained_elsewhere_have_no_measured_cost(stage):
+    write_runs()
+    for path in Path("data/timings").iterdir():
+        path.unlink()
+    for name in ("plan_runs", "select", "compare", "report"):
+        stage(name, compare__bootstrap_samples=100)
+    assert Path("plots/report.html").is_file()
+    assert not Path("plots/cost_measured.png").exists()

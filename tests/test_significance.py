@@ -11,15 +11,19 @@ from sklearn.metrics import accuracy_score, brier_score_loss, f1_score, log_loss
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
+from stages.common.artifacts.history import overfitting
 from stages.common.core.labels import LABELS
 from stages.common.evaluation.calibration import NUM_BINS
-from stages.common.evaluation.comparison import overfitting
+from stages.common.evaluation.comparison import expected_best, tuning
 from stages.common.evaluation.significance import (
     bootstrap_replicates,
     confidence_interval,
     mcnemar_p_value,
     permutation_p_value,
-    verdict_from_interval,
+    resampling_weights,
+    rows_for_equivalence,
+    smallest_detectable_difference,
+    verdict,
 )
 from stages.common.evaluation.vectorized_metrics import compute_metrics, per_example_statistics
 from tests.support.runs import labelled_logits
@@ -42,6 +46,12 @@ def pair(labels) -> dict[str, np.ndarray]:
 def statistics_of(labels: np.ndarray, *runs: np.ndarray) -> np.ndarray:
     """(rows, runs, 43), without temperature scaling."""
     return np.stack([per_example_statistics(logits, labels, 1.0) for logits in runs], axis=1)
+
+
+def replicates_of(statistics: dict[str, np.ndarray], seed: int = 7) -> dict[str, dict[str, np.ndarray]]:
+    """Of a bootstrap in which every row is drawn by itself."""
+    num_rows = len(next(iter(statistics.values())))
+    return bootstrap_replicates(statistics, resampling_weights(np.arange(num_rows), NUM_SAMPLES, seed))
 
 
 def one_hot(predictions: np.ndarray) -> np.ndarray:
@@ -88,7 +98,7 @@ def test_a_class_that_is_never_predicted_counts_as_zero():
 @pytest.mark.parametrize("method", ["a", "b"])
 def test_a_bootstrap_replicate_is_the_metric_of_the_rows_drawn(labels, pair, method):
     statistics = {name: statistics_of(labels, logits) for name, logits in pair.items()}
-    replicates = bootstrap_replicates(statistics, NUM_SAMPLES, seed=7)[method]
+    replicates = replicates_of(statistics)[method]
     rows = np.random.default_rng([7, 0]).integers(0, NUM_ROWS, (NUM_SAMPLES, NUM_ROWS))  # the same for both methods
     for sample in (0, 1, NUM_SAMPLES - 1):
         drawn_labels, drawn_logits = labels[rows[sample]], pair[method][rows[sample]]
@@ -99,63 +109,104 @@ def test_a_bootstrap_replicate_is_the_metric_of_the_rows_drawn(labels, pair, met
 
 def test_the_interval_of_a_difference_is_that_of_scipy(labels, pair):
     statistics = {name: statistics_of(labels, logits) for name, logits in pair.items()}
-    replicates = bootstrap_replicates(statistics, NUM_SAMPLES, seed=7)
+    replicates = replicates_of(statistics)
     correct = [(logits.argmax(1) == labels).astype(float) for logits in pair.values()]
     expected = scipy.stats.bootstrap(
         correct, lambda x, y, axis: (x - y).mean(axis), paired=True, n_resamples=NUM_SAMPLES, method="percentile", rng=1
     ).confidence_interval
-    interval = confidence_interval(replicates["a"]["accuracy"] - replicates["b"]["accuracy"])
+    interval = confidence_interval(0.0, replicates["a"]["accuracy"] - replicates["b"]["accuracy"])
     assert interval == pytest.approx([expected.low, expected.high], abs=0.008)
 
 
 def test_the_interval_of_an_accuracy_is_that_of_a_proportion(labels, pair):
-    replicates = bootstrap_replicates({"a": statistics_of(labels, pair["a"])}, NUM_SAMPLES, seed=7)
+    replicates = replicates_of({"a": statistics_of(labels, pair["a"])})
     expected = proportion_confint((pair["a"].argmax(1) == labels).sum(), NUM_ROWS)
-    assert confidence_interval(replicates["a"]["accuracy"]) == pytest.approx(expected, abs=0.01)
+    assert confidence_interval(0.0, replicates["a"]["accuracy"]) == pytest.approx(expected, abs=0.01)
 
 
-@pytest.fixture
-def replicates_of_two_runs() -> dict[str, np.ndarray]:
-    """Accuracy in resamples of methods with a run that is always right and, but for "once", one that never is."""
-    labels = np.arange(90) % 3
-    right, wrong = one_hot(labels), one_hot((labels + 1) % 3)
-    both = statistics_of(labels, right, wrong)
-    statistics = {"first": both, "second": both, "once": statistics_of(labels, right)}
-    return {name: of["accuracy"] for name, of in bootstrap_replicates(statistics, NUM_SAMPLES, seed=0).items()}
+def test_a_replicate_of_several_runs_is_their_mean(labels, pair):
+    runs = {"both": statistics_of(labels, *pair.values())} | {
+        name: statistics_of(labels, logits) for name, logits in pair.items()
+    }
+    replicates = replicates_of(runs)
+    mean = (replicates["a"]["macro_f1"] + replicates["b"]["macro_f1"]) / 2
+    assert replicates["both"]["macro_f1"] == pytest.approx(mean)
 
 
-def test_runs_are_resampled_too(replicates_of_two_runs):
-    """The mean of two drawn runs is 0, 1/2 or 1 with probabilities 1/4, 1/2 and 1/4."""
-    fractions = [float((replicates_of_two_runs["first"] == value).mean()) for value in (0, 0.5, 1)]
-    assert fractions == pytest.approx([0.25, 0.5, 0.25], abs=0.03)
+def test_rows_of_one_group_are_drawn_together():
+    groups = np.array([0, 0, 1, 2, 2, 2])
+    (weights,) = resampling_weights(groups, 50, seed=0)
+    assert weights.shape == (50, len(groups))
+    assert weights.sum(1) == pytest.approx(1)
+    for group in range(3):
+        assert (np.ptp(weights[:, groups == group], axis=1) == 0).all()
 
 
-def test_all_methods_are_resampled_with_the_same_runs(replicates_of_two_runs):
-    assert np.array_equal(replicates_of_two_runs["first"], replicates_of_two_runs["second"])
+RUNS_A, RUNS_B = np.array([0.70, 0.74, 0.75]), np.array([0.71, 0.70, 0.72])
 
 
-def test_a_baseline_has_one_run_in_every_resample(replicates_of_two_runs):
-    assert (replicates_of_two_runs["once"] == 1).all()
+def test_without_variance_of_the_rows_the_interval_is_welchs():
+    estimate = RUNS_A.mean() - RUNS_B.mean()
+    expected = scipy.stats.ttest_ind(RUNS_A, RUNS_B, equal_var=False).confidence_interval(0.9)
+    interval = confidence_interval(estimate, np.full(NUM_SAMPLES, estimate), [RUNS_A, RUNS_B], level=0.9)
+    assert interval == pytest.approx([expected.low, expected.high])
+
+
+def test_variances_of_rows_and_runs_add_up():
+    replicates = np.random.default_rng(0).normal(0, 0.02, NUM_SAMPLES)
+
+    def width(*runs: np.ndarray) -> float:
+        low, high = confidence_interval(0.0, replicates, runs)
+        return high - low
+
+    equal = np.full(3, 0.7)
+    normal_quantile = scipy.stats.norm.ppf(0.975)
+    assert width(equal, equal) == pytest.approx(2 * normal_quantile * replicates.std(ddof=1))
+    assert width(RUNS_A, RUNS_B) > width(equal, equal)
+
+
+def test_one_run_a_method_leaves_the_percentiles_of_the_bootstrap():
+    replicates = np.linspace(0, 1, 1001)
+    assert confidence_interval(0.5, replicates, [RUNS_A[:1], RUNS_B]) == pytest.approx([0.025, 0.975])
+
+
+def test_the_detectable_difference_is_found_with_a_power_of_80_percent():
+    standard_error = 0.01
+    difference = smallest_detectable_difference(standard_error)
+    found = scipy.stats.norm.sf(scipy.stats.norm.ppf(0.975) - difference / standard_error)
+    assert found == pytest.approx(0.8)
+
+
+def test_the_rows_needed_show_equivalence_with_a_power_of_80_percent():
+    num_rows, row_variance, margin = 1000, 1e-4, 0.01
+    needed = rows_for_equivalence(num_rows, row_variance, 0.0, margin)
+    standard_error = (row_variance * num_rows / needed) ** 0.5
+    estimates = scipy.stats.norm(0, standard_error)
+    reach = margin - scipy.stats.norm.ppf(0.95) * standard_error  # estimates within it pass both one-sided tests
+    assert estimates.cdf(reach) - estimates.cdf(-reach) == pytest.approx(0.8, abs=0.001)
+
+
+def test_seeds_that_vary_too_much_need_more_seeds_instead_of_rows():
+    assert rows_for_equivalence(1000, row_variance=1e-4, run_variance=1e-4, margin=0.01) is None
 
 
 EIGHT_LABELS = np.array([0, 1, 2, 0, 1, 2, 0, 1])
 GOOD, BAD = np.array([0, 1, 2, 0, 1, 1, 0, 1]), np.array([0, 2, 2, 1, 1, 0, 2, 0])
 
 
-@pytest.mark.parametrize("num_runs", [1, 2])
-def test_the_permutation_test_is_exact_on_few_rows(num_runs):
+def test_the_permutation_test_is_exact_on_few_rows():
     observed = macro_f1_difference(EIGHT_LABELS, GOOD, BAD, np.zeros(8, bool))
     swaps = map(np.array, itertools.product((False, True), repeat=8))
     differences = [macro_f1_difference(EIGHT_LABELS, GOOD, BAD, swapped) for swapped in swaps]
     expected = np.mean([abs(difference) >= abs(observed) - 1e-12 for difference in differences])
-    a, b = (statistics_of(EIGHT_LABELS, *[one_hot(predictions)] * num_runs) for predictions in (GOOD, BAD))
+    a, b = (per_example_statistics(one_hot(predictions), EIGHT_LABELS, 1.0) for predictions in (GOOD, BAD))
     assert permutation_p_value(a, b, 10_000, seed=0) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("num_discordant", [0, 1])
 def test_fewer_than_two_discordant_rows_are_no_evidence(num_discordant):
     other = np.where(np.arange(8) < num_discordant, (GOOD + 1) % 3, GOOD)
-    a, b = (statistics_of(EIGHT_LABELS, one_hot(predictions)) for predictions in (GOOD, other))
+    a, b = (per_example_statistics(one_hot(predictions), EIGHT_LABELS, 1.0) for predictions in (GOOD, other))
     assert permutation_p_value(a, b, 1000, seed=0) == 1.0
 
 
@@ -165,7 +216,8 @@ def test_the_permutation_test_agrees_with_a_plain_loop(labels, pair):
     observed = macro_f1_difference(labels, a, b, np.zeros(NUM_ROWS, bool))
     differences = [macro_f1_difference(labels, a, b, generator.random(NUM_ROWS) < 0.5) for _ in range(permutations)]
     expected = np.mean(np.abs(differences) >= abs(observed))
-    found = permutation_p_value(statistics_of(labels, pair["a"]), statistics_of(labels, pair["b"]), 10_000, seed=0)
+    statistics = [per_example_statistics(logits, labels, 1.0) for logits in pair.values()]
+    found = permutation_p_value(*statistics, 10_000, seed=0)
     assert found == pytest.approx(expected, abs=0.05)
 
 
@@ -179,31 +231,70 @@ def test_mcnemar_is_that_of_statsmodels(only_a, only_b):
 
 
 @pytest.mark.parametrize(
-    "low, high, verdict",
+    "interval, tost_interval, expected",
     [
-        (-0.008, 0.009, "equivalent"),
-        (0.001, 0.008, "equivalent"),
-        (0.001, 0.02, "better"),
-        (0.02, 0.05, "better"),
-        (-0.05, -0.001, "worse"),
-        (-0.02, 0.005, "undecided"),
-        (-0.01, 0.0, "undecided"),
-        (0.0, 0.0, "equivalent"),
+        ((-0.008, 0.009), (-0.007, 0.008), "equivalent"),
+        ((-0.011, 0.009), (-0.009, 0.008), "equivalent"),
+        ((0.001, 0.008), (0.002, 0.007), "equivalent"),
+        ((0.001, 0.02), (0.002, 0.018), "better"),
+        ((-0.05, -0.001), (-0.04, -0.002), "worse"),
+        ((-0.02, 0.005), (-0.018, 0.004), "undecided"),
+        ((-0.01, 0.0), (-0.01, -0.001), "undecided"),
+        ((0.0, 0.0), (0.0, 0.0), "equivalent"),
     ],
 )
-def test_the_verdict_follows_from_the_interval(low, high, verdict):
-    assert verdict_from_interval([low, high], margin=0.01) == verdict
+def test_the_verdict_follows_from_both_intervals(interval, tost_interval, expected):
+    assert verdict(interval, tost_interval, margin=0.01) == expected
 
 
-def test_best_epochs_by_f1_and_by_loss():
-    scores, losses = [0.5, 0.7, 0.7, 0.6], [0.9, 0.8, 0.7, 1.0]
-    history = [
+def history_of(scores: list[float], losses: list[float]) -> list[dict[str, float]]:
+    return [
         {"epoch": epoch, "macro_f1": f1, "validation_loss": loss, "train_loss": 0.5}
         for epoch, (f1, loss) in enumerate(zip(scores, losses, strict=True), start=1)
     ]
-    assert overfitting(history) == {
-        "best_epoch": 2,
+
+
+def test_best_epochs_by_f1_and_by_loss():
+    assert overfitting(history_of([0.5, 0.7, 0.7, 0.6], [0.9, 0.8, 0.7, 1.0])) == {
+        "best_epoch_by_f1": 2,
         "best_epoch_by_loss": 3,
-        "gap_at_best_epoch": pytest.approx(0.3),
+        "gap_at_best_epoch_by_f1": pytest.approx(0.3),
         "gap_at_best_epoch_by_loss": pytest.approx(0.2),
     }
+
+
+def test_the_expected_best_is_the_mean_over_all_subsets_of_trials():
+    scores = [0.5, 0.9, 0.7, 0.8]
+    subsets = (itertools.combinations(scores, size) for size in range(1, len(scores) + 1))
+    assert expected_best(scores) == pytest.approx([np.mean([*map(max, of_size)]) for of_size in subsets])
+
+
+def test_fewer_than_three_trials_make_no_curve():
+    assert expected_best([0.5, 0.6]) == []
+
+
+def tuning_of(rates: list[float], selected: float, losses: list[float]) -> dict:
+    run = {"history": history_of([0.5] * len(losses), losses)}
+    trials = [{"learning_rate": rate, "macro_f1": [0.5], "validation_loss": [1.0]} for rate in rates]
+    return tuning({"learning_rate": selected, "runs": {"a": run}, "trials": trials})
+
+
+@pytest.mark.parametrize(
+    "rates, selected, at_edge",
+    [([0.1, 0.2, 0.3], 0.3, 1), ([0.1, 0.2, 0.3], 0.2, 0), ([0.1, 0.2], 0.2, 0)],
+)
+def test_a_rate_is_at_the_edge_of_three_or_more(rates, selected, at_edge):
+    assert tuning_of(rates, selected, losses=[1.0, 0.9])["at_edge"] == at_edge
+
+
+@pytest.mark.parametrize(
+    "losses, unconverged",
+    [
+        ([0.9, 0.8, 0.7], 1),
+        ([0.9, 0.7, 0.8], 0),
+        ([*np.linspace(1, 0.1, 19), 0.2], 1),
+        ([*np.linspace(1, 0.1, 18), 0.2, 0.2], 0),
+    ],
+)
+def test_a_run_whose_loss_is_lowest_in_the_last_tenth_has_not_converged(losses, unconverged):
+    assert tuning_of([0.1], 0.1, losses)["unconverged"] == unconverged

@@ -1,6 +1,7 @@
 """Splits and finished runs of both methods, as the stages before `select` leave them, without training anything."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,10 @@ from stages.common.core.labels import LABELS, METHODS
 from tests.support.corpus import records
 
 EPOCHS = 4
-SEPARATION = {
-    "full": 1.5,
-    "lora": 1.2,
-}  # how far the right class' logit stands above the others, in standard deviations
+SEPARATION = {"full": 1.5, "lora": 1.2}  # of the right class' logit from the others, in standard deviations
+BASELINE_SEPARATION = {"linear_probe": 0.1, "tfidf": 10.0}
+TIMING = {"seconds": 4.0, "seconds_to_best_epoch": 2.0, "samples_per_second": 50.0, "peak_memory_mib": 100.0}
+LEARNING_RATES = {"full": (5e-5, 2e-4), "lora": (5e-4, 2e-3)}  # as in params.yaml
 
 
 def labelled_logits(labels: np.ndarray, separation: float, seed: int) -> np.ndarray:
@@ -29,8 +30,8 @@ def labelled_logits(labels: np.ndarray, separation: float, seed: int) -> np.ndar
     return noise + separation * np.eye(len(LABELS))[labels]
 
 
-def _history(seed: int) -> list[dict[str, float]]:
-    scores = np.random.default_rng(seed).uniform(0.5, 0.8, EPOCHS)
+def _history(seed: int, learning_rate: float) -> list[dict[str, float]]:
+    scores = np.random.default_rng([seed, round(learning_rate * 1e6)]).uniform(0.5, 0.8, EPOCHS)
     return [
         {
             "epoch": epoch,
@@ -42,24 +43,30 @@ def _history(seed: int) -> list[dict[str, float]]:
     ]
 
 
-def _write_run(folder: Path, logits: dict[str, np.ndarray], seed: int) -> None:
-    history = _history(seed)
+def _write_run(folder: Path, logits: dict[str, np.ndarray], seed: int, learning_rate: float) -> None:
+    history = _history(seed, learning_rate)
     best = max(history, key=lambda row: row["macro_f1"])
     sizes = {"trainable_parameters": 30 + seed % 2, "total_parameters": 1000}
     (folder / "checkpoint").mkdir(parents=True)
     save_file({"weight": logits["test"][:1].astype(np.float32)}, folder / "checkpoint/model.safetensors")
-    training = {"seed": seed, "best_epoch": best["epoch"], "validation": best, **sizes}
+    training = {"seed": seed, "learning_rate": learning_rate, "best_epoch": best["epoch"], "validation": best, **sizes}
     write_json(folder / "checkpoint/training.json", training)
     write_json(folder / "history.json", history)
     write_logits(folder / "logits.safetensors", logits)
-    for phase in ("training", "inference"):
-        write_timing(folder / "checkpoint", phase, seconds=2.0, examples=100)
+    write_timing(folder / "checkpoint", **TIMING)
 
 
 def write_runs(
-    rows: list[dict[str, Any]] | None = None, seeds: Sequence[int] = (42,), separation: float | None = None
+    rows: list[dict[str, Any]] | None = None,
+    seeds: Sequence[int] = (42,),
+    separation: float | None = None,
+    learning_rates: Mapping[str, Sequence[float]] = LEARNING_RATES,
 ) -> None:
-    """Write splits of `rows` and a run a method and seed into the current folder; `separation`: see `SEPARATION`."""
+    """Write splits of `rows`, baselines, and a run for each method, seed and learning rate into the current folder.
+
+    Args:
+        separation: see `SEPARATION`.
+    """
     rows = rows or records()
     columns = {
         "labels": [int(row["GeneralPolarity"]) + 1 for row in rows],
@@ -76,14 +83,19 @@ def write_runs(
         of_split = table.take(np.arange(first, len(rows), 3))
         write_table(path, [of_split], schema)
         labels[split] = of_split["labels"].to_numpy()
+    baselines = {f"majority/{split}": np.zeros((len(of_split), len(LABELS))) for split, of_split in labels.items()}
+    for name, of_baseline in BASELINE_SEPARATION.items():
+        baselines |= {f"{name}/{split}": labelled_logits(labels[split], of_baseline, seed=7) for split in labels}
+    write_logits(paths.BASELINE_LOGITS, baselines)
     for number, method in enumerate(METHODS):
-        for seed in seeds:
+        for seed, (rank, learning_rate) in product(seeds, enumerate(learning_rates[method])):
             logits = {
                 split: labelled_logits(
-                    labels[split], separation or SEPARATION[method], 1000 * number + seed + len(split)
+                    labels[split], separation or SEPARATION[method], 1000 * number + 100 * rank + seed + len(split)
                 )
                 for split in ("validation", "test")
             }
-            _write_run(paths.RUNS / method / str(seed), logits, seed)
+            folder = paths.RUNS / method / paths.run_name(seed, learning_rate)
+            _write_run(folder, logits, seed, learning_rate)
     for path in (paths.FILTER_METRICS, paths.SPLIT_METRICS, paths.TOKEN_METRICS):
         write_json(path, {"rows": len(rows)})

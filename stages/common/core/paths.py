@@ -31,6 +31,7 @@ COMPARE_DETAILS = Path("metrics/compare_details.json")  # all metrics, intervals
 COMPARE_TABLE = Path("metrics/compare.md")
 TIMING_TABLE = Path("metrics/timings.json")
 PLOTS = Path("plots")
+MEASURED_COST = PLOTS / "cost_measured.png"  # differs from run to run: neither git nor DVC knows it
 ERRORS = PLOTS / "errors.csv"
 
 

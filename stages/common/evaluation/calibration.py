@@ -20,8 +20,7 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
 
 def temperature_interval(logits: np.ndarray, labels: np.ndarray, num_samples: int, seed: int) -> list[float]:
     """95% percentile interval of the temperature under a bootstrap of the validation rows."""
-    generator = np.random.default_rng([seed, 1])
-    drawn = generator.integers(0, len(labels), (num_samples, len(labels)))
+    drawn = np.random.default_rng([seed, 1]).integers(0, len(labels), (num_samples, len(labels)))
     temperatures = [fit_temperature(logits[rows], labels[rows]) for rows in drawn]
     return [float(end) for end in np.quantile(temperatures, (0.025, 0.975))]
 

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from stages.common.artifacts.history import History
+from stages.common.artifacts.history import has_not_converged, overfitting
 from stages.common.core.labels import BASELINES, METHODS
 from stages.common.core.params import CompareParams
 from stages.common.evaluation import significance
@@ -16,37 +17,6 @@ from stages.common.evaluation.vectorized_metrics import NUM_CELLS, NUM_CLASSES, 
 PER_RUN_METRICS = ("macro_f1", "macro_precision", "macro_recall", "accuracy", "loss", "brier", "ece")
 SIZES = ("trainable_parameters", "total_parameters", "checkpoint_bytes")
 MIN_TRIALS = 3  # for a curve of the expected best score
-LAST_EPOCHS = 0.1  # of all epochs: a validation loss that is lowest there may still fall
-
-
-def unflatten(values: Mapping[str, Any]) -> dict[str, Any]:
-    """`{"a.b": 1}` as `{"a": {"b": 1}}`."""
-    result: dict[str, Any] = {}
-    for name, value in values.items():
-        *path, last = name.split(".")
-        inner = result
-        for key in path:
-            inner = inner.setdefault(key, {})
-        inner[last] = value
-    return result
-
-
-def overfitting(history: History) -> dict[str, Any]:
-    """The best epochs by validation macro-F1 and by validation loss, and how far that loss exceeds training loss."""
-    by_f1 = max(history, key=lambda row: row["macro_f1"])  # of equal ones the first, as in training
-    by_loss = min(history, key=lambda row: row["validation_loss"])
-    return {
-        "best_epoch_by_f1": by_f1["epoch"],
-        "best_epoch_by_loss": by_loss["epoch"],
-        "gap_at_best_epoch_by_f1": by_f1["validation_loss"] - by_f1["train_loss"],
-        "gap_at_best_epoch_by_loss": by_loss["validation_loss"] - by_loss["train_loss"],
-    }
-
-
-def has_not_converged(history: History) -> bool:
-    """Whether the validation loss is lowest in the last epochs, so that more epochs could lower it further."""
-    last_epochs = max(1, round(LAST_EPOCHS * len(history)))
-    return overfitting(history)["best_epoch_by_loss"] > len(history) - last_epochs
 
 
 def expected_best(scores: Sequence[float]) -> list[float]:
@@ -69,14 +39,15 @@ def tuning(selected: Mapping[str, Any]) -> dict[str, Any]:
         selected: the method's part of data/selection.json.
     """
     rates = [trial["learning_rate"] for trial in selected["trials"]]
+    scores = [score for trial in selected["trials"] for score in trial["macro_f1"]]
     return {
         "learning_rate": selected["learning_rate"],
         "num_rates": len(rates),
-        "num_runs": sum(len(trial["macro_f1"]) for trial in selected["trials"]),
+        "num_runs": len(scores),
         "at_edge": int(len(rates) >= 3 and selected["learning_rate"] in (min(rates), max(rates))),
         "unconverged": sum(has_not_converged(run["history"]) for run in selected["runs"].values()),
         "trials": selected["trials"],
-        "expected_best": expected_best([score for trial in selected["trials"] for score in trial["macro_f1"]]),
+        "expected_best": expected_best(scores),
     }
 
 
@@ -97,9 +68,6 @@ class Evidence:
             significance.bootstrap_replicates(statistics, weights),
         )
 
-    def _trained(self, *methods: str) -> list[str]:
-        return [method for method in methods if method in METHODS]  # a baseline has no seed
-
     def interval(self, method: str, metric: str) -> list[float] | None:
         """95% interval of a metric, None of the expected calibration error: its bootstrap is biased upwards."""
         if metric.endswith("ece"):
@@ -112,35 +80,28 @@ class Evidence:
         """Macro-F1 of `a` minus `b`: estimate, intervals, verdict, and what these rows and runs could have shown."""
         estimate = float(self.point_estimates[a]["macro_f1"].mean() - self.point_estimates[b]["macro_f1"].mean())
         replicates = self.replicates[a]["macro_f1"] - self.replicates[b]["macro_f1"]
-        runs = [self.point_estimates[method]["macro_f1"] for method in self._trained(a, b)]
+        runs = [self.point_estimates[method]["macro_f1"] for method in (a, b) if method in METHODS]
         interval, tost_interval = (
             significance.confidence_interval(estimate, replicates, runs, level)
             for level in (significance.CONFIDENCE_LEVEL, significance.TOST_LEVEL)
         )
-        row_variance = float(replicates.var(ddof=1))
-        run_variance = sum(float(values.var(ddof=1)) / len(values) for values in runs if len(values) > 1)
         return {
             "macro_f1": estimate,
             "interval": interval,
             "tost_interval": tost_interval,
             "verdict": significance.verdict(interval, tost_interval, margin),
-            "row_variance": row_variance,
-            "run_variance": run_variance,
+            "row_variance": float(replicates.var(ddof=1)),
+            "run_variance": sum(float(values.var(ddof=1)) / len(values) for values in runs if len(values) > 1),
         }
 
 
 def _metrics_of_runs(point_estimates: Mapping[str, np.ndarray], runs: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-    values = {name: point_estimates[name] for name in PER_RUN_METRICS}
-    each = [
-        {"seed": run["seed"], **{name: float(of_runs[index]) for name, of_runs in values.items()}}
-        | {"validation_macro_f1": run["validation"]["macro_f1"], "best_epoch": run["best_epoch"]}
-        | overfitting(run["history"])
-        for index, run in enumerate(runs.values())
-    ]
-    if len(each) == 1:
-        return {"each": each}
-    mean = {name: float(of_runs.mean()) for name, of_runs in values.items()}
-    return {"mean": mean, "sd": {name: float(of_runs.std(ddof=1)) for name, of_runs in values.items()}, "each": each}
+    metrics = pd.DataFrame({name: point_estimates[name] for name in PER_RUN_METRICS})
+    result: dict[str, Any] = {"each": []}
+    for run, values in zip(runs.values(), metrics.to_dict("records"), strict=True):
+        known = {"seed": run["seed"], "validation_macro_f1": run["validation"]["macro_f1"]}
+        result["each"].append(known | values | overfitting(run["history"]))
+    return result | ({"mean": metrics.mean().to_dict(), "sd": metrics.std().to_dict()} if len(runs) > 1 else {})
 
 
 def compare_methods(
@@ -160,27 +121,24 @@ def compare_methods(
     details: dict[str, Any] = {}
     for name, metrics in evidence.point_estimates.items():
         values: dict[str, Any] = {metric: float(runs.mean()) for metric, runs in metrics.items()}
-        values |= {f"interval.{metric}": evidence.interval(name, metric) for metric in metrics}
+        values["interval"] = {metric: evidence.interval(name, metric) for metric in metrics}
         if name in METHODS:
             selected = selection[name]
             runs, best_run = selected["runs"], selected["runs"][selected["best_run"]]
             values |= {"best_seed": best_run["seed"], "best_epoch": best_run["best_epoch"]}
             values |= {"overfitting": overfitting(best_run["history"]), **{size: best_run[size] for size in SIZES}}
             values |= {"tuning": tuning(selected), "runs": _metrics_of_runs(metrics, runs)}
-            against = [{"baseline": other, **evidence.difference(name, other, params.margin)} for other in BASELINES]
-            values |= {"against": against}
-            values["beats_baselines"] = all(difference["verdict"] == "better" for difference in against)
-        details[name] = unflatten(values)
+            values["against"] = [{"baseline": b} | evidence.difference(name, b, params.margin) for b in BASELINES]
+        details[name] = values
     difference = evidence.difference("lora", "full", params.margin)
     low, high = difference["interval"]
     variances = difference["row_variance"], difference["run_variance"]
     one_seed = min(len(selection[method]["runs"]) for method in METHODS) == 1
-    full, lora = (
-        statistics[method][:, list(selection[method]["runs"]).index(selection[method]["best_run"])]
-        for method in METHODS
-    )
+    best_runs = {method: list(selection[method]["runs"]).index(selection[method]["best_run"]) for method in METHODS}
+    full, lora = (statistics[method][:, best_run] for method, best_run in best_runs.items())
     full_correct, lora_correct = (cells[:, : NUM_CELLS : NUM_CLASSES + 1].max(1) > 0 for cells in (full, lora))
     p_permutation = significance.permutation_p_value(full, lora, params.bootstrap_samples, params.seed)
+    p_mcnemar = significance.mcnemar_p_value(full_correct, lora_correct)
     # With one seed, interval and permutation test answer one question; where they disagree, nothing is decided.
     borderline = one_seed and (p_permutation < 1 - significance.CONFIDENCE_LEVEL) != (low > 0 or high < 0)
     if borderline and difference["verdict"] != "equivalent":
@@ -191,34 +149,6 @@ def compare_methods(
         "rows_needed": significance.rows_for_equivalence(len(texts), *variances, params.margin),
         "about": "checkpoints" if one_seed else "methods",
         "borderline": borderline,
-        "checkpoint_tests": {
-            "p_permutation": p_permutation,
-            "p_mcnemar": significance.mcnemar_p_value(full_correct, lora_correct),
-        },
-        "equal_budgets": len({details[method]["tuning"]["num_runs"] for method in METHODS}) == 1,
+        "checkpoint_tests": {"p_permutation": p_permutation, "p_mcnemar": p_mcnemar},
     }
     return details
-
-
-def validation_metrics(
-    statistics: Mapping[str, np.ndarray],
-    texts: Sequence[str],
-    selection: Mapping[str, dict[str, Any]],
-    params: CompareParams,
-) -> dict[str, Any]:
-    """metrics/validation.json: by method, macro-F1 on the validation rows with its interval, and the selected rate.
-
-    Args:
-        statistics: by method, `per_example_statistics` of its runs on the validation rows, (rows, runs, 43).
-        texts: of the validation rows.
-        selection: data/selection.json.
-    """
-    evidence = Evidence.collect(statistics, texts, params)
-    return {
-        method: {
-            "validation_f1": float(evidence.point_estimates[method]["macro_f1"].mean()),
-            "learning_rate": selection[method]["learning_rate"],
-            "interval": evidence.interval(method, "macro_f1"),  # `dvc metrics show` leaves lists out
-        }
-        for method in statistics
-    }

@@ -5,6 +5,7 @@ from itertools import product
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 from scipy.special import softmax
@@ -54,10 +55,10 @@ def metrics_by_slice(table: pa.Table, statistics: Mapping[str, np.ndarray]) -> d
     Args:
         statistics: by method, `per_example_statistics` of its runs, (rows, runs, 43); metrics are means over runs.
     """
-    labels, lengths = table["labels"].to_numpy(), pc.utf8_length(table["text"]).to_numpy()
-    category = pc.utf8_trim_whitespace(pc.fill_null(table["MainCategory"], "")).to_numpy()
+    labels, lengths = table["labels"].to_numpy(), pc.utf8_length(table["text"]).to_pandas()
+    category = table["MainCategory"].to_pandas().fillna("").str.strip()
 
-    def measure(inside: np.ndarray) -> dict[str, Any]:
+    def measure(inside: pd.Series) -> dict[str, Any]:
         occurring = [LABELS[label] for label in np.unique(labels[inside])]
         result: dict[str, Any] = {"rows": int(inside.sum())}
         for method, of_method in statistics.items():
@@ -66,15 +67,12 @@ def metrics_by_slice(table: pa.Table, statistics: Mapping[str, np.ndarray]) -> d
             result[method] = {"accuracy": float(metrics["accuracy"].mean()), "macro_f1": float(macro_f1)}
         return result
 
-    slices: dict[str, dict[str, Any]] = {"length": {}}
-    quarter = np.searchsorted(np.unique(np.percentile(lengths, [25, 50, 75])), lengths)
-    for index in np.unique(quarter):
-        inside = quarter == index
-        slices["length"][f"{lengths[inside].min()}-{lengths[inside].max()}"] = measure(inside)
-    names, counts = np.unique(category[category != ""], return_counts=True)
-    frequent = names[np.argsort(-counts, kind="stable")][:MAX_CATEGORIES]
+    quarter = np.searchsorted(lengths.quantile([0.25, 0.5, 0.75]).unique(), lengths)
+    ends = lengths.groupby(quarter).agg(["min", "max"]).to_numpy()
+    slices = {"length": {f"{low}-{high}": measure(lengths.between(low, high)) for low, high in ends}}
+    frequent = category[category != ""].value_counts().sort_index().nlargest(MAX_CATEGORIES).index
     if len(frequent):
-        slices["category"] = {str(name): measure(category == name) for name in frequent}
-        if (others := ~np.isin(category, frequent)).any():  # rare categories, and rows without one
+        slices["category"] = {name: measure(category == name) for name in frequent}
+        if (others := ~category.isin(frequent)).any():  # rare categories, and rows without one
             slices["category"]["..."] = measure(others)
     return slices

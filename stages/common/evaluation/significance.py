@@ -45,14 +45,11 @@ def bootstrap_replicates(
         weights: see `resampling_weights`.
         metrics: of means (samples, runs, columns) over rows.
     """
-    blocks: dict[str, list[np.ndarray]] = {method: [] for method in statistics}
-    for of_rows in weights:
-        for method, values in statistics.items():
-            product = of_rows @ values.reshape(len(values), -1)
-            blocks[method].append(product.reshape(len(of_rows), *values.shape[1:]))
+    blocks = [{method: np.tensordot(block, values, 1) for method, values in statistics.items()} for block in weights]
+    means = {method: np.concatenate([block[method] for block in blocks]) for method in statistics}
     return {
-        method: {name: values.mean(-1) for name, values in metrics(np.concatenate(means)).items()}
-        for method, means in blocks.items()
+        method: {name: values.mean(-1) for name, values in metrics(of_method).items()}
+        for method, of_method in means.items()
     }
 
 

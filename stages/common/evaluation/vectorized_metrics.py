@@ -11,6 +11,7 @@ from stages.common.evaluation.calibration import NUM_BINS, confidence_bins
 
 NUM_CLASSES = len(LABELS)
 Metrics = dict[str, np.ndarray]  # by name, of any shape
+TINY = np.finfo(float).tiny  # instead of 0 as a denominator
 NUM_CELLS = NUM_CLASSES**2  # of the confusion matrix, actual class by predicted class
 
 
@@ -36,10 +37,6 @@ def per_example_statistics(logits: np.ndarray, labels: np.ndarray, temperature: 
     return np.hstack(columns)
 
 
-def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    return np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator > 0)
-
-
 def confusion_metrics(cells: np.ndarray) -> Metrics:
     """Accuracy, and precision, recall and F1, macro and per class, from counts or means of confusion cells (..., 9).
 
@@ -48,9 +45,9 @@ def confusion_metrics(cells: np.ndarray) -> Metrics:
     matrix = cells.reshape(*cells.shape[:-1], NUM_CLASSES, NUM_CLASSES)
     correct, actual, predicted = np.einsum("...ii->...i", matrix), matrix.sum(-1), matrix.sum(-2)
     by_class = {
-        "precision": _divide(correct, predicted),
-        "recall": _divide(correct, actual),
-        "f1": _divide(2 * correct, actual + predicted),
+        "precision": correct / np.maximum(predicted, TINY),
+        "recall": correct / np.maximum(actual, TINY),
+        "f1": 2 * correct / np.maximum(actual + predicted, TINY),
     }
     return {
         **{f"macro_{name}": values.mean(-1) for name, values in by_class.items()},

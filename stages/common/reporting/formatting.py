@@ -3,6 +3,7 @@
 import csv
 import math
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
 import pandas as pd
@@ -15,10 +16,10 @@ Details = dict[str, Any]  # metrics/compare_details.json
 DISPLAY_NAMES = {
     "full": "Full fine-tuning",
     "lora": "LoRA",
+    "linear_probe": "Linear probe (frozen base model)",
     "tfidf": "TF-IDF + logistic regression",
     "majority": "Majority class",
 }
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
 def decimal_places(low: float, high: float) -> int:
@@ -41,12 +42,9 @@ def format_difference(value: float, low: float, high: float) -> str:
     return f"{value:+.{places}f} [{low:+.{places}f}, {high:+.{places}f}]"
 
 
-def get_with_interval(values: Any, name: str) -> tuple[float, float, float]:
-    """A metric of one method and both ends of its interval; the name `a.b` stands for `values["a"]["b"]`."""
-    value, interval = values, values["interval"]
-    for key in name.split("."):
-        value, interval = value[key], interval[key]
-    return value, *interval
+def get_with_interval(values: Details, name: str) -> tuple[float, float, float]:
+    """A metric of one method and both ends of its interval."""
+    return values[name], *values["interval"][name]
 
 
 def format_metric(values: Details, name: str, interval: bool = False) -> str:
@@ -66,21 +64,22 @@ TEMPLATES = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-TEMPLATES.filters |= {"metric": format_metric, "difference": format_difference, "p_value": format_p_value}
+TEMPLATES.filters |= {"metric": format_metric, "interval": format_with_interval, "difference": format_difference}
+TEMPLATES.filters |= {"p_value": format_p_value, "rate": "{:g}".format, "mean": fmean, "stdev": stdev}
 TEMPLATES.globals |= {"labels": LABELS, "methods": METHODS, "names": DISPLAY_NAMES, "decimal_places": decimal_places}
 
 
-def verdict_sentences(details: Details) -> list[list[str]]:
-    """What the comparison shows, each sentence in English and in Korean, the verdict first."""
-    return [line.split(" | ") for line in TEMPLATES.get_template("verdict.txt").render(details=details).splitlines()]
+def verdict_sentences(details: Details) -> dict[str, list[list[str]]]:
+    """What the comparison shows and what it cannot show, each sentence in English and in Korean, the verdict first."""
+    return {
+        part: [line.split(" | ") for line in TEMPLATES.get_template(f"{part}.txt").render(details=details).splitlines()]
+        for part in ("findings", "limits")
+    }
 
 
 def write_spreadsheet(path: Path, frame: pd.DataFrame) -> None:
     """Write CSV with the byte order mark that spreadsheets want, and a `'` before what they would run as a formula."""
-
-    def escape(cell: Any) -> Any:
-        return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA_STARTS) else cell
-
+    frame = frame.replace(r"^([=+\-@\t\r])", r"'\1", regex=True)
     with atomic_write(path) as temporary:
         options = {"index": False, "encoding": "utf-8-sig", "lineterminator": "\n", "float_format": "%.3f"}
-        frame.map(escape).to_csv(temporary, quoting=csv.QUOTE_ALL, **options)
+        frame.to_csv(temporary, quoting=csv.QUOTE_ALL, **options)

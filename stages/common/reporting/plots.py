@@ -8,6 +8,7 @@ import io
 from collections.abc import Mapping
 from importlib.metadata import distribution
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import matplotlib.style
@@ -23,9 +24,11 @@ from stages.common.core.files import atomic_write
 from stages.common.core.labels import LABELS, METHODS
 from stages.common.reporting.formatting import DISPLAY_NAMES, Details, format_metric, get_with_interval
 
-COLORS = {"full": "#0072b2", "lora": "#d55e00", "tfidf": "#009e73", "majority": "#555555"}
-MARKERS = {"full": "o", "lora": "s", "tfidf": "^", "majority": "D"}
-LINE_STYLES = {"full": "-", "lora": "--", "tfidf": "-.", "majority": ":"}
+COLORS = {"full": "#0072b2", "lora": "#d55e00", "linear_probe": "#cc79a7", "tfidf": "#009e73", "majority": "#555555"}
+MARKERS = {"full": "o", "lora": "s", "linear_probe": "v", "tfidf": "^", "majority": "D"}
+LINE_STYLES = {"full": "-", "lora": "--", "linear_probe": (0, (5, 1, 1, 1, 1, 1)), "tfidf": "-.", "majority": ":"}
+COSTS = {"trainable_parameters": "trainable parameters", "checkpoint_bytes": "bytes of weights"}
+MEASURED_COSTS = {"seconds_to_best_epoch": "seconds to the best epoch", "peak_memory_mib": "peak memory, MiB"}
 Rows = list[dict[str, Any]]
 
 
@@ -65,41 +68,75 @@ def _subplots(height: float, columns: int, title: str, **options: Any) -> tuple[
     return figure, list(np.atleast_1d(figure.subplots(1, columns, **options)))
 
 
+def _style(method: str) -> dict[str, Any]:
+    return {"color": COLORS[method], "marker": MARKERS[method], "linestyle": LINE_STYLES[method]}
+
+
+def _mark(axis: Axes, x: float, y: float, method: str, marker: str, label: str = "") -> None:
+    axis.plot(x, y, marker, markersize=12, color=COLORS[method], markeredgecolor="black", label=label)
+
+
 def plot_curves(histories: Mapping[str, Rows], details: Details) -> Figure:
     """Losses and macro-F1 by epoch: mean and standard deviation over runs, best epochs of the best run."""
     figure, axes = _subplots(4.2, 3, "Training: loss and macro-F1 by epoch")
 
-    def plot_mean(axis: Axes, method: str, metric: str, label: str, **style: Any) -> None:
-        rows = histories[method]
+    def plot_mean(axis: Axes, rows: Rows, metric: str, label: str, **style: Any) -> None:
         epochs, means = np.array([[row["epoch"], row[metric]] for row in rows]).T
         sd = np.array([row[f"{metric}_sd"] or 0 for row in rows])
         axis.plot(epochs, means, label=label, markersize=4, **style)
-        if sd.any():
-            axis.fill_between(epochs, means - sd, means + sd, color=style["color"], alpha=0.15, linewidth=0)
+        axis.fill_between(epochs, means - sd, means + sd, color=style["color"], alpha=0.15, linewidth=0)
 
     for axis, method in zip(axes, METHODS, strict=False):
-        style = {"color": COLORS[method], "marker": MARKERS[method], "linestyle": LINE_STYLES[method]}
-        plot_mean(axis, method, "train_loss", "training loss", color="#555555", linestyle=":")
-        plot_mean(axis, method, "validation_loss", "validation loss", **style)
-        plot_mean(axes[2], method, "macro_f1", DISPLAY_NAMES[method], **style)
+        rows, values = histories[method], details[method]
+        plot_mean(axis, rows, "train_loss", "training loss", color="#555555", linestyle=":")
+        plot_mean(axis, rows, "validation_loss", "validation loss", **_style(method))
+        plot_mean(axes[2], rows, "macro_f1", DISPLAY_NAMES[method], **_style(method))
         axis.set(title=DISPLAY_NAMES[method], ylabel="cross-entropy")
-        values = details[method]
-        for panel, metric in ((axis, "validation_loss"), (axes[2], "macro_f1")):
-            for epoch, marker, size, criterion in (
-                (values["best_epoch"], "*", 13, "macro-F1"),
-                (values["overfitting"]["best_epoch_by_loss"], "v", 9, "loss"),
-            ):
-                label = f"best epoch by {criterion}: {epoch}" if panel is axis else None
-                y = histories[method][epoch - 1][f"{metric}_{values['best_seed']}"]
-                panel.plot(
-                    epoch, y, marker, markersize=size, color=COLORS[method], markeredgecolor="black", label=label
-                )
+        for criterion, marker, key in (("macro-F1", "*", "best_epoch_by_f1"), ("loss", "v", "best_epoch_by_loss")):
+            epoch = values["overfitting"][key]
+            row, seed = rows[epoch - 1], values["best_seed"]
+            _mark(axis, epoch, row[f"validation_loss_{seed}"], method, marker, f"best epoch by {criterion}: {epoch}")
+            _mark(axes[2], epoch, row[f"macro_f1_{seed}"], method, marker)
     axes[2].set(title="validation rows", ylabel="macro-F1")
     axes[1].sharey(axes[0])
     for axis in axes:
         axis.set_xlabel("epoch")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.legend()
+    return figure
+
+
+def plot_learning_rates(details: Details) -> Figure:
+    """Validation macro-F1 by learning rate: a point a seed, a line through the means, the selected rate marked."""
+    figure, (axis,) = _subplots(4.2, 1, "Tuning: macro-F1 on the validation rows, by learning rate")
+    for method in METHODS:
+        tuning, style = details[method]["tuning"], _style(method)
+        trials = {trial["learning_rate"]: trial["macro_f1"] for trial in tuning["trials"]}
+        for rate, scores in trials.items():
+            axis.plot([rate] * len(scores), scores, alpha=0.5, **style | {"linestyle": ""})
+        means = [fmean(scores) for scores in trials.values()]
+        axis.plot(list(trials), means, label=f"{DISPLAY_NAMES[method]}: mean over seeds", **style | {"marker": ""})
+        selected = tuning["learning_rate"]
+        _mark(axis, selected, fmean(trials[selected]), method, "*", f"selected: {selected:g}")
+    rates = sorted({trial["learning_rate"] for method in METHODS for trial in details[method]["tuning"]["trials"]})
+    axis.set(xscale="log", xlabel="learning rate (log)", ylabel="macro-F1")
+    axis.set_xticks(rates, map("{:g}".format, rates))
+    axis.minorticks_off()
+    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def plot_expected_best(details: Details) -> Figure:
+    """Expected best validation macro-F1 against the number of trials, each a learning rate and a seed."""
+    figure, (axis,) = _subplots(4.2, 1, "Expected best macro-F1 on the validation rows, by number of trials")
+    for method in METHODS:
+        tuning = details[method]["tuning"]
+        expected = tuning["expected_best"]
+        label = DISPLAY_NAMES[method] + ("" if expected else f": {tuning['num_runs']} trials, a curve takes 3")
+        axis.plot(range(1, len(expected) + 1), expected, label=label, **_style(method))
+    axis.set(xlabel="trials (a learning rate and a seed each)", ylabel="macro-F1")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.legend()
     return figure
 
 
@@ -120,20 +157,23 @@ def plot_confusion(counts: Mapping[str, Rows]) -> Figure:
 
 def plot_reliability(bins: Rows, details: Details) -> Figure:
     """Accuracy against confidence before and after temperature scaling; larger marks hold more rows."""
-    figure, axes = _subplots(4.8, 2, "Reliability on the test rows: accuracy at each confidence", sharey=True)
+    figure, axes = _subplots(
+        4.8, 2, "Reliability on the test rows: accuracy at each confidence", sharex=True, sharey=True
+    )
     for axis, method in zip(axes, METHODS, strict=True):
         axis.plot([0, 1], [0, 1], color="black", linewidth=0.8, linestyle=":", label="perfectly calibrated")
         for scaled, color, marker, line_style in ((False, COLORS[method], "o", "-"), (True, "#555555", "s", "--")):
             rows = [row for row in bins if row["method"] == method and row["scaled"] is scaled]
             x, y, sizes = (np.array([row[name] for row in rows]) for name in ("confidence", "accuracy", "rows"))
-            ece = format_metric(details[method], "scaled.ece" if scaled else "ece")
-            label = f"{'scaled' if scaled else 'not scaled'}, ECE {ece}"
+            ece = (sizes * abs(x - y)).sum() / sizes.sum()
+            by_chance = details[method]["calibration"]["scaled_ece_if_calibrated" if scaled else "ece_if_calibrated"]
+            label = f"{'scaled' if scaled else 'not scaled'}: ECE {ece:.3f} (if calibrated: {by_chance:.3f})"
             axis.plot(x, y, color=color, linestyle=line_style, label=label, marker=marker, markersize=3)
             area, fill = 12 + 300 * sizes / sizes.sum(), "none" if scaled else color
             axis.scatter(x, y, area, facecolor=fill, edgecolor=color, marker=marker, alpha=0.7)
-        limits = {"xlim": (0.3, 1.02), "ylim": (-0.02, 1.02)}
-        axis.set(title=DISPLAY_NAMES[method], xlabel="confidence", ylabel="accuracy", **limits)
+        axis.set(title=DISPLAY_NAMES[method], xlabel="confidence", ylabel="accuracy")
         axis.legend(loc="lower right")
+    axes[0].set(xlim=(0.3, 1.02), ylim=(-0.02, 1.02))
     return figure
 
 
@@ -148,30 +188,30 @@ def plot_f1(details: Details, verdict: str) -> Figure:
     figure, (axis,) = _subplots(4.6, 1, f"{verdict}\nF1 on {details['rows']:,} test rows, with 95% intervals")
     for index, (method, name) in enumerate(DISPLAY_NAMES.items()):
         for group, metric in enumerate(("macro_f1", *(f"per_class.{label}.f1" for label in LABELS))):
-            x = group + 0.2 * (index - 1.5)
+            x = group + 0.17 * (index - (len(DISPLAY_NAMES) - 1) / 2)
             score, low, high = get_with_interval(details[method], metric)
             _plot_with_interval(axis, x, method, (score, low, high), "" if group else name)
             text = format_metric(details[method], metric)
             axis.annotate(text, (x, high), (0, 7), textcoords="offset points", ha="center", fontsize="small")
     axis.set_xticks(range(len(LABELS) + 1), ["macro-F1", *LABELS])
     axis.set(ylabel="F1", ylim=(-0.03, 1.1))
-    axis.legend(ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.08))
+    axis.legend(ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.08))
     return figure
 
 
-def plot_cost(details: Details) -> Figure:
-    """Macro-F1 with its interval against the number of trainable parameters and the size of the weights."""
+def plot_cost(details: Details, costs: Details, labels: Mapping[str, str], scale: str) -> Figure:
+    """Macro-F1 with its interval against each of `labels`, the names of two costs in `costs`, by method."""
     figure, axes = _subplots(4.2, 2, "Cost against quality, test rows", sharey=True)
-    costs = {"trainable_parameters": "trainable parameters (log)", "checkpoint_bytes": "bytes of weights (log)"}
-    for axis, (cost, axis_label) in zip(axes, costs.items(), strict=True):
+    for axis, (cost, axis_label) in zip(axes, labels.items(), strict=True):
         for method, name in DISPLAY_NAMES.items():
             values = get_with_interval(details[method], "macro_f1")
             label = f"{name}: {format_metric(details[method], 'macro_f1', interval=True)}"
             if method in METHODS:
-                _plot_with_interval(axis, details[method][cost], method, values, label)
+                _plot_with_interval(axis, costs[method][cost], method, values, label)
             else:
                 axis.axhline(values[0], linestyle=LINE_STYLES[method], color=COLORS[method], label=label)
-        axis.set(xscale="log", xlabel=axis_label, ylabel="macro-F1", ylim=(0, 1))
-        axis.margins(x=0.4)
+        axis.set(xscale=scale, xlabel=f"{axis_label} ({scale})", ylabel="macro-F1", ylim=(0, 1))
+        low, high = sorted(costs[method][cost] for method in METHODS)
+        axis.set_xlim(*((0, 1.2 * high) if scale == "linear" else (low / 3, 3 * high)))
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, StrictUndefined
 
@@ -10,13 +11,20 @@ from stages.common.artifacts.timings import timing_key
 from stages.common.core import paths
 from stages.common.core.files import read_json
 from stages.common.core.labels import LABELS
-from stages.common.core.params import load_params
 from stages.common.reporting.formatting import DISPLAY_NAMES, get_with_interval
 from stages.common.serving.text_classifier import TextClassifier
 
+LOCK = Path("dvc.lock")
 TEMPLATE = Path(__file__).with_name("model_card.md")
 LIBRARIES = {"sequence": "transformers", "token": "transformers", "adapter": "peft", "onnx": "onnx"}
 METRICS = {"macro_f1": ("f1", "macro-F1", {"average": "macro"}), "accuracy": ("accuracy", "accuracy", {})}
+
+
+def _locked_params(*outs: Path) -> dict[str, Any]:
+    """The sections of params.yaml with which DVC made these artifacts; params.yaml itself may have changed since."""
+    stages = yaml.safe_load(LOCK.read_text(encoding="utf-8"))["stages"].values()
+    made = [stage for stage in stages if {out["path"] for out in stage.get("outs", ())} & set(map(str, outs))]
+    return {name: values for stage in made for name, values in stage.get("params", {}).get("params.yaml", {}).items()}
 
 
 def find_results(checkpoint: Path) -> dict[str, Any]:
@@ -25,29 +33,25 @@ def find_results(checkpoint: Path) -> dict[str, Any]:
     Returns:
         the method, its entry in metrics/compare_details.json, the counts of rows, and the parameters.
     """
-    if not (paths.SELECTION.is_file() and paths.COMPARE_DETAILS.is_file()):
+    if not (paths.SELECTION.is_file() and paths.COMPARE_DETAILS.is_file() and LOCK.is_file()):
         return {}
-    params = load_params().model_dump()
     for method, of_method in read_json(paths.SELECTION).items():
         if of_method["runs"][of_method["best_run"]]["timing_key"] == timing_key(checkpoint):
+            run = paths.RUNS / method / of_method["best_run"]
             return {
                 "method": DISPLAY_NAMES[method],
                 "metrics": read_json(paths.COMPARE_DETAILS)[method],
                 "num_runs": len(of_method["runs"]),
                 "split": read_json(paths.SPLIT_METRICS),
-                "params": params,
-                "parameters": [
-                    f"`{section}.{key}={value}`"
-                    for section in ("clean", "tokenize", "split", "train", method)
-                    for key, value in params[section].items()
-                ],
+                "source": _locked_params(paths.INGESTED)["data"]["source"],
+                "params": _locked_params(paths.TOKENIZED, paths.TRAIN, run),
             }
     return {}
 
 
 def _metadata(kind: str, base_model: dict[str, Any], results: dict[str, Any]) -> ModelCardData:
     evaluation = []
-    dataset = Path(results["params"]["data"]["source"]).name if results else ""
+    dataset = Path(results["source"]).name if results else ""
     for key, (metric_type, name, arguments) in METRICS.items() if results else ():
         value, low, high = get_with_interval(results["metrics"], key)
         evaluation.append(

@@ -1,0 +1,17 @@
+"""Where a result comes from."""
+
+import subprocess
+
+INPUTS = ("stages", "params.yaml", "data/sample", "data/kobert-mini")
+
+
+def git_revision() -> str:
+    """The commit that last changed code, parameters or embedded data, so that committing results does not change it."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments, "--", *INPUTS], capture_output=True, text=True, check=True).stdout
+
+    try:
+        return git("log", "-1", "--format=%H").strip() + (" with changes" if git("status", "--porcelain") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
