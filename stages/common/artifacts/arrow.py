@@ -4,7 +4,6 @@
 """
 
 import json
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -66,7 +65,7 @@ def write_table(path: Path, batches: Iterable[pa.RecordBatch | pa.Table], schema
 def _report_unreadable(path: Path) -> Iterator[None]:
     try:
         with path.open("rb") as file:
-            file.seek(-len(END_OF_STREAM), os.SEEK_END)
+            file.seek(-len(END_OF_STREAM), 2)  # from its end
             if file.read() != END_OF_STREAM:
                 raise ValueError("its end is missing")
         yield
@@ -82,9 +81,8 @@ def map_table(path: Path) -> pa.Table:
 
 def read_table(path: Path) -> pa.Table:
     """`map_table`, with all offsets and texts checked: reading past a wrong offset would kill the process."""
-    table = map_table(path)
     with _report_unreadable(path):
-        table.validate(full=True)
+        (table := map_table(path)).validate(full=True)
     return table
 
 

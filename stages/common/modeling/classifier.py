@@ -209,8 +209,3 @@ def _load_adapters(folder: Path, model: transformers.PreTrainedModel) -> PeftMod
         raise UserError(f"{folder}: cannot be loaded: {error!r}; run `dvc repro` to make it") from error
     _check_weights(adapters, path, expected.keys() - weights.keys(), weights.keys() - expected.keys())
     return adapters.requires_grad_(False)
-
-
-def weight_bytes(folder: Path) -> int:
-    """Bytes of the weight files of a checkpoint."""
-    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))

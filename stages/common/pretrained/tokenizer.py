@@ -12,6 +12,7 @@ import json
 import math
 import os
 import re
+import sys
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -83,7 +84,8 @@ class SentencePieceTokenizer:
         self.vocab_size = max(ids.values()) + 1
         # Special tokens get numbers after those of SentencePiece's own pieces.
         self._special_pieces = {token: len(pieces) + index for index, token in enumerate(SPECIAL_TOKENS)}
-        self._ends_pieces_at_spaces = not any("▁" in piece[1:] for piece in pieces)
+        # Where pieces end at spaces, those of the first words of a text do not depend on the rest.
+        self._prefix_length = sys.maxsize if any("▁" in piece[1:] for piece in pieces) else PREFIX_LENGTH
         self._piece_to_id = np.array([ids.get(piece, self.unk_id) for piece in [*pieces, *SPECIAL_TOKENS]], np.int32)
 
     def _normalize(self, texts: Sequence[str]) -> list[str]:
@@ -106,20 +108,16 @@ class SentencePieceTokenizer:
                 rows[index] = list(chain.from_iterable(found))
         return rows
 
-    def _prefix(self, text: str) -> str:
-        """The first words of a long text, whose pieces do not depend on the rest."""
-        is_long = len(text) > PREFIX_LENGTH and self._ends_pieces_at_spaces
-        return text[:PREFIX_LENGTH].rpartition(" ")[0] if is_long else text
-
     def encode(self, texts: Sequence[str], max_length: int) -> EncodedTexts:
         """Ids of the texts, [CLS] and [SEP] included, each truncated to `max_length` of them."""
         begin, end = self._special_pieces["[CLS]"], self._special_pieces["[SEP]"]
         ids, lengths, num_truncated = [np.empty(0, np.int32)], [np.empty(0, np.int64)], 0
         for start in range(0, len(texts), CHUNK_SIZE):
-            chunk = texts[start : start + CHUNK_SIZE]
-            pieces = self._encode_pieces(list(map(self._prefix, chunk)))
+            chunk, limit = texts[start : start + CHUNK_SIZE], self._prefix_length
+            first_words = [text[:limit].rpartition(" ")[0] if len(text) > limit else text for text in chunk]
+            pieces = self._encode_pieces(first_words)
             for index, text in enumerate(chunk):
-                if len(text) > PREFIX_LENGTH and len(pieces[index]) <= max_length - 2:
+                if len(text) > limit and len(pieces[index]) <= max_length - 2:
                     pieces[index] = self._encode_pieces([text])[0]
             num_truncated += sum(len(row) > max_length - 2 for row in pieces)
             rows = RaggedArray.from_rows([[begin, *row[: max_length - 2], end] for row in pieces])
