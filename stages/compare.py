@@ -94,10 +94,11 @@ def main() -> None:
         write_json(paths.PLOTS / f"confusion_{method}.json", confusion_counts(test_logits, labels["test"]))
         of_bins = calibration.reliability_bins(test_logits, labels["test"], temperature)
         bins += [{"method": method, **row} for row in of_bins]
+        interval = evidence.interval(method, "macro_f1") or [0.0, 0.0]
         validation[method] = {
-            "validation_f1": float(evidence.point_estimates[method]["macro_f1"].mean()),
+            "val_f1": float(evidence.point_estimates[method]["macro_f1"].mean()),
+            "val_moe": (interval[1] - interval[0]) / 2,  # margin of error; DVC leaves lists, as intervals are, out
             "learning_rate": selected["learning_rate"],
-            "interval": evidence.interval(method, "macro_f1"),  # `dvc metrics show` leaves lists out
         }
         timings[method] = {name: read_timing(run["timing_key"]) for name, run in selected["runs"].items()}
     write_json(paths.PLOTS / "reliability.json", bins)

@@ -48,7 +48,8 @@ def split(labels: np.ndarray, groups: np.ndarray, params: SplitParams) -> dict[s
     """Row numbers of each split, ascending.
 
     Rows of one group (one cleaned text) stay together, in the class of the group's first row. The test split has
-    ceil(test_size x rows), as scikit-learn's, and validation ceil(validation_size x the others).
+    ceil(test_size x rows), as scikit-learn's, and validation ceil(validation_size x the others), or somewhat less where
+    groups of several rows do not fit.
 
     Args:
         labels: (rows,) class indices.

@@ -8,28 +8,20 @@ import argparse
 import json
 import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from stages.common.core.exceptions import UserError, report_user_errors
 from stages.common.core.files import atomic_write
 from stages.common.core.labels import METHODS
 from stages.common.core.paths import COMPARE_METRICS, PARAMS, PLOTS, VALIDATION_METRICS
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 WHY_NO_TEST_SCORES = (
     "Test scores are left out: whoever picks the best of several experiments by its test score reports a score that is "
     "too good (with six equal configurations, one is falsely 'better' in 9 to 30% of cases). Pick by validation, then "
     "read the test score of that one experiment. --test-scores shows them all the same."
 )
-
-
-def get_nested(values: Any, name: str) -> Any:
-    """`values["a"]["b"]` for `a.b`, None if there is no such key."""
-    for key in name.split("."):
-        values = values.get(key) if isinstance(values, dict) else None
-    return values
 
 
 def show_experiments() -> list[dict[str, Any]]:
@@ -48,32 +40,32 @@ def show_experiments() -> list[dict[str, Any]]:
     return revisions
 
 
-def _data_of(files: dict[str, Any] | None, path: Path) -> dict[str, Any]:
-    return ((files or {}).get(str(path)) or {}).get("data") or {}
+def _read(files: dict[str, Any] | None, path: Path) -> dict[str, Any]:
+    """The values of a file of parameters or metrics by their dotted names."""
+    data = ((files or {}).get(str(path)) or {}).get("data") or {}
+    return pd.json_normalize(data).to_dict("records")[0] if data else {}
 
 
-def experiments_table(revisions: list[dict[str, Any]], parameter: str, test_scores: bool) -> "pd.DataFrame":
-    """A row an experiment that has finished: its name, the parameter, and scores of each method.
+def experiments_table(revisions: list[dict[str, Any]], parameter: str, test_scores: bool) -> pd.DataFrame:
+    """One row per finished experiment: its name, the parameter, and the scores of each method.
+
+    `+-` is the margin of error, half the 95% confidence interval.
 
     Raises:
-        UserError: no experiment has the parameter, or none has finished.
+        UserError: no finished experiment has the parameter.
     """
-    import pandas as pd
-
     rows = []
     for revision in revisions:
         data = revision.get("data") or {}
-        value = get_nested(_data_of(data.get("params"), PARAMS), parameter)
-        validation_metrics = _data_of(data.get("metrics"), VALIDATION_METRICS)
-        if value is None or not validation_metrics:
+        params = _read(data.get("params"), PARAMS)
+        validation = _read(data.get("metrics"), VALIDATION_METRICS)
+        if parameter not in params or not validation:
             continue
-        row = {"experiment": revision.get("name") or revision["rev"][:7], parameter: value}
+        row = {"experiment": revision.get("name") or revision["rev"][:7], parameter: params[parameter]}
         for method in METHODS:
-            validation = validation_metrics[method]
-            row[f"{method} validation F1"] = validation["validation_f1"]
-            row |= dict(zip((f"{method} low", f"{method} high"), validation["interval"], strict=True))
+            row |= {f"{method} val F1": validation[f"{method}.val_f1"], f"{method} +-": validation[f"{method}.val_moe"]}
             if test_scores:
-                row[f"{method} test F1"] = get_nested(_data_of(data["metrics"], COMPARE_METRICS), f"{method}.macro_f1")
+                row[f"{method} test F1"] = _read(data["metrics"], COMPARE_METRICS)[f"{method}.macro_f1"]
         rows.append(row)
     if not rows:
         raise UserError(f"{parameter}: no finished experiment has this parameter; see `dvc exp show`")
@@ -83,9 +75,8 @@ def experiments_table(revisions: list[dict[str, Any]], parameter: str, test_scor
     return table.sort_values([parameter, "experiment"], ignore_index=True)
 
 
-def plot_sweep(table: "pd.DataFrame", parameter: str, path: Path) -> None:
+def plot_sweep(table: pd.DataFrame, parameter: str, path: Path) -> None:
     """Draw each method's validation macro-F1 with its 95% interval; equal values of the parameter side by side."""
-    import pandas as pd
     from matplotlib.figure import Figure
 
     from stages.common.reporting.formatting import DISPLAY_NAMES
@@ -97,13 +88,10 @@ def plot_sweep(table: "pd.DataFrame", parameter: str, path: Path) -> None:
     numeric = pd.api.types.is_numeric_dtype(table[parameter])
     values = table[parameter] if numeric else pd.Series(pd.factorize(table[parameter])[0])
     for number, method in enumerate(METHODS):
-        scores = table[f"{method} validation F1"]
-        lengths = [scores - table[f"{method} low"], table[f"{method} high"] - scores]
+        scores, margins = table[f"{method} val F1"], table[f"{method} +-"]
         x = values * (1 + 0.03 * number) if numeric else values + 0.1 * number  # intervals beside each other
         style: dict[str, Any] = {"color": COLORS[method], "marker": MARKERS[method], "linestyle": LINE_STYLES[method]}
-        axis.errorbar(
-            x, scores, [length.clip(lower=0) for length in lengths], capsize=4, label=DISPLAY_NAMES[method], **style
-        )
+        axis.errorbar(x, scores, margins, capsize=4, label=DISPLAY_NAMES[method], **style)
     if not numeric:
         axis.set_xticks(range(table[parameter].nunique()), table[parameter].unique())
     elif values.min() > 0 and values.max() / values.min() >= 10:

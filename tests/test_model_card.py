@@ -21,12 +21,13 @@ COMMIT = "f89943434bd5ebaf7be828a30587161a44a5d02c"
 def write_lock(folder: Path) -> None:
     """What DVC would write of the stages that made the LoRA model."""
     params = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
+    params |= {f"lora.{key}": value for key, value in params["lora"].items()}  # DVC writes single keys so
+    run = next((folder / "data/runs/lora").glob("42-*")).name
     made = {
         "data/ingested.arrow": ["data"],
         "data/tokenized.arrow": ["clean", "tokenize"],
-        "data/splits/train.arrow": ["split"],
-        "data/runs/full/42": ["train", "full"],
-        "data/runs/lora/42": ["train", "lora"],
+        "data/splits": ["split"],
+        f"data/runs/lora/{run}": ["train", "lora.r", "lora.alpha"],
     }
     stages = {
         f"stage_{index}": {"outs": [{"path": out}], "params": {"params.yaml": {name: params[name] for name in names}}}

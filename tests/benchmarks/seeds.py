@@ -15,7 +15,7 @@ import pyarrow as pa
 import torch
 from transformers import AutoModelForTokenClassification
 
-from stages.baselines import fit_tfidf
+from stages.baselines import TFIDF_C_GRID, fit_logistic_regression, tfidf_features
 from stages.common.core.params import Params, load_params
 from stages.common.corpus.cleaning import clean
 from stages.common.modeling.classifier import add_lora, build_classifier
@@ -40,9 +40,9 @@ def read_corpus(folder: Path, params: Params) -> tuple[list[str], np.ndarray]:
 
 def tfidf(texts: list[str], labels: np.ndarray, rows: dict[str, np.ndarray]) -> list[int]:
     """Predictions on the test rows by TF-IDF and logistic regression, whose C is chosen on the validation rows."""
-    x = {name: [texts[number] for number in part] for name, part in rows.items()}
-    model = fit_tfidf(x["train"], labels[rows["train"]], x["validation"], labels[rows["validation"]])
-    return model.predict(x["test"]).tolist()
+    features = tfidf_features({name: [texts[number] for number in part] for name, part in rows.items()})
+    of_rows = {name: labels[part] for name, part in rows.items()}
+    return fit_logistic_regression(features, of_rows, TFIDF_C_GRID, "tfidf").predict(features["test"]).tolist()
 
 
 def build(method: str, base_model: Path, params: Params, seed: int) -> torch.nn.Module:

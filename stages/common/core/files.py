@@ -40,7 +40,10 @@ def _fsync(path: Path) -> None:
 
 def _remove_leftovers(path: Path) -> None:
     """Remove the temporary files of processes that were killed; they would fill the disk."""
-    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+    pattern = f".{glob.escape(path.name)}.*"
+    # Without the file itself, what it held before is not a leftover but the last copy.
+    suffixes = (".tmp", ".old") if path.exists() else (".tmp",)
+    for leftover in (found for suffix in suffixes for found in path.parent.glob(pattern + suffix)):
         try:
             os.kill(int(leftover.name.split(".")[-2]), 0)
         except ProcessLookupError:

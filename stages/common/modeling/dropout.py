@@ -10,10 +10,10 @@ def fast_dropout(states: torch.Tensor, p: float) -> torch.Tensor:
 
     Four elements share a 64-bit draw of torch's generator. Devices other than the CPU use torch's own dropout.
     """
-    if not 0 < p < 1 or states.device.type != "cpu":
+    threshold = round(p * 2**16)
+    if not 0 < threshold < 2**16 or states.device.type != "cpu":
         return dropout(states, p)
     draws = torch.empty(-(-states.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
-    threshold = round(p * 2**16)
     kept = draws[: states.numel()].view(states.shape) >= threshold - 2**15
     return states * kept.to(states.dtype).mul_(2**16 / (2**16 - threshold))
 

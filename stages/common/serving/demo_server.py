@@ -70,7 +70,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(403, "only this machine's own page is answered", "text/plain")
             return
         try:
-            body = self.rfile.read(min(int(self.headers.get("Content-Length", 0)), MAX_BYTES))
+            body = self.rfile.read(min(max(0, int(self.headers.get("Content-Length", 0))), MAX_BYTES))
             text = str(json.loads(body)["text"])
             text.encode()  # raises for half of a surrogate pair
         except (ValueError, KeyError, TypeError, RecursionError):

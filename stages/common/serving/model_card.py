@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, StrictUndefined
@@ -24,7 +25,9 @@ def _locked_params(*outs: Path) -> dict[str, Any]:
     """The sections of params.yaml with which DVC made these artifacts; params.yaml itself may have changed since."""
     stages = yaml.safe_load(LOCK.read_text(encoding="utf-8"))["stages"].values()
     made = [stage for stage in stages if {out["path"] for out in stage.get("outs", ())} & set(map(str, outs))]
-    return {name: values for stage in made for name, values in stage.get("params", {}).get("params.yaml", {}).items()}
+    # DVC writes whole sections nested and single keys by their dotted names.
+    params = [pd.json_normalize(stage["params"]["params.yaml"]).to_dict("records")[0] for stage in made]
+    return {name: value for of_stage in params for name, value in of_stage.items()}
 
 
 def find_results(checkpoint: Path) -> dict[str, Any]:
@@ -43,8 +46,8 @@ def find_results(checkpoint: Path) -> dict[str, Any]:
                 "metrics": read_json(paths.COMPARE_DETAILS)[method],
                 "num_runs": len(of_method["runs"]),
                 "split": read_json(paths.SPLIT_METRICS),
-                "source": _locked_params(paths.INGESTED)["data"]["source"],
-                "params": _locked_params(paths.TOKENIZED, paths.TRAIN, run),
+                "source": _locked_params(paths.INGESTED)["data.source"],
+                "params": _locked_params(paths.TOKENIZED, paths.TRAIN.parent, run),
             }
     return {}
 

@@ -102,7 +102,7 @@ def _environment(distributed: DistributedContext) -> dict[str, Any]:
     files = sorted(Path(file) for module in modules if (file := getattr(module, "__file__", None)))
     gpu = torch.cuda.get_device_name(distributed.device) if distributed.device.type == "cuda" else ""
     return {
-        "code": {path.name: sha256(path) for path in files},
+        "code": {f"{path.parent.name}/{path.name}": sha256(path) for path in files},
         "libraries": {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
         "hardware": [platform.machine(), gpu, torch.get_num_threads(), distributed.world_size],
     }
