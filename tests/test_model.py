@@ -115,7 +115,7 @@ def test_variants_of_lora_start_from_the_base_and_reload(tiny_base_model, tmp_pa
     base = build_classifier(tiny_base_model, 0.1, 42).eval()
     model = add_lora(build_classifier(tiny_base_model, 0.1, 42), lora(**changed), 42).eval()
     assert torch.allclose(model(**INPUTS).logits, base(**INPUTS).logits, atol=1e-5)
-    save_checkpoint(model, tmp_path / "model", {})
+    save_checkpoint(model, tmp_path / "model", metadata_of(tiny_base_model))
     again = load_checkpoint(tmp_path / "model", tiny_base_model).eval()
     assert torch.equal(again(**INPUTS).logits, model(**INPUTS).logits)
 

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from stages.base_model import convert_pickled_weights
 from stages.common.core.exceptions import UserError
 from stages.common.modeling.classifier import build_classifier, load_checkpoint
 from stages.common.pretrained import tokenizer as tokenizers
@@ -142,6 +143,15 @@ def test_a_header_of_gigabytes_is_refused(copies, size):
         file.truncate(2**31)  # takes no space
     with pytest.raises(UserError, match="header too large"):
         load_checkpoint(Path("full"), Path("base_model"))
+
+
+@pytest.mark.parametrize(
+    "tensor", [torch.zeros(1).expand(10**12), torch.empty(10**12, device="meta")], ids=["view", "meta"]
+)
+def test_a_pickle_of_a_kilobyte_does_not_become_terabytes(tmp_path, tensor):
+    torch.save({"weight": tensor}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(UserError, match="damaged, or not tensors alone"):
+        convert_pickled_weights(tmp_path)
 
 
 SENSELESS_CONFIGS = [
