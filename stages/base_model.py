@@ -56,6 +56,8 @@ def convert_pickled_weights(folder: Path) -> None:
     path = folder / PICKLED_WEIGHTS
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)
+        if sum(tensor.nbytes for tensor in weights.values()) > 2 * path.stat().st_size:  # tied weights are stored once
+            raise ValueError("tensors without data: terabytes, once they are written")
         # Safetensors refuses tensors that share memory, as tied weights do.
         tensors = {name: tensor.detach().clone().contiguous() for name, tensor in weights.items()}
     except Exception as error:  # PyTorch's own text advises to load it unsafely

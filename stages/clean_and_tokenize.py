@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from stages.common.artifacts.arrow import make_schema, read_batches, read_table, with_preprocessing, write_table
+from stages.common.artifacts.arrow import make_schema, map_table, read_batches, with_preprocessing, write_table
 from stages.common.core.console import ProgressBar, warn
 from stages.common.core.exceptions import UserError, report_user_errors
 from stages.common.core.files import read_json, write_json
@@ -101,12 +101,12 @@ def main() -> None:
     positions = max_positions(read_json(BASE_MODEL / "config.json"))
     if positions is not None and max_length > positions:
         raise UserError(f"tokenize.max_length is {max_length}, but the base model has {positions} positions")
-    total, counts = read_table(FILTERED)["labels"].num_chunks, Counter[str]()
+    total, counts = map_table(FILTERED)["labels"].num_chunks, Counter[str]()
     batches = ProgressBar(read_batches(FILTERED), total=total, desc="clean_and_tokenize", unit="batch")
     cleaned = ((batch, clean(batch["RawText"], params.clean)) for batch in batches)
     schema = with_preprocessing(SCHEMA, Preprocessing(clean=params.clean, max_length=max_length))
     write_table(TOKENIZED, tokenize(prefetch(cleaned), tokenizer, params.tokenize, counts), schema)
-    metrics = compute_metrics(pc.list_value_length(read_table(TOKENIZED)["input_ids"]).to_numpy(), counts)
+    metrics = compute_metrics(pc.list_value_length(map_table(TOKENIZED)["input_ids"]).to_numpy(), counts)
     write_json(TOKEN_METRICS, metrics)
     if (fraction := metrics["truncated_fraction"]) > MAX_TRUNCATED_FRACTION:
         warn(

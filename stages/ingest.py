@@ -1,5 +1,6 @@
 """AI Hub JSON files -> one Arrow table, a row a record."""
 
+import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
@@ -56,15 +57,17 @@ class IngestMetrics:
 def find_files(source: Path) -> list[Path]:
     """JSON files below `source` without hidden ones, relative to it, in the order of their names.
 
-    Broken links are included, so that they are reported.
+    Broken links and links to folders are included, so that they are reported: following these could go in circles.
 
     Raises:
         UserError: `source` is not a folder, or holds none.
     """
     if not source.is_dir():
         raise UserError(f"data.source: {source} is not a folder; it must hold AI Hub JSON files")
-    files = [path.relative_to(source) for path in source.rglob("*") if path.suffix.lower() in SUFFIXES]
-    files = [path for path in files if not (source / path).is_dir() and not any(p.startswith(".") for p in path.parts)]
+    found = (path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES or path.is_symlink())
+    wanted = (path for path in found if (path.is_symlink() if path.is_dir() else path.suffix.lower() in SUFFIXES))
+    files = [path.relative_to(source) for path in wanted]
+    files = [path for path in files if not any(part.startswith(".") for part in path.parts)]
     if not files:
         raise UserError(f"data.source: no .json, .jsonl or .ndjson file in {source}")
     return sorted(files, key=Path.as_posix)
@@ -72,6 +75,8 @@ def find_files(source: Path) -> list[Path]:
 
 def _read(path: Path) -> bytes | Fault:
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe or a device might never end
+            return Fault("unreadable", "", "not a regular file, or a link to a folder", of_record=False)
         return path.read_bytes()
     except OSError as error:
         return Fault("unreadable", "", error.strerror or str(error), of_record=False)

@@ -52,12 +52,14 @@ FORMATS = {"text": format_as_text, "jsonl": format_as_json}
 
 def read_available_lines() -> Iterator[list[bytes]]:
     """Yield the lines of standard input as they come: those that are there, at least one at a time."""
-    rest = b""
+    pieces: list[bytes] = []  # of a line whose end has not come
     while data := os.read(sys.stdin.fileno(), 2**16):
-        *lines, rest = (rest + data).split(b"\n")
-        if lines:
-            yield lines
-    if rest:
+        first, *others = data.split(b"\n")
+        pieces.append(first)
+        if others:
+            yield [b"".join(pieces), *others[:-1]]
+            pieces = [others[-1]]
+    if rest := b"".join(pieces):
         yield [rest]
 
 

@@ -7,7 +7,7 @@ from hashlib import blake2b
 import numpy as np
 import pyarrow as pa
 
-from stages.common.artifacts.arrow import read_batches, read_table, write_table
+from stages.common.artifacts.arrow import map_table, read_batches, write_table
 from stages.common.core.console import warn
 from stages.common.core.exceptions import UserError, report_user_errors
 from stages.common.core.files import write_json
@@ -117,7 +117,7 @@ def main() -> None:
     labels, groups = labels_and_groups(prefetch(read_batches(TOKENIZED, ("labels", "text"))))
     rows = split(labels, groups, params)
     for name, path in SPLITS.items():
-        write_table(path, select_rows(prefetch(read_batches(TOKENIZED)), rows[name]), read_table(TOKENIZED).schema)
+        write_table(path, select_rows(prefetch(read_batches(TOKENIZED)), rows[name]), map_table(TOKENIZED).schema)
     counts = {name: np.bincount(labels[numbers], minlength=len(LABELS)).tolist() for name, numbers in rows.items()}
     metrics = {name: {"rows": sum(of), **dict(zip(LABELS, of, strict=True))} for name, of in counts.items()}
     write_json(SPLIT_METRICS, {**metrics, "duplicate_rows": len(labels) - int(groups.max()) - 1})

@@ -244,7 +244,7 @@ DAMAGED_MODELS = {
     "no adapter": (
         ["--model", "lora", "--base-model", "base_model"],
         lambda: Path("lora/adapter_model.safetensors").unlink(),
-        r"adapter_model\.safetensors: no such file",
+        r"No such file or directory: .*adapter_model\.safetensors",
     ),
     "no tokenizer": (["--model", "full"], lambda: Path("full/vocab.txt").unlink(), "no tokenizer"),
     "no weights": (["--model", "full"], lambda: Path("full/model.safetensors").unlink(), "no such file"),

@@ -17,7 +17,7 @@ from stages.split import labels_and_groups, split
 
 
 def params(test_size: float = 0.2, validation_size: float = 0.1, seed: int = 42) -> SplitParams:
-    return SplitParams(test_size=test_size, validation_size=validation_size, seed=seed)
+    return SplitParams(test_size=test_size, validation_size=validation_size, train_fraction=1.0, seed=seed)
 
 
 def rows_of(counts: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:

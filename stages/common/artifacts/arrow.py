@@ -16,6 +16,7 @@ from stages.common.core.labels import LABELS
 from stages.common.core.params import Preprocessing
 
 PREPROCESSING_KEY = b"preprocessing"  # in a schema's metadata
+END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"  # Arrow itself takes a file cut between two batches for a whole one
 
 
 def _feature(field: pa.Field) -> dict[str, object]:
@@ -40,7 +41,7 @@ def with_preprocessing(schema: pa.Schema, preprocessing: Preprocessing) -> pa.Sc
 
 def read_preprocessing(path: Path) -> Preprocessing:
     """Read how the rows of a tokenized table were made; a UserError says that the file is missing or damaged."""
-    metadata = read_table(path).schema.metadata or {}
+    metadata = map_table(path).schema.metadata or {}
     if PREPROCESSING_KEY not in metadata:
         raise UserError(f"{path}: does not say how it was cleaned and tokenized; run `dvc repro` to make it")
     return Preprocessing.model_validate_json(metadata[PREPROCESSING_KEY])
@@ -63,15 +64,26 @@ def write_table(path: Path, batches: Iterable[pa.RecordBatch | pa.Table], schema
 @contextmanager
 def _report_unreadable(path: Path) -> Iterator[None]:
     try:
+        with path.open("rb") as file:
+            file.seek(-len(END_OF_STREAM), 2)  # from its end
+            if file.read() != END_OF_STREAM:
+                raise ValueError("its end is missing")
         yield
-    except (OSError, pa.ArrowInvalid) as error:
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise UserError(f"{path}: cannot be read as an Arrow stream ({error}); run `dvc repro` to make it") from error
 
 
-def read_table(path: Path) -> pa.Table:
-    """Memory-map an Arrow stream; a UserError says that the file is missing or damaged."""
+def map_table(path: Path) -> pa.Table:
+    """Memory-map an Arrow stream, whose values are not looked at; a UserError says that it is missing or cut off."""
     with _report_unreadable(path):
         return pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
+
+
+def read_table(path: Path) -> pa.Table:
+    """`map_table`, with all offsets and texts checked: reading past a wrong offset would kill the process."""
+    with _report_unreadable(path):
+        (table := map_table(path)).validate(full=True)
+    return table
 
 
 def read_batches(path: Path, columns: Sequence[str] = ()) -> Iterator[pa.RecordBatch]:
@@ -83,4 +95,6 @@ def read_batches(path: Path, columns: Sequence[str] = ()) -> Iterator[pa.RecordB
         names = pa.ipc.open_stream(file).schema.names
         file.seek(0)
         options = pa.ipc.IpcReadOptions(included_fields=sorted(map(names.index, columns)))
-        yield from pa.ipc.open_stream(file, options=options)
+        for batch in pa.ipc.open_stream(file, options=options):
+            batch.validate(full=True)
+            yield batch

@@ -9,6 +9,7 @@ from safetensors.numpy import load_file, save_file
 
 from stages.common.core.exceptions import UserError
 from stages.common.core.files import atomic_write
+from stages.common.core.labels import LABELS
 
 Logits = Mapping[str, np.ndarray]  # by split, for the baselines by METHOD/SPLIT: (rows, classes)
 
@@ -26,6 +27,9 @@ def read_logits(path: Path) -> Logits:
         UserError: the file is missing or damaged.
     """
     try:
-        return {name: values.astype(float) for name, values in load_file(path).items()}
-    except (OSError, SafetensorError) as error:
+        logits = {name: values.astype(float) for name, values in load_file(path).items()}
+        if not all(values.shape[1:] == (len(LABELS),) and np.isfinite(values).all() for values in logits.values()):
+            raise ValueError(f"not {len(LABELS)} finite numbers a row")
+    except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"{path}: cannot be read ({error}); run `dvc repro` to make it") from error
+    return logits

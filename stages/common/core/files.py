@@ -46,10 +46,10 @@ def _remove_leftovers(path: Path) -> None:
     for leftover in (found for suffix in suffixes for found in path.parent.glob(pattern + suffix)):
         try:
             os.kill(int(leftover.name.split(".")[-2]), 0)
-        except (ProcessLookupError, ValueError):
+        except ProcessLookupError:
             _remove(leftover)
-        except PermissionError:
-            pass  # another user's process is alive
+        except (PermissionError, ValueError, OverflowError):
+            pass  # another user's process is alive, or the file is none of ours
 
 
 @contextmanager
@@ -61,6 +61,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
     """
     temporary, before = (path.with_name(f".{path.name}.{os.getpid()}.{kind}") for kind in ("tmp", "old"))
     try:
+        if path.exists() and not (path.is_file() or path.is_dir()):  # /dev/null would become a file, for everybody
+            raise OSError("it is neither a file nor a folder")
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(path)
         yield temporary
@@ -103,7 +105,7 @@ def read_json(path: Path) -> Any:
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read as JSON: {error}") from error
 
 

@@ -14,7 +14,8 @@ def parse_run(description: str | None) -> tuple[int, float]:
     """Read `--seed` and `--learning-rate` from the command line of a training stage."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--seed", type=int, required=True, help="one of run.seeds")
-    parser.add_argument("--learning-rate", type=float, required=True, help="one of learning_rates")
+    # DVC, which quotes for the shell only what it writes from ${item}, writes an underscore.
+    parser.add_argument("--learning-rate", "--learning_rate", type=float, required=True, help="one of learning_rates")
     arguments = parser.parse_args()
     return arguments.seed, arguments.learning_rate
 

@@ -4,6 +4,7 @@ The descriptions of the fields are the comments of params.yaml and the table in 
 """
 
 import re
+import reprlib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,6 +24,8 @@ def _parse_exponent(value: Any) -> Any:
 
 def _check_character_class(value: str) -> str:
     try:
+        if not re.fullmatch(r"(\\.|&(?!&)|[^\\\[\]&])*", value, re.DOTALL):  # && means something to other libraries
+            raise re.error("write [ and ] as \\[ and \\], and & once")
         re.compile(f"[^{value}]" if value else "")
     except re.error as error:
         raise ValueError(f"not the inside of a regular expression's [...]: {error}") from error
@@ -197,6 +200,10 @@ class Params(Section):
     compare: CompareParams
 
 
+_short = reprlib.Repr()
+_short.maxlevel, _short.maxstring = 2, 80  # a few lines of YAML, with anchors, can mean a list of a billion values
+
+
 def _format_fault(error: Any) -> str:
     key = ".".join(map(str, error["loc"])) or "the file"
     match error["type"]:
@@ -205,7 +212,7 @@ def _format_fault(error: Any) -> str:
         case "missing":
             return f"{key} is missing"
         case _:
-            return f"{key} is {error['input']!r}: {error['msg'][:1].lower()}{error['msg'][1:]}"
+            return f"{key} is {_short.repr(error['input'])}: {error['msg'][:1].lower()}{error['msg'][1:]}"
 
 
 def load_params(path: Path = PARAMS) -> Params:
@@ -216,7 +223,7 @@ def load_params(path: Path = PARAMS) -> Params:
     """
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:  # ValueError: 2024-99-99 is no date
         raise UserError(f"{path}: cannot be read as YAML: {error}") from error
     try:
         return Params.model_validate(values)

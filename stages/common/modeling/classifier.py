@@ -6,14 +6,16 @@ layer. So its checkpoints need no code of ours.
 
 import shutil
 import warnings
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import nn
 
 from stages.common.core.exceptions import UserError
@@ -28,6 +30,8 @@ transformers.utils.logging.disable_progress_bar()
 warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")  # raised within PEFT
 
 HEAD = "classifier"
+LORA_FIELDS = ("r", "alpha", "dropout", "target_modules", "rslora", "dora")  # of LoraParams
+PEFT_KEYS = ("r", "lora_alpha", "lora_dropout", "target_modules", "use_rslora", "use_dora")  # in adapter_config.json
 ADAPTER_README = """# LoRA adapters and the head of a classifier
 
 They belong on the base model `{name}`, revision `{revision}`, whose files have these SHA-256 hashes:
@@ -39,23 +43,26 @@ They belong on the base model `{name}`, revision `{revision}`, whose files have 
 """
 
 
-def build_classifier(folder: Path, dropout: float, seed: int) -> transformers.PreTrainedModel:
-    """Load the base model in `folder` and add a new head, initialised from `seed`.
+def _load(folder: Path, has_head: bool, **config_values: Any) -> transformers.PreTrainedModel:
+    """Load the token classifier in `folder` as data alone; without a head of its own it gets a new one.
 
     Raises:
-        UserError: the folder's weights do not fit its config, or the encoder has no dropout before its head.
+        UserError: it is damaged, or needs more than data: code of its own, a quantizer, an adapter.
     """
-    torch.manual_seed(seed)
+    config_file, weights = folder / "config.json", folder / "model.safetensors"
+    values = read_json(config_file)
+    model_type = values.get("model_type") if isinstance(values, dict) else None
+    if model_type not in list(transformers.CONFIG_MAPPING):
+        raise UserError(f"{config_file}: transformers has no model_type {model_type!r}, and no code of a model is run")
+    if values.get("quantization_config") or (folder / "adapter_config.json").exists():
+        raise UserError(f"{folder}: is quantized, or holds an adapter beside the whole model; neither is supported")
+    labels = {"id2label": dict(enumerate(LABELS)), "label2id": {label: index for index, label in enumerate(LABELS)}}
+    config_values |= {"num_labels": len(LABELS), **labels}
     try:
         config = transformers.AutoConfig.from_pretrained(
-            folder,
-            local_files_only=True,
-            trust_remote_code=False,
-            num_labels=len(LABELS),
-            id2label=dict(enumerate(LABELS)),
-            label2id={label: index for index, label in enumerate(LABELS)},
-            classifier_dropout=dropout,
+            folder, local_files_only=True, trust_remote_code=False, **config_values
         )
+        config._attn_implementation = None  # a config may name a kernel, which is code, on the hub
         model, loading = transformers.AutoModelForTokenClassification.from_pretrained(
             folder,
             config=config,
@@ -66,9 +73,29 @@ def build_classifier(folder: Path, dropout: float, seed: int) -> transformers.Pr
             output_loading_info=True,
         )
     except Exception as error:  # transformers raises whatever an unusual config leads to
-        raise UserError(f"{folder}: cannot be loaded as a base model: {error!r}") from error
+        raise UserError(f"{folder}: cannot be loaded: {error!r}") from error
     if config.pad_token_id is None:
-        raise UserError(f"{folder / 'config.json'}: has no pad_token_id")
+        raise UserError(f"{config_file}: has no pad_token_id")
+    missing = {name for name in loading["missing_keys"] if has_head or not name.startswith(f"{HEAD}.")}
+    _check_weights(model, weights, missing, loading["unexpected_keys"] if has_head else ())
+    return model
+
+
+def _check_weights(model: Model, path: Path, missing: Collection[str], unexpected: Collection[str]) -> None:
+    if names := sorted(missing) or sorted(unexpected):
+        raise UserError(f"{path}: {'lacks' if missing else 'has no use for'} {len(names)} weights, such as {names[0]}")
+    if damaged := [name for name, parameter in model.named_parameters() if not parameter.isfinite().all()]:
+        raise UserError(f"{path}: {damaged[0]} holds NaN or infinity")
+
+
+def build_classifier(folder: Path, dropout: float, seed: int) -> transformers.PreTrainedModel:
+    """Load the base model in `folder` and add a new head, initialised from `seed`.
+
+    Raises:
+        UserError: the folder's weights do not fit its config, or the encoder has no dropout before its head.
+    """
+    torch.manual_seed(seed)
+    model = _load(folder, has_head=False, classifier_dropout=dropout)
     # Some encoders ignore classifier_dropout in their config, and the layer has one of two names.
     layers = [layer for name in ("dropout", "drop") if (layer := getattr(model, name, None))]
     if not layers:
@@ -76,9 +103,6 @@ def build_classifier(folder: Path, dropout: float, seed: int) -> transformers.Pr
             f"{folder}: {type(model).__name__} has no dropout before its head; choose an encoder of BERT's kind"
         )
     layers[0].p = dropout
-    missing = sorted(name for name in loading["missing_keys"] if not name.startswith(f"{HEAD}."))
-    if missing:
-        raise UserError(f"{folder}: model.safetensors lacks {len(missing)} weights, among them {missing[0]}")
     return model
 
 
@@ -164,20 +188,24 @@ def load_checkpoint(folder: Path, base_model: Path) -> Model:
     Raises:
         UserError: the folder holds no complete checkpoint, or adapters of another base model.
     """
-    has_adapters = (folder / "adapter_config.json").is_file()
-    weights = folder / ("adapter_model.safetensors" if has_adapters else "model.safetensors")
-    if not weights.is_file():  # PEFT would look for it on the hub
+    if (folder / "adapter_config.json").is_file():
+        return _load_adapters(folder, build_classifier(base_model, dropout=0.0, seed=0))
+    if not (weights := folder / "model.safetensors").is_file():
         raise UserError(f"{weights}: no such file; run `dvc repro` to make it")
+    return _load(folder, has_head=True)
+
+
+def _load_adapters(folder: Path, model: transformers.PreTrainedModel) -> PeftModel:
+    """Put adapters on `model`. Of their config no more is read than what `LoraParams` checks."""
+    config, path = read_json(folder / "adapter_config.json"), folder / "adapter_model.safetensors"
     try:
-        if has_adapters:
-            return PeftModel.from_pretrained(build_classifier(base_model, dropout=0.0, seed=0), folder)
-        return transformers.AutoModelForTokenClassification.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
-        )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"{folder}: cannot be loaded: {error}; run `dvc repro` to make it") from error
-
-
-def weight_bytes(folder: Path) -> int:
-    """Bytes of the weight files of a checkpoint."""
-    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+        values = {name: config[key] for name, key in zip(LORA_FIELDS, PEFT_KEYS, strict=True)}
+        params = LoraParams.model_validate({**values, "init": "kaiming", "learning_rates": [0.1]})  # of use in training
+        adapters, weights = add_lora(model, params, seed=0), load_file(path)
+        expected = get_peft_model_state_dict(adapters, save_embedding_layers=False)
+        if weights.keys() == expected.keys():
+            set_peft_model_state_dict(adapters, weights)
+    except (KeyError, TypeError, ValueError, OSError, RuntimeError, SafetensorError) as error:
+        raise UserError(f"{folder}: cannot be loaded: {error!r}; run `dvc repro` to make it") from error
+    _check_weights(adapters, path, expected.keys() - weights.keys(), weights.keys() - expected.keys())
+    return adapters.requires_grad_(False)

@@ -9,14 +9,17 @@ No code of the folder is run.
 """
 
 import json
+import math
 import os
 import re
+import sys
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import sentencepiece
@@ -28,7 +31,8 @@ from stages.common.core.ragged import RaggedArray
 
 SPECIAL_TOKENS = ("[UNK]", "[PAD]", "[CLS]", "[SEP]", "[MASK]")
 CHUNK_SIZE = 1000  # texts whose tokens are Python lists; more of them would keep the garbage collector busy
-PREFIX_LENGTH = 2**16  # characters
+PREFIX_LENGTH = 2**16  # characters of a text that are tokenized first: the tokens of 10 MB take 1 GB
+MAX_GROWTH = 100  # times as long as a text may become by the rules of a tokenizer.json
 _SPECIAL_TOKEN = re.compile(f"({'|'.join(map(re.escape, SPECIAL_TOKENS))})")
 # Characters that NFKD may change. It also decomposes Hangul syllables, but SentencePiece composes those again.
 _NOT_NORMAL = re.compile(r"[^\n\x20-\x7e가-힣]{1,64}")
@@ -80,6 +84,8 @@ class SentencePieceTokenizer:
         self.vocab_size = max(ids.values()) + 1
         # Special tokens get numbers after those of SentencePiece's own pieces.
         self._special_pieces = {token: len(pieces) + index for index, token in enumerate(SPECIAL_TOKENS)}
+        # Where pieces end at spaces, those of the first words of a text do not depend on the rest.
+        self._prefix_length = sys.maxsize if any("▁" in piece[1:] for piece in pieces) else PREFIX_LENGTH
         self._piece_to_id = np.array([ids.get(piece, self.unk_id) for piece in [*pieces, *SPECIAL_TOKENS]], np.int32)
 
     def _normalize(self, texts: Sequence[str]) -> list[str]:
@@ -107,7 +113,12 @@ class SentencePieceTokenizer:
         begin, end = self._special_pieces["[CLS]"], self._special_pieces["[SEP]"]
         ids, lengths, num_truncated = [np.empty(0, np.int32)], [np.empty(0, np.int64)], 0
         for start in range(0, len(texts), CHUNK_SIZE):
-            pieces = self._encode_pieces(texts[start : start + CHUNK_SIZE])
+            chunk, limit = texts[start : start + CHUNK_SIZE], self._prefix_length
+            first_words = [text[:limit].rpartition(" ")[0] if len(text) > limit else text for text in chunk]
+            pieces = self._encode_pieces(first_words)
+            for index, text in enumerate(chunk):
+                if len(text) > limit and len(pieces[index]) <= max_length - 2:
+                    pieces[index] = self._encode_pieces([text])[0]
             num_truncated += sum(len(row) > max_length - 2 for row in pieces)
             rows = RaggedArray.from_rows([[begin, *row[: max_length - 2], end] for row in pieces])
             ids.append(self._piece_to_id[rows.values])
@@ -138,6 +149,12 @@ class SentencePieceTokenizer:
         return fast
 
 
+def _growth(normalizer: dict[str, Any] | None) -> int:
+    """How many times as long as it is a text may become."""
+    steps = map(_growth, (normalizer or {}).get("normalizers", []))
+    return max(1, len((normalizer or {}).get("content", ""))) * math.prod(steps)
+
+
 class FastTokenizer:
     """A `tokenizer.json`; special tokens are added as its post-processor says."""
 
@@ -147,8 +164,11 @@ class FastTokenizer:
         except Exception as error:  # the library raises bare Exception for every fault of the file
             raise UserError(f"{tokenizer_file}: not a tokenizer of the tokenizers library: {error}") from error
         self._tokenizer.no_padding()
-        self.vocab_size = self._tokenizer.get_vocab_size()
-        model = json.loads(self._tokenizer.to_str())["model"]
+        self.vocab_size = max(self._tokenizer.get_vocab().values(), default=-1) + 1
+        parts = json.loads(self._tokenizer.to_str())
+        if (growth := _growth(parts["normalizer"])) > MAX_GROWTH:
+            raise UserError(f"{tokenizer_file}: its normalizer may make a text {growth} times as long")
+        self._file, model = tokenizer_file, parts["model"]
         unk_token = model.get("unk_token")
         unk_id = self._tokenizer.token_to_id(unk_token) if unk_token else model.get("unk_id")
         self.unk_id = -1 if unk_id is None else unk_id  # a byte-level vocabulary has no unknown token
@@ -160,14 +180,24 @@ class FastTokenizer:
         return copy
 
     def encode(self, texts: Sequence[str], max_length: int) -> EncodedTexts:
-        """Ids of the texts, each truncated to `max_length` of them, special tokens included."""
+        """Ids of the texts, each truncated to `max_length` of them, special tokens included.
+
+        Raises:
+            UserError: the tokenizer contradicts itself.
+        """
         self._tokenizer.enable_truncation(max_length)
-        # Of 10 MB the library would keep each truncated token, in 1 GB. The first tokens do not depend on the rest.
-        encodings = self._tokenizer.encode_batch([text[:PREFIX_LENGTH] for text in texts])
-        for index, text in enumerate(texts):
-            if len(text) > PREFIX_LENGTH and not encodings[index].overflowing:
-                encodings[index] = self._tokenizer.encode(text)
-        input_ids = RaggedArray.from_rows([encoding.ids for encoding in encodings])
+        try:
+            encodings = self._tokenizer.encode_batch([text[:PREFIX_LENGTH] for text in texts])
+            for index, text in enumerate(texts):
+                if len(text) > PREFIX_LENGTH and not encodings[index].overflowing:
+                    encodings[index] = self._tokenizer.encode(text)
+            input_ids = RaggedArray.from_rows([encoding.ids for encoding in encodings])
+        except BaseException as error:  # the library raises bare Exception, and BaseException where it panics
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            raise UserError(f"{self._file}: cannot tokenize: {error}") from error
+        if input_ids.values.max(initial=0) >= self.vocab_size or input_ids.lengths.max(initial=0) > max_length:
+            raise UserError(f"{self._file}: adds special tokens that are too many, or not in its vocabulary")
         return EncodedTexts(input_ids, sum(bool(encoding.overflowing) for encoding in encodings))
 
 

@@ -17,8 +17,9 @@ from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
-from zipfile import BadZipFile
+from zipfile import BadZipFile, ZipFile
 
+import openpyxl
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -29,6 +30,7 @@ from stages.common.core.exceptions import UserError
 from stages.common.core.files import atomic_write
 
 CHUNK_ROWS = 4096
+MAX_EXCEL_BYTES = 2**30  # unpacked; an .xlsx of some kilobytes can hold more
 Row = TypeVar("Row")
 
 csv.field_size_limit(2**24)  # characters; without a limit a quote that is never closed reads the whole file into a cell
@@ -120,19 +122,29 @@ def _read_text(lines: _Lines, text_column: str, check_columns: CheckColumns) -> 
         yield Chunk(frame, frame[text_column])
 
 
+def _trim(row: tuple[Any, ...]) -> list[Any]:
+    """The cells of a row up to the last one that is not empty; whole numbers as such."""
+    cells = [int(cell) if isinstance(cell, float) and cell.is_integer() else cell for cell in row]
+    while cells and cells[-1] in (None, ""):
+        cells.pop()
+    return cells
+
+
 def _read_excel(lines: _Lines, text_column: str, check_columns: CheckColumns) -> Iterator[Chunk]:
     try:
-        sheet = pd.read_excel(
-            lines.file, engine="openpyxl", header=None, dtype=object, keep_default_na=False, na_values=[""]
-        )
-    except (BadZipFile, KeyError) as error:
+        if (size := sum(part.file_size for part in ZipFile(lines.file).infolist())) > MAX_EXCEL_BYTES:
+            raise ValueError(f"unpacks to {size:,} bytes, more than {MAX_EXCEL_BYTES:,}: write .csv")
+        sheet = openpyxl.load_workbook(lines.file, read_only=True, data_only=True).worksheets[0]
+        sheet.reset_dimensions()  # what the file says of them may be a billion cells
+        rows = filter(None, map(_trim, sheet.iter_rows(values_only=True)))
+        header = [_to_cell(value) or "" for value in next(rows, [])]
+        check_columns(header)
+        for chunk in _take_chunks(rows):
+            cells = [row + [None] * (len(header) - len(row)) for row in chunk]
+            frame = pd.DataFrame(cells, columns=header, dtype=object)  # raises where a row has more cells
+            yield Chunk(frame, frame[text_column].map(_to_cell).fillna("").astype(object))
+    except (BadZipFile, KeyError, SyntaxError) as error:  # XML's error is a SyntaxError
         raise ValueError(f"not an Excel file: {error}") from error
-    sheet = sheet.dropna(how="all").where(sheet.notna(), None)
-    header = sheet[:1].map(_to_cell).fillna("").to_numpy().ravel().tolist()
-    check_columns(header)
-    for start in range(1, max(len(sheet), 2), CHUNK_ROWS):
-        frame = sheet[start : start + CHUNK_ROWS].set_axis(header, axis=1).reset_index(drop=True)
-        yield Chunk(frame, frame[text_column].map(_to_cell).fillna("").astype(object))
 
 
 def _read_json_lines(lines: _Lines, text_column: str, check_columns: CheckColumns) -> Iterator[Chunk]:
@@ -255,7 +267,7 @@ def _read_chunks(
     lines = _Lines(file, encoding)
     try:
         yield from READERS[path.suffix.lower()](lines, text_column, check_columns)
-    except (ValueError, RecursionError, csv.Error, pa.ArrowException) as error:
+    except (OSError, ValueError, RecursionError, csv.Error, pa.ArrowException) as error:
         raise UserError(f"{path}: {f'line {lines.number}: ' if lines.number else ''}{error}") from error
 
 

@@ -1,0 +1,211 @@
+"""Hostile files, parameters and tables: one line of refusal, bounded memory and time, and nothing valid is lost."""
+
+import io
+import os
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import openpyxl
+import pandas as pd
+import pyarrow as pa
+import pytest
+import yaml
+from safetensors.numpy import save_file
+
+from stages import predict
+from stages.common.artifacts.arrow import make_schema, read_batches, read_table, write_table
+from stages.common.artifacts.logits import read_logits
+from stages.common.core.exceptions import UserError
+from stages.common.core.files import atomic_write
+from stages.common.core.params import load_params
+from stages.common.serving.table_io import add_columns
+from stages.ingest import find_files, ingest
+from tests.support.corpus import record, write_corpus
+from tests.support.project import ROOT, copy_project, run
+
+PARAMS = (ROOT / "params.yaml").read_text(encoding="utf-8")
+
+
+def test_no_value_of_params_yaml_reaches_the_shell(tmp_path):
+    """Where a seed alone is changed, no stage runs that would check it before `train_full`."""
+    copy_project(tmp_path)
+    run("git", "init", "-q", cwd=tmp_path)
+    changed = PARAMS.replace("seeds: [42]", "seeds: ['42; touch was-run; true']")
+    assert changed != PARAMS
+    (tmp_path / "params.yaml").write_text(changed, encoding="utf-8")
+    for name in ("base_model", "splits"):
+        (tmp_path / "data" / name).mkdir()
+    result = run("dvc", "repro", "-s", "train_full", cwd=tmp_path)
+    assert "run.seeds.0 is '42; touch was-run; true': input should be a valid integer" in result.stderr + result.stdout
+    assert not (tmp_path / "was-run").exists()
+
+
+def test_a_launcher_with_a_shell_command_is_refused(tmp_path):
+    (tmp_path / "params.yaml").write_text(PARAMS.replace("launcher: python", "launcher: python; touch x"))
+    with pytest.raises(UserError, match=r"run\.launcher is 'python; touch x'"):
+        load_params(tmp_path / "params.yaml")
+
+
+TEN_TIMES = "[" + ", ".join(["*b"] * 10) + "]"
+SEEDS = {
+    "alias bomb": "\n".join(
+        [f"b0: &b0 [{'x, ' * 9}x]", *(f"b{n}: &b{n} {TEN_TIMES.replace('*b', f'*b{n - 1}')}" for n in range(1, 12))]
+    )
+    + "\nrun: {seeds: *b11}",
+    "endless nesting": "seeds: " + "[" * 5000 + "]" * 5000,
+    "date that is none": "seeds: [2024-99-99]",
+    "number of 10,000 digits": "seeds: [" + "9" * 10_000 + "]",
+    "code": "seeds: !!python/object/apply:os.system ['touch was-run']",
+    "recursion": "seeds: &a [*a]",
+    "not a number": "train: {weight_decay: .nan}",
+}
+
+
+@pytest.mark.parametrize("name", SEEDS)
+def test_hostile_yaml_costs_one_short_line(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text(SEEDS[name], encoding="utf-8")
+    with pytest.raises(UserError) as raised:
+        load_params()
+    assert len(str(raised.value)) < 10_000
+    assert not Path("was-run").exists()
+
+
+@pytest.mark.parametrize("keep", ["a]+(x+x+)+y[b", "[:alpha:]", "a-z&&b"])
+def test_what_to_keep_is_the_inside_of_one_character_class(tmp_path, keep):
+    params = yaml.safe_load(PARAMS)
+    params["clean"]["keep"] = keep
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params, allow_unicode=True), encoding="utf-8")
+    with pytest.raises(UserError, match=r"clean\.keep"):
+        load_params(tmp_path / "params.yaml")
+
+
+def test_pipes_devices_and_linked_folders_of_a_corpus_are_faults(tmp_path):
+    """A pipe would never end, /dev/zero fill the memory, and a link to a folder above go in circles."""
+    source = write_corpus(tmp_path / "raw", [record(1, "글")])
+    os.mkfifo(source / "pipe.json")
+    (source / "device.json").symlink_to("/dev/zero")
+    (source / "itself.json").symlink_to("itself.json")
+    (source / "circle").symlink_to(".")
+    (source / "readme").symlink_to("/dev/null")
+    names = [file.name for file in find_files(source)]
+    assert sorted(names) == ["4-1.IT기기(1).json", "circle", "device.json", "itself.json", "pipe.json"]
+    (batch,) = ingest(source, find_files(source), "skip")
+    assert batch["RawText"].to_pylist() == ["글"]
+    with pytest.raises(UserError, match="circle: not a regular file, or a link to a folder"):
+        list(ingest(source, [Path("circle")], "stop"))
+
+
+SCHEMA = make_schema(labels=pa.int64(), text=pa.string(), input_ids=pa.list_(pa.int32()))
+
+
+@pytest.fixture
+def arrow_file(tmp_path) -> Path:
+    """Three batches of 20 rows."""
+    rows = {"labels": [0] * 20, "text": ["글"] * 20, "input_ids": [[1, 2]] * 20}
+    write_table(tmp_path / "table.arrow", [pa.RecordBatch.from_pydict(rows, schema=SCHEMA)] * 3, SCHEMA)
+    return tmp_path / "table.arrow"
+
+
+def test_a_truncated_arrow_file_is_refused_wherever_it_ends(arrow_file):
+    """Between two batches too, where Arrow itself takes it for a whole one."""
+    content = arrow_file.read_bytes()
+    for length in range(0, len(content), 8):
+        arrow_file.write_bytes(content[:length])
+        with pytest.raises(UserError, match="cannot be read as an Arrow stream"):
+            read_table(arrow_file)
+        with pytest.raises(UserError, match="cannot be read as an Arrow stream"):
+            list(read_batches(arrow_file))
+
+
+def test_a_wrong_offset_in_an_arrow_file_is_refused(arrow_file):
+    """Reading past the end of the texts would kill the process."""
+    content = arrow_file.read_bytes()
+    offsets = (3 * np.arange(21, dtype=np.int32)).tobytes()  # of 20 texts of three bytes
+    assert content.count(offsets) == 3
+    arrow_file.write_bytes(content.replace(offsets, offsets[:-4] + b"\xff\xff\xff\x7f"))
+    with pytest.raises(UserError, match="cannot be read as an Arrow stream"):
+        read_table(arrow_file)
+    with pytest.raises(UserError, match="cannot be read as an Arrow stream"):
+        list(read_batches(arrow_file))
+
+
+@pytest.mark.parametrize("values", [np.full((5, 3), np.nan), np.zeros((5, 4)), np.zeros(5)], ids=["NaN", "4", "flat"])
+def test_tampered_logits_are_refused(tmp_path, values):
+    save_file({"test": values.astype(np.float32)}, tmp_path / "logits.safetensors")
+    with pytest.raises(UserError, match="not 3 finite numbers a row"):
+        read_logits(tmp_path / "logits.safetensors")
+
+
+def test_a_pipe_or_a_device_is_never_replaced(tmp_path):
+    """As root, `--output /dev/null` would make a file of it."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="neither a file nor a folder"), atomic_write(tmp_path / "pipe") as temporary:
+        temporary.write_text("x")
+    assert (tmp_path / "pipe").is_fifo()
+
+
+def test_leftovers_are_known_by_the_number_of_their_process(tmp_path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    for kind in ("backup", "9" * 30, str(dead.pid)):
+        (tmp_path / f".out.csv.{kind}.tmp").write_text("x")
+    with atomic_write(tmp_path / "out.csv") as temporary:
+        temporary.write_text("y")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        [".out.csv.backup.tmp", f".out.csv.{'9' * 30}.tmp", "out.csv"]
+    )
+
+
+def test_a_line_of_standard_input_takes_linear_time(monkeypatch):
+    read, write = os.pipe()
+    line = b"a" * 40_000_000
+    writer = subprocess.Popen([sys.executable, "-c", f"print('a' * {len(line)}, end='\\nb\\nc')"], stdout=write)
+    os.close(write)
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(fileno=lambda: read))
+    started = time.monotonic()
+    assert [line for lines in predict.read_available_lines() for line in lines] == [line, b"b", b"c"]
+    assert time.monotonic() - started < 5  # a tenth of that; ten seconds when each piece copied all before it
+    writer.wait()
+    os.close(read)
+
+
+def count_characters(texts: pd.Series) -> pd.DataFrame:
+    return pd.DataFrame({"length": texts.str.len()})
+
+
+SHEET = (
+    '<worksheet xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"><sheetData>{}</sheetData></worksheet>'
+)
+ENTITIES = "<!DOCTYPE x [<!ENTITY a0 'aaaaaaaaaa'>{}]>".format(
+    "".join(f"<!ENTITY a{n} '{f'&a{n - 1};' * 10}'>" for n in range(1, 10))
+)
+
+
+def cell(place: str, text: str) -> str:
+    return f'<row r="{place.lstrip("ABCDEFX")}"><c r="{place}" t="inlineStr"><is><t>{text}</t></is></c></row>'
+
+
+HOSTILE_SHEETS = {
+    "entities": (ENTITIES + SHEET.format(cell("A1", "text") + cell("A2", "&a9;")), "not an Excel file"),
+    "far cell": (SHEET.format(cell("A1", "text") + cell("XFD1048576", "x")), "1 columns passed"),
+    "no end": (SHEET.format(cell("A1", "text"))[:-20], "not an Excel file"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE_SHEETS)
+def test_a_hostile_excel_file_is_refused(tmp_path, name):
+    content, message = HOSTILE_SHEETS[name]
+    workbook = io.BytesIO()
+    openpyxl.Workbook().save(workbook)
+    with zipfile.ZipFile(workbook) as whole, zipfile.ZipFile(tmp_path / "in.xlsx", "w") as changed:
+        for part in whole.namelist():
+            changed.writestr(part, content if part.endswith("sheet1.xml") else whole.read(part))
+    with pytest.raises(UserError, match=message):
+        add_columns(tmp_path / "in.xlsx", tmp_path / "out.csv", "text", ["length"], count_characters)
+    assert not (tmp_path / "out.csv").exists()
