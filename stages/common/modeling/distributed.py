@@ -1,5 +1,6 @@
 """Rank, world size and device of this process, and the collectives that training needs."""
 
+import gc
 import os
 import resource
 from collections.abc import Iterator
@@ -76,4 +77,7 @@ def init_distributed() -> Iterator[DistributedContext]:
     try:
         yield DistributedContext(distributed.get_rank(), distributed.get_world_size(), device)
     finally:
+        # DistributedDataParallel must be freed before the process group: freed after it, torch 2.13 may wait for ever
+        # for a thread of gloo that waits for the interpreter's lock.
+        gc.collect()
         distributed.destroy_process_group()

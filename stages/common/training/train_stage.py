@@ -60,10 +60,11 @@ def train_stage(model: Model, method: str, params: Params, seed: int, learning_r
                 checkpoints,
                 save_requests,
             )
-            result = trainer.train()
+            result, collator = trainer.train(), trainer.collator
+            del trainer  # with it DistributedDataParallel, see `init_distributed`
             logits = {
                 path.stem: predict_logits(
-                    model, trainer.collator, datasets[path], params.train.eval_batch_size, distributed
+                    model, collator, datasets[path], params.train.eval_batch_size, distributed
                 ).numpy()
                 for path in (VALIDATION, TEST)
             }
