@@ -332,13 +332,15 @@ def test_plots_draw_in_a_browser_without_a_network(repro, tmp_path, command):
     assert seen.console == []
     assert seen.requests == []
     charts = seen.charts()
-    assert len(charts) == 5 == text.count("vegaEmbed('#")
-    for chart in charts[:3]:
+    assert len(charts) == 6 == text.count("vegaEmbed('#")
+    curves, confusion = ([chart for chart in charts if word in chart] for word in ("by epoch", "부정"))
+    assert (len(curves), len(confusion)) == (3, 2)
+    assert sum("by learning rate" in chart for chart in charts) == 1
+    for chart in curves:
         assert chart.count('aria-roledescription="line mark"') == 2 * revisions
         assert chart.count('aria-roledescription="point"') == 2 * revisions
-    for chart in charts[3:]:
-        assert "부정" in chart
+    for chart in confusion:
         assert chart.count('aria-roledescription="rect mark"') == 9 * revisions
     images = re.findall(r'<img src="(static/[^"]+)"', seen.dom)
-    assert len(images) == 5 * revisions
+    assert len(images) == 7 * revisions
     assert all((tmp_path / "out" / image).is_file() for image in images)
