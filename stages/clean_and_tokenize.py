@@ -16,9 +16,8 @@ from stages.common.core.params import Preprocessing, TokenizeParams, load_params
 from stages.common.core.paths import BASE_MODEL, FILTERED, TOKEN_METRICS, TOKENIZED
 from stages.common.core.prefetch import prefetch
 from stages.common.corpus.cleaning import clean
-from stages.common.pretrained.tokenizer import Tokenizer, load_tokenizer
+from stages.common.pretrained.tokenizer import INT32_LIST, Tokenizer, load_tokenizer
 
-INT32_LIST = pa.list_(pa.int32())
 SCHEMA = make_schema(
     input_ids=INT32_LIST,
     attention_mask=INT32_LIST,
@@ -62,15 +61,14 @@ def tokenize(
         not_empty = pc.not_equal(texts, "")
         texts, kept = texts.filter(not_empty), batch.filter(not_empty)
         encoded = tokenizer.encode(texts.to_pylist(), params.max_length)
-        ids, offsets = encoded.input_ids.values, encoded.input_ids.offsets
+        ids, offsets = encoded.input_ids.values.to_numpy(), encoded.input_ids.offsets
         unknown = np.flatnonzero(ids == tokenizer.unk_id)
         if len(unknown) and not example:
             example = texts[int(np.searchsorted(offsets, unknown[0], side="right")) - 1].as_py()
         counts.update(rows=kept.num_rows, dropped_empty=batch.num_rows - kept.num_rows, truncated=encoded.num_truncated)
         counts.update(tokens=len(ids) - num_special_tokens * kept.num_rows, unknown=len(unknown))
-        values = (ids, np.ones_like(ids), np.zeros_like(ids))
-        lists = [pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), column) for column in values]
-        columns = [*lists, kept["labels"], kept["Index"], texts, kept["MainCategory"]]
+        masks = [pa.ListArray.from_arrays(offsets, values) for values in (np.ones_like(ids), np.zeros_like(ids))]
+        columns = [encoded.input_ids, *masks, kept["labels"], kept["Index"], texts, kept["MainCategory"]]
         yield pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
     if not counts["rows"]:
         raise UserError(f"{FILTERED}: no text is left after cleaning; see section `clean` of params.yaml")

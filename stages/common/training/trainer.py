@@ -122,7 +122,7 @@ class Trainer:
         """Train on every example once; returns the mean loss, that of a step being computed before its update."""
         self.model.train()
         steps = shuffled_batches(
-            self._dataset.input_ids.lengths, self._step_size, self._seed, self._epoch, self._params.group_by_length
+            self._dataset.lengths, self._step_size, self._seed, self._epoch, self._params.group_by_length
         )
         first = len(self._epoch_losses)  # after a resumption not 0
         pending_losses: list[torch.Tensor] = []
