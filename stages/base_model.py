@@ -23,8 +23,7 @@ TOKENIZER_FILES = ["tokenizer.json", "vocab.txt", "*.model", TOKENIZER_CONFIG, "
 def select_files(names: Collection[str], source: str) -> list[str]:
     """Of all files of a model those that the pipeline reads: never code, and one set of weights.
 
-    Raises:
-        UserError: the config or the weights are missing in `source`.
+    If the config or the weights are missing, a UserError names `source`.
     """
     weights = next((name for name in (WEIGHTS, PICKLED_WEIGHTS) if name in names), None)
     if CONFIG not in names or weights is None:

@@ -55,12 +55,9 @@ class IngestMetrics:
 
 
 def find_files(source: Path) -> list[Path]:
-    """JSON files below `source` without hidden ones, relative to it, in the order of their names.
+    """JSON files below `source` without hidden ones, relative to it, in the order of their names; UserError if none.
 
     Broken links and links to folders are included, so that they are reported: following these could go in circles.
-
-    Raises:
-        UserError: `source` is not a folder, or holds none.
     """
     if not source.is_dir():
         raise UserError(f"data.source: {source} is not a folder; it must hold AI Hub JSON files")

@@ -19,11 +19,7 @@ Runs = dict[str, dict[str, Any]]  # by name
 
 
 def read_run(folder: Path) -> dict[str, Any]:
-    """What is known of a run.
-
-    Raises:
-        UserError: a file of the run is missing or damaged.
-    """
+    """What is known of a run; a UserError says which of its files is missing or damaged."""
     checkpoint = folder / "checkpoint"
     training = read_json(checkpoint / "training.json")
     try:

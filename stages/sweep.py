@@ -25,11 +25,7 @@ WHY_NO_TEST_SCORES = (
 
 
 def show_experiments() -> list[dict[str, Any]]:
-    """The revisions of `dvc exp show`: the current commit and its experiments.
-
-    Raises:
-        UserError: DVC fails.
-    """
+    """The revisions of `dvc exp show`: the current commit and its experiments. If DVC fails, a UserError says why."""
     result = subprocess.run(["dvc", "exp", "show", "--json"], capture_output=True, text=True)
     if result.returncode:
         raise UserError(f"dvc exp show: {result.stderr.strip() or 'failed'}")

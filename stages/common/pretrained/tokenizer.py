@@ -182,8 +182,7 @@ class FastTokenizer:
     def encode(self, texts: Sequence[str], max_length: int) -> EncodedTexts:
         """Ids of the texts, each truncated to `max_length` of them, special tokens included.
 
-        Raises:
-            UserError: the tokenizer contradicts itself.
+        If the tokenizer contradicts itself, a UserError says so.
         """
         self._tokenizer.enable_truncation(max_length)
         try:
@@ -206,11 +205,7 @@ Tokenizer = SentencePieceTokenizer | FastTokenizer
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer of a base model's folder.
-
-    Raises:
-        UserError: the folder holds neither kind of tokenizer, or a damaged one.
-    """
+    """The tokenizer of a base model's folder; a UserError says that it holds neither kind, or a damaged one."""
     fast, vocab, models = folder / "tokenizer.json", folder / "vocab.txt", sorted(folder.glob("*.model"))
     if fast.is_file():
         return FastTokenizer(fast)
