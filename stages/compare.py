@@ -51,7 +51,7 @@ def main() -> None:
     from stages.common.evaluation.vectorized_metrics import per_example_statistics
 
     selection = read_json(paths.SELECTION)
-    tables = {"validation": read_table(paths.VALIDATION), "test": read_table(paths.TEST)}
+    tables = {split: read_table(paths.SPLITS[split]) for split in ("validation", "test")}
     labels = {split: table["labels"].to_numpy() for split, table in tables.items()}
     texts = {split: table["text"].to_pylist() for split, table in tables.items()}
     baselines = read_logits(paths.BASELINE_LOGITS)

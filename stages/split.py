@@ -13,11 +13,10 @@ from stages.common.core.exceptions import UserError, report_user_errors
 from stages.common.core.files import write_json
 from stages.common.core.labels import LABELS
 from stages.common.core.params import SplitParams, load_params
-from stages.common.core.paths import SPLIT_METRICS, TEST, TOKENIZED, TRAIN, VALIDATION
+from stages.common.core.paths import SPLIT_METRICS, SPLITS, TOKENIZED
 from stages.common.core.prefetch import prefetch
 
 UNUSED = -1  # in place of the number of a split
-SPLITS = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
 
 
 def stratified_sizes(counts: np.ndarray, total: int, reserved: int) -> np.ndarray:

@@ -11,6 +11,7 @@ TOKENIZED = Path("data/tokenized.arrow")
 TRAIN = Path("data/splits/train.arrow")
 VALIDATION = Path("data/splits/validation.arrow")
 TEST = Path("data/splits/test.arrow")
+SPLITS = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
 RUN_PLAN = Path("data/run_plan.json")  # the runs that the parameters ask for
 RUNS = Path("data/runs")  # METHOD/RUN/{checkpoint/, history.json, logits.safetensors}
 SELECTION = Path("data/selection.json")  # what is known of each run, and the best one of each method
