@@ -59,7 +59,7 @@ def convert_pickled_weights(folder: Path) -> None:
             raise ValueError("tensors without data: terabytes, once they are written")
         # Safetensors refuses tensors that share memory, as tied weights do.
         tensors = {name: tensor.detach().clone().contiguous() for name, tensor in weights.items()}
-    except Exception as error:  # PyTorch's own text advises to load it unsafely
+    except Exception as error:  # of any kind; PyTorch's message recommends an unsafe load
         raise UserError(f"{path}: damaged, or not tensors alone; not loaded, because it could run code") from error
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     path.unlink()

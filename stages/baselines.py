@@ -15,7 +15,8 @@ from stages.common.core.exceptions import report_user_errors
 from stages.common.core.params import load_params
 from stages.common.core.paths import BASE_MODEL, BASELINE_LOGITS, SPLITS
 
-TFIDF_C_GRID = (1.0, 3.0, 10.0)  # inverse regularization strengths; validation macro-F1 chooses
+# Inverse regularization strengths around the best one of each kind of features; validation macro-F1 selects.
+TFIDF_C_GRID = (1.0, 3.0, 10.0)
 PROBE_C_GRID = (0.01, 0.1, 1.0)
 Splits = dict[str, Any]  # features or labels of each split
 

@@ -1,4 +1,4 @@
-"""Clean text -> ids, with the notebook's features."""
+"""Filtered rows -> cleaned texts and their token ids."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -80,7 +80,7 @@ def tokenize(
         )
 
 
-def compute_metrics(lengths: np.ndarray, counts: Mapping[str, int]) -> dict[str, Any]:
+def token_statistics(lengths: np.ndarray, counts: Mapping[str, int]) -> dict[str, Any]:
     """The content of metrics/tokens.json, from the lengths of rows (rows,) in tokens and what `tokenize` counted."""
     length = {"mean": round(float(lengths.mean()), 2), "median": float(np.median(lengths))}
     return {
@@ -104,7 +104,7 @@ def main() -> None:
     cleaned = ((batch, clean(batch["RawText"], params.clean)) for batch in batches)
     schema = with_preprocessing(SCHEMA, Preprocessing(clean=params.clean, max_length=max_length))
     write_table(TOKENIZED, tokenize(prefetch(cleaned), tokenizer, params.tokenize, counts), schema)
-    metrics = compute_metrics(pc.list_value_length(map_table(TOKENIZED)["input_ids"]).to_numpy(), counts)
+    metrics = token_statistics(pc.list_value_length(map_table(TOKENIZED)["input_ids"]).to_numpy(), counts)
     write_json(TOKEN_METRICS, metrics)
     if (fraction := metrics["truncated_fraction"]) > MAX_TRUNCATED_FRACTION:
         warn(

@@ -1,4 +1,4 @@
-"""AI Hub JSON files -> one Arrow table, a row a record."""
+"""AI Hub JSON files -> one Arrow table, one row per record."""
 
 import stat
 from collections import Counter
@@ -23,7 +23,7 @@ SUFFIXES = {".json", ".jsonl", ".ndjson"}
 SCHEMA = make_schema(
     Index=pa.string(),
     RawText=pa.string(),  # "" where the record has none
-    GeneralPolarity=pa.string(),  # numbers as JSON writes them; null where it is null or missing
+    GeneralPolarity=pa.string(),  # numbers as Python's json module writes them; null where it is null or missing
     HasPolarity=pa.bool_(),  # whether the record has the key at all
     MainCategory=pa.string(),
     file=pa.string(),  # relative to the source folder

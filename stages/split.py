@@ -118,7 +118,7 @@ def main() -> None:
     for name, path in SPLITS.items():
         write_table(path, select_rows(prefetch(read_batches(TOKENIZED)), rows[name]), map_table(TOKENIZED).schema)
     counts = {name: np.bincount(labels[numbers], minlength=len(LABELS)).tolist() for name, numbers in rows.items()}
-    metrics = {name: {"rows": sum(of), **dict(zip(LABELS, of, strict=True))} for name, of in counts.items()}
+    metrics = {name: {"rows": sum(each), **dict(zip(LABELS, each, strict=True))} for name, each in counts.items()}
     write_json(SPLIT_METRICS, {**metrics, "duplicate_rows": len(labels) - int(groups.max()) - 1})
 
 

@@ -104,7 +104,7 @@ def parse_arguments() -> argparse.Namespace:
         prog="python -m stages.sweep", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("parameter", help="a key of params.yaml: lora.r, split.train_fraction, clean.keep_jamo")
-    parser.add_argument("--test-scores", action="store_true", help="show them too, which invites to select by them")
+    parser.add_argument("--test-scores", action="store_true", help="show them too; do not select an experiment by them")
     parser.add_argument("--output", type=Path, default=PLOTS / "sweeps", metavar="DIR", help="for picture and table")
     return parser.parse_args()
 

@@ -11,7 +11,8 @@ from stages.common.modeling.dataset import TokenizedDataset
 from stages.common.modeling.packing import PackedLayout
 from stages.common.modeling.types import Model
 
-TOKENS_MULTIPLE, LENGTH_MULTIPLE = 64, 32  # of a batch's tokens, and of its longest example, where shapes must recur
+# CUDA graphs need few distinct shapes: a batch's tokens are rounded up to 64, the length of its longest example to 32.
+TOKENS_MULTIPLE, LENGTH_MULTIPLE = 64, 32
 IGNORE_INDEX = -100  # cross_entropy leaves such a label out
 
 

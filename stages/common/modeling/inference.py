@@ -13,6 +13,7 @@ from stages.common.modeling.sampler import length_sorted_batches
 from stages.common.modeling.types import Model
 
 PROBE_LENGTHS = (3, 9, 5)  # in tokens, of the examples on which packing is tried
+TOLERANCE = 1e-4  # of their logits: far above float32's rounding, far below what a leak between examples causes
 
 
 def cls_logits(model: Model, batch: Batch) -> torch.Tensor:
@@ -82,7 +83,7 @@ def build_collator(model: Model, packing: bool) -> Collator:
         except (AttributeError, TypeError, ValueError, RuntimeError):
             return False
         # Relative to the logits: those of a new head are so small that a leak between examples looks like rounding.
-        return model.config._attn_implementation == "packed" and bool(difference < 1e-4 * expected.abs().max())
+        return model.config._attn_implementation == "packed" and bool(difference < TOLERANCE * expected.abs().max())
 
     exact = is_exact(cls_only_last_layer=True) or is_exact(cls_only_last_layer=False)
     if not exact:

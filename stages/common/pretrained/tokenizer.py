@@ -32,7 +32,7 @@ from stages.common.core.exceptions import UserError
 INT32_LIST = pa.list_(pa.int32())
 SPECIAL_TOKENS = ("[UNK]", "[PAD]", "[CLS]", "[SEP]", "[MASK]")
 CHUNK_SIZE = 1000  # texts whose tokens are Python lists; more of them would keep the garbage collector busy
-PREFIX_LENGTH = 2**16  # characters of a text that are tokenized first: the tokens of 10 MB take 1 GB
+PREFIX_LENGTH = 2**16  # characters of a text that are tokenized first: libraries store all tokens, of 10 MB in 1 GB
 MAX_GROWTH = 100  # times as long as a text may become by the rules of a tokenizer.json
 _SPECIAL_TOKEN = re.compile(f"({'|'.join(map(re.escape, SPECIAL_TOKENS))})")
 # Characters that NFKD may change. It also decomposes Hangul syllables, but SentencePiece composes those again.
