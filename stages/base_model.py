@@ -23,8 +23,7 @@ TOKENIZER_FILES = ["tokenizer.json", "vocab.txt", "*.model", TOKENIZER_CONFIG, "
 def select_files(names: Collection[str], source: str) -> list[str]:
     """Of all files of a model those that the pipeline reads: never code, and one set of weights.
 
-    Raises:
-        UserError: the config or the weights are missing in `source`.
+    If the config or the weights are missing, a UserError names `source`.
     """
     weights = next((name for name in (WEIGHTS, PICKLED_WEIGHTS) if name in names), None)
     if CONFIG not in names or weights is None:
@@ -60,7 +59,7 @@ def convert_pickled_weights(folder: Path) -> None:
             raise ValueError("tensors without data: terabytes, once they are written")
         # Safetensors refuses tensors that share memory, as tied weights do.
         tensors = {name: tensor.detach().clone().contiguous() for name, tensor in weights.items()}
-    except Exception as error:  # PyTorch's own text advises to load it unsafely
+    except Exception as error:  # of any kind; PyTorch's message recommends an unsafe load
         raise UserError(f"{path}: damaged, or not tensors alone; not loaded, because it could run code") from error
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     path.unlink()

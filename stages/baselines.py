@@ -12,12 +12,11 @@ from stages.common.artifacts.arrow import read_table
 from stages.common.artifacts.logits import write_logits
 from stages.common.core.console import ProgressBar
 from stages.common.core.exceptions import report_user_errors
-from stages.common.core.labels import LABELS
 from stages.common.core.params import load_params
-from stages.common.core.paths import BASE_MODEL, BASELINE_LOGITS, TEST, TRAIN, VALIDATION
+from stages.common.core.paths import BASE_MODEL, BASELINE_LOGITS, SPLITS
 
-SPLITS = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
-TFIDF_C_GRID = (1.0, 3.0, 10.0)  # inverse regularization strengths; validation macro-F1 chooses
+# Inverse regularization strengths around the best one of each kind of features; validation macro-F1 selects.
+TFIDF_C_GRID = (1.0, 3.0, 10.0)
 PROBE_C_GRID = (0.01, 0.1, 1.0)
 Splits = dict[str, Any]  # features or labels of each split
 
@@ -29,7 +28,7 @@ def tfidf_features(texts: Splits) -> Splits:
     min_df = 2 if len(texts["train"]) >= 1000 else 1  # a small corpus may have no n-gram twice
     tfidf = TfidfVectorizer(analyzer="char_wb", ngram_range=(1, 4), sublinear_tf=True, min_df=min_df, dtype=np.float32)
     tfidf.fit(texts["train"])
-    return {split: tfidf.transform(of_split) for split, of_split in texts.items()}
+    return {split: tfidf.transform(split_texts) for split, split_texts in texts.items()}
 
 
 def hidden_state_features(batch_size: int) -> Splits:
@@ -43,7 +42,7 @@ def hidden_state_features(batch_size: int) -> Splits:
     model = build_classifier(BASE_MODEL, dropout=0.0, seed=0)
     features = {split: mean_hidden_states(model, read_dataset(path), batch_size) for split, path in SPLITS.items()}
     scaler = StandardScaler().fit(features["train"])
-    return {split: scaler.transform(of_split) for split, of_split in features.items()}
+    return {split: scaler.transform(states) for split, states in features.items()}
 
 
 def fit_logistic_regression(features: Splits, labels: Splits, c_grid: tuple[float, ...], name: str) -> Any:
@@ -60,26 +59,26 @@ def fit_logistic_regression(features: Splits, labels: Splits, c_grid: tuple[floa
     return models[int(np.argmax(scores))]
 
 
-def class_log_priors(labels: np.ndarray) -> np.ndarray:
-    """Log-probabilities (classes,): the same prediction, the majority class, for every review."""
-    return np.log(np.bincount(labels, minlength=len(LABELS)) / len(labels))
-
-
 @report_user_errors
 def main() -> None:
     params = load_params()
+    # scikit-learn takes seconds to import; a fault in params.yaml is reported before that.
+    from sklearn.dummy import DummyClassifier
+
     tables = {split: read_table(path) for split, path in SPLITS.items()}
     labels = {split: table["labels"].to_numpy() for split, table in tables.items()}
     tfidf = tfidf_features({split: table["text"].to_pylist() for split, table in tables.items()})
     hidden_states = hidden_state_features(params.train.eval_batch_size)
     models = {
+        "majority": (DummyClassifier(strategy="prior").fit(tfidf["train"], labels["train"]), tfidf),
         "tfidf": (fit_logistic_regression(tfidf, labels, TFIDF_C_GRID, "tfidf"), tfidf),
         "linear_probe": (fit_logistic_regression(hidden_states, labels, PROBE_C_GRID, "linear_probe"), hidden_states),
     }
-    logits = {}
-    for split in ("validation", "test"):
-        logits[f"majority/{split}"] = np.tile(class_log_priors(labels["train"]), (len(labels[split]), 1))
-        logits |= {f"{name}/{split}": model.predict_log_proba(of[split]) for name, (model, of) in models.items()}
+    logits = {
+        f"{name}/{split}": model.predict_log_proba(features[split])
+        for name, (model, features) in models.items()
+        for split in ("validation", "test")
+    }
     write_logits(BASELINE_LOGITS, logits)
 
 

@@ -1,4 +1,4 @@
-"""Clean text -> ids, with the notebook's features."""
+"""Filtered rows -> cleaned texts and their token ids."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,9 +16,8 @@ from stages.common.core.params import Preprocessing, TokenizeParams, load_params
 from stages.common.core.paths import BASE_MODEL, FILTERED, TOKEN_METRICS, TOKENIZED
 from stages.common.core.prefetch import prefetch
 from stages.common.corpus.cleaning import clean
-from stages.common.pretrained.tokenizer import Tokenizer, load_tokenizer
+from stages.common.pretrained.tokenizer import INT32_LIST, Tokenizer, load_tokenizer
 
-INT32_LIST = pa.list_(pa.int32())
 SCHEMA = make_schema(
     input_ids=INT32_LIST,
     attention_mask=INT32_LIST,
@@ -62,15 +61,14 @@ def tokenize(
         not_empty = pc.not_equal(texts, "")
         texts, kept = texts.filter(not_empty), batch.filter(not_empty)
         encoded = tokenizer.encode(texts.to_pylist(), params.max_length)
-        ids, offsets = encoded.input_ids.values, encoded.input_ids.offsets
+        ids, offsets = encoded.input_ids.values.to_numpy(), encoded.input_ids.offsets
         unknown = np.flatnonzero(ids == tokenizer.unk_id)
         if len(unknown) and not example:
             example = texts[int(np.searchsorted(offsets, unknown[0], side="right")) - 1].as_py()
         counts.update(rows=kept.num_rows, dropped_empty=batch.num_rows - kept.num_rows, truncated=encoded.num_truncated)
         counts.update(tokens=len(ids) - num_special_tokens * kept.num_rows, unknown=len(unknown))
-        values = (ids, np.ones_like(ids), np.zeros_like(ids))
-        lists = [pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), column) for column in values]
-        columns = [*lists, kept["labels"], kept["Index"], texts, kept["MainCategory"]]
+        masks = [pa.ListArray.from_arrays(offsets, values) for values in (np.ones_like(ids), np.zeros_like(ids))]
+        columns = [encoded.input_ids, *masks, kept["labels"], kept["Index"], texts, kept["MainCategory"]]
         yield pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
     if not counts["rows"]:
         raise UserError(f"{FILTERED}: no text is left after cleaning; see section `clean` of params.yaml")
@@ -82,7 +80,7 @@ def tokenize(
         )
 
 
-def compute_metrics(lengths: np.ndarray, counts: Mapping[str, int]) -> dict[str, Any]:
+def token_statistics(lengths: np.ndarray, counts: Mapping[str, int]) -> dict[str, Any]:
     """The content of metrics/tokens.json, from the lengths of rows (rows,) in tokens and what `tokenize` counted."""
     length = {"mean": round(float(lengths.mean()), 2), "median": float(np.median(lengths))}
     return {
@@ -106,7 +104,7 @@ def main() -> None:
     cleaned = ((batch, clean(batch["RawText"], params.clean)) for batch in batches)
     schema = with_preprocessing(SCHEMA, Preprocessing(clean=params.clean, max_length=max_length))
     write_table(TOKENIZED, tokenize(prefetch(cleaned), tokenizer, params.tokenize, counts), schema)
-    metrics = compute_metrics(pc.list_value_length(map_table(TOKENIZED)["input_ids"]).to_numpy(), counts)
+    metrics = token_statistics(pc.list_value_length(map_table(TOKENIZED)["input_ids"]).to_numpy(), counts)
     write_json(TOKEN_METRICS, metrics)
     if (fraction := metrics["truncated_fraction"]) > MAX_TRUNCATED_FRACTION:
         warn(

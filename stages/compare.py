@@ -46,12 +46,12 @@ def main() -> None:
     params = load_params()
     # SciPy takes seconds to import; a fault in params.yaml is reported before that.
     from stages.common.evaluation import calibration
-    from stages.common.evaluation.comparison import Evidence, compare_methods
+    from stages.common.evaluation.comparison import BootstrapEstimates, compare_methods
     from stages.common.evaluation.error_analysis import confusion_counts, metrics_by_slice
     from stages.common.evaluation.vectorized_metrics import per_example_statistics
 
     selection = read_json(paths.SELECTION)
-    tables = {"validation": read_table(paths.VALIDATION), "test": read_table(paths.TEST)}
+    tables = {split: read_table(paths.SPLITS[split]) for split in ("validation", "test")}
     labels = {split: table["labels"].to_numpy() for split, table in tables.items()}
     texts = {split: table["text"].to_pylist() for split, table in tables.items()}
     baselines = read_logits(paths.BASELINE_LOGITS)
@@ -66,14 +66,14 @@ def main() -> None:
     statistics: dict[str, dict[str, np.ndarray]] = {split: {} for split in tables}
     for method, runs in logits.items():
         temperatures[method] = [calibration.fit_temperature(run["validation"], labels["validation"]) for run in runs]
-        for split, of_split in statistics.items():
+        for split, by_method in statistics.items():
             pairs = zip(runs, temperatures[method], strict=True)
-            of_runs = [per_example_statistics(run[split], labels[split], temperature) for run, temperature in pairs]
-            of_split[method] = np.stack(of_runs, axis=1)
-    of_methods = {split: {method: of_split[method] for method in METHODS} for split, of_split in statistics.items()}
+            run_values = [per_example_statistics(run[split], labels[split], temperature) for run, temperature in pairs]
+            by_method[method] = np.stack(run_values, axis=1)
+    method_statistics = {split: {method: values[method] for method in METHODS} for split, values in statistics.items()}
     details = compare_methods(statistics["test"], texts["test"], selection, params.compare)
-    evidence = Evidence.collect(of_methods["validation"], texts["validation"], params.compare)
-    details["slices"] = metrics_by_slice(tables["test"], of_methods["test"])
+    estimates = BootstrapEstimates.collect(method_statistics["validation"], texts["validation"], params.compare)
+    details["slices"] = metrics_by_slice(tables["test"], method_statistics["test"])
     if selected_on_test_rows := not params.split.validation_size:
         warn("split.validation_size is 0: epochs were chosen on the test rows, so these metrics are optimistic")
     details |= {"rows": len(labels["test"]), "selected_on_test_rows": selected_on_test_rows}
@@ -92,11 +92,11 @@ def main() -> None:
             "scaled_ece_if_calibrated": calibration.expected_ece_if_calibrated(test_logits / temperature, *samples),
         }
         write_json(paths.PLOTS / f"confusion_{method}.json", confusion_counts(test_logits, labels["test"]))
-        of_bins = calibration.reliability_bins(test_logits, labels["test"], temperature)
-        bins += [{"method": method, **row} for row in of_bins]
-        interval = evidence.interval(method, "macro_f1") or [0.0, 0.0]
+        method_bins = calibration.reliability_bins(test_logits, labels["test"], temperature)
+        bins += [{"method": method, **row} for row in method_bins]
+        interval = estimates.interval(method, "macro_f1") or [0.0, 0.0]
         validation[method] = {
-            "val_f1": float(evidence.point_estimates[method]["macro_f1"].mean()),
+            "val_f1": float(estimates.point_estimates[method]["macro_f1"].mean()),
             "val_moe": (interval[1] - interval[0]) / 2,  # margin of error; DVC leaves lists, as intervals are, out
             "learning_rate": selected["learning_rate"],
         }

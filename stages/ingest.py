@@ -1,4 +1,4 @@
-"""AI Hub JSON files -> one Arrow table, a row a record."""
+"""AI Hub JSON files -> one Arrow table, one row per record."""
 
 import stat
 from collections import Counter
@@ -23,7 +23,7 @@ SUFFIXES = {".json", ".jsonl", ".ndjson"}
 SCHEMA = make_schema(
     Index=pa.string(),
     RawText=pa.string(),  # "" where the record has none
-    GeneralPolarity=pa.string(),  # numbers as JSON writes them; null where it is null or missing
+    GeneralPolarity=pa.string(),  # numbers as Python's json module writes them; null where it is null or missing
     HasPolarity=pa.bool_(),  # whether the record has the key at all
     MainCategory=pa.string(),
     file=pa.string(),  # relative to the source folder
@@ -55,12 +55,9 @@ class IngestMetrics:
 
 
 def find_files(source: Path) -> list[Path]:
-    """JSON files below `source` without hidden ones, relative to it, in the order of their names.
+    """JSON files below `source` without hidden ones, relative to it, in the order of their names; UserError if none.
 
     Broken links and links to folders are included, so that they are reported: following these could go in circles.
-
-    Raises:
-        UserError: `source` is not a folder, or holds none.
     """
     if not source.is_dir():
         raise UserError(f"data.source: {source} is not a folder; it must hold AI Hub JSON files")

@@ -16,10 +16,10 @@ from stages.common.core.paths import RUN_PLAN, RUNS, run_name
 @report_user_errors
 def main() -> None:
     params = load_params()
-    rates = {"full": params.full.learning_rates, "lora": params.lora.learning_rates}
+    learning_rates = {"full": params.full.learning_rates, "lora": params.lora.learning_rates}
     seeds = params.run.seeds
     plan = {
-        method: [run_name(*run) for run in itertools.product(seeds, of_method)] for method, of_method in rates.items()
+        method: [run_name(*run) for run in itertools.product(seeds, rates)] for method, rates in learning_rates.items()
     }
     for method, names in plan.items():
         for folder in (RUNS / method).glob("*"):

@@ -106,7 +106,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="data/models/lora, for instance")
     parser.add_argument("--base-model", type=Path, metavar="DIR", help="of an adapter, if not data/base_model")
     parser.add_argument("--format", choices=FORMATS, default="text", help="of what is printed for texts")
-    parser.add_argument("--input", type=Path, metavar="FILE", help=f"a table: {formats}; or .txt, a text a line")
+    parser.add_argument("--input", type=Path, metavar="FILE", help=f"a table: {formats}; or .txt, one text per line")
     parser.add_argument("--text-column", metavar="NAME", help="column of --input that holds the texts")
     parser.add_argument("--output", type=Path, metavar="FILE", help=f"where to write it: {formats}")
     parser.add_argument("--prefix", default="", metavar="NAME", help="of the names of the new columns")

@@ -51,7 +51,7 @@ def main() -> None:
     }
     for name, picture in pictures.items():
         plots.save_png(picture, paths.PLOTS / f"{name}.png")
-    # Neither git nor DVC knows what runs cost, which is unknown where they were trained on another machine.
+    # What runs cost is not tracked by git or DVC, and unknown where they were trained on another machine.
     timings = read_json(paths.TIMING_TABLE) if paths.TIMING_TABLE.is_file() else {}
     means = {method: pd.DataFrame(runs).mean(axis=1) for method, runs in timings.items() if any(runs.values())}
     if means.keys() == set(METHODS):

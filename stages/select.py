@@ -14,16 +14,12 @@ from stages.common.core.params import load_params
 from stages.common.core.paths import MODELS, PLOTS, RUN_PLAN, RUNS, SELECTION
 
 METADATA = ("seed", "learning_rate", "best_epoch", "validation", "trainable_parameters", "total_parameters")
-SCORES = ("macro_f1", "validation_loss")  # of a trial, shown in plots
+SCORES = ("macro_f1", "validation_loss")  # of a run, shown in plots
 Runs = dict[str, dict[str, Any]]  # by name
 
 
 def read_run(folder: Path) -> dict[str, Any]:
-    """What is known of a run.
-
-    Raises:
-        UserError: a file of the run is missing or damaged.
-    """
+    """What is known of a run; a UserError says which of its files is missing or damaged."""
     checkpoint = folder / "checkpoint"
     training = read_json(checkpoint / "training.json")
     try:
@@ -46,19 +42,20 @@ def select(runs: Runs, select_by: str) -> dict[str, Any]:
     Returns:
         learning_rate, best_run, the runs at that rate by name, and the trials: each rate's runs, in the order of rates.
     """
-    trials: dict[float, Runs] = defaultdict(dict)
+    by_learning_rate: dict[float, Runs] = defaultdict(dict)
     for name, run in runs.items():
-        trials[run["learning_rate"]][name] = run
+        by_learning_rate[run["learning_rate"]][name] = run
     scores = {name: validation_score(run["validation"], select_by) for name, run in runs.items()}
-    learning_rate = max(trials, key=lambda rate: fmean(scores[name] for name in trials[rate]))
-    selected = trials[learning_rate]
+    mean_scores = {rate: fmean(scores[name] for name in names) for rate, names in by_learning_rate.items()}
+    learning_rate = max(mean_scores, key=lambda rate: mean_scores[rate])
+    selected = by_learning_rate[learning_rate]
     return {
         "learning_rate": learning_rate,
         "best_run": max(selected, key=lambda name: scores[name]),
         "runs": selected,
         "trials": [
-            {"learning_rate": rate, **{name: [run["validation"][name] for run in of_rate.values()] for name in SCORES}}
-            for rate, of_rate in sorted(trials.items())
+            {"learning_rate": rate, **{name: [run["validation"][name] for run in tried.values()] for name in SCORES}}
+            for rate, tried in sorted(by_learning_rate.items())
         ],
     }
 

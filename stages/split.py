@@ -13,11 +13,10 @@ from stages.common.core.exceptions import UserError, report_user_errors
 from stages.common.core.files import write_json
 from stages.common.core.labels import LABELS
 from stages.common.core.params import SplitParams, load_params
-from stages.common.core.paths import SPLIT_METRICS, TEST, TOKENIZED, TRAIN, VALIDATION
+from stages.common.core.paths import SPLIT_METRICS, SPLITS, TOKENIZED
 from stages.common.core.prefetch import prefetch
 
 UNUSED = -1  # in place of the number of a split
-SPLITS = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
 
 
 def stratified_sizes(counts: np.ndarray, total: int, reserved: int) -> np.ndarray:
@@ -119,7 +118,7 @@ def main() -> None:
     for name, path in SPLITS.items():
         write_table(path, select_rows(prefetch(read_batches(TOKENIZED)), rows[name]), map_table(TOKENIZED).schema)
     counts = {name: np.bincount(labels[numbers], minlength=len(LABELS)).tolist() for name, numbers in rows.items()}
-    metrics = {name: {"rows": sum(of), **dict(zip(LABELS, of, strict=True))} for name, of in counts.items()}
+    metrics = {name: {"rows": sum(each), **dict(zip(LABELS, each, strict=True))} for name, each in counts.items()}
     write_json(SPLIT_METRICS, {**metrics, "duplicate_rows": len(labels) - int(groups.max()) - 1})
 
 

@@ -25,11 +25,7 @@ WHY_NO_TEST_SCORES = (
 
 
 def show_experiments() -> list[dict[str, Any]]:
-    """The revisions of `dvc exp show`: the current commit and its experiments.
-
-    Raises:
-        UserError: DVC fails.
-    """
+    """The revisions of `dvc exp show`: the current commit and its experiments. If DVC fails, a UserError says why."""
     result = subprocess.run(["dvc", "exp", "show", "--json"], capture_output=True, text=True)
     if result.returncode:
         raise UserError(f"dvc exp show: {result.stderr.strip() or 'failed'}")
@@ -108,7 +104,7 @@ def parse_arguments() -> argparse.Namespace:
         prog="python -m stages.sweep", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("parameter", help="a key of params.yaml: lora.r, split.train_fraction, clean.keep_jamo")
-    parser.add_argument("--test-scores", action="store_true", help="show them too, which invites to select by them")
+    parser.add_argument("--test-scores", action="store_true", help="show them too; do not select an experiment by them")
     parser.add_argument("--output", type=Path, default=PLOTS / "sweeps", metavar="DIR", help="for picture and table")
     return parser.parse_args()
 

@@ -14,8 +14,8 @@ PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
 STAGES = DAG["stages"]
 TOOLS = {"predict", "export", "sweep", "demo"}  # used after the DAG: they take arguments and do not read params.yaml
 COMMON = "stages/common/"
-# A room imports only from rooms that stand before it.
-ROOMS = (
+# A package imports only from packages that stand before it.
+PACKAGES = (
     *("core", "artifacts", "corpus", "pretrained"),
     *("modeling", "training", "evaluation", "reporting", "serving"),
 )
@@ -53,7 +53,7 @@ def all_imports(path: Path) -> set[str]:
     return seen
 
 
-def rooms(modules: set[str]) -> set[str]:
+def packages(modules: set[str]) -> set[str]:
     return {module.split("/")[2] for module in modules if module.startswith(COMMON)}
 
 
@@ -83,10 +83,10 @@ def paths(entries: list) -> list[str]:
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_a_stage_depends_on_its_script_and_on_the_rooms_that_it_imports(name):
+def test_a_stage_depends_on_its_script_and_on_the_packages_that_it_imports(name):
     code = {dep for dep in STAGES[name]["deps"] if dep.startswith("stages/")}
-    imported = rooms(all_imports(ROOT / f"stages/{name}.py"))
-    assert code == {f"stages/{name}.py", *(f"stages/common/{room}" for room in imported)}
+    imported = packages(all_imports(ROOT / f"stages/{name}.py"))
+    assert code == {f"stages/{name}.py", *(f"stages/common/{package}" for package in imported)}
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -139,12 +139,12 @@ def test_every_artifact_is_made_by_a_stage():
         assert (ROOT / ".dvc/plots" / f"{properties['template']}.json").is_file()
 
 
-def test_a_room_imports_only_from_rooms_before_it():
-    assert {path.name for path in (ROOT / COMMON).iterdir() if path.is_dir() and path.name[0] != "_"} == set(ROOMS)
+def test_a_package_imports_only_from_packages_before_it():
+    assert {path.name for path in (ROOT / COMMON).iterdir() if path.is_dir() and path.name[0] != "_"} == set(PACKAGES)
     for path in (ROOT / COMMON).rglob("*.py"):
-        (room,) = rooms({module_of(path)})
-        for other in rooms(imports(path)):
-            assert ROOMS.index(other) <= ROOMS.index(room), f"{module_of(path)} imports from {other}"
+        (package,) = packages({module_of(path)})
+        for other in packages(imports(path)):
+            assert PACKAGES.index(other) <= PACKAGES.index(package), f"{module_of(path)} imports from {other}"
 
 
 def test_no_module_imports_itself_in_a_circle():
@@ -152,7 +152,7 @@ def test_no_module_imports_itself_in_a_circle():
         assert module_of(path) not in all_imports(path)
 
 
-def test_no_room_imports_a_stage():
+def test_no_package_imports_a_stage():
     for path in (ROOT / COMMON).rglob("*.py"):
         assert all(module.startswith(COMMON) for module in imports(path))
 

@@ -28,7 +28,7 @@ def without_dropout(tiny_base_model: Path, tmp_path_factory: pytest.TempPathFact
 
 
 def history(folder: Path, method: str, launcher: str = "python", **changed: object) -> list[dict[str, float]]:
-    """Run a training stage; returns its history, one object an epoch."""
+    """Run a training stage; returns its history, one object per epoch."""
     params = yaml.safe_load((folder / "params.yaml").read_text())
     params["run"]["launcher"] = launcher
     params["train"] |= {"dropout": 0.0, "epochs": 4, "schedule": "constant", "warmup_ratio": 0.0, **changed}

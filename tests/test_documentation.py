@@ -88,10 +88,10 @@ def test_the_table_of_stages_names_what_a_stage_writes(name):
     assert sorted(re.findall(r"`([^`]+)`", row.rpartition("|")[0].rpartition("|")[2])) == sorted(written)
 
 
-def test_the_table_of_rooms_names_every_room():
-    rooms = {path.name for path in (ROOT / "stages/common").iterdir() if path.is_dir() and path.name[0] != "_"}
-    section = STAGES_README.partition("\n## Rooms\n")[2].partition("\n## ")[0]
-    assert set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)) == rooms
+def test_the_table_of_packages_names_every_package():
+    packages = {path.name for path in (ROOT / "stages/common").iterdir() if path.is_dir() and path.name[0] != "_"}
+    section = STAGES_README.partition("\n## Packages\n")[2].partition("\n## ")[0]
+    assert set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)) == packages
 
 
 @pytest.mark.parametrize("readme", READMES, ids=name_of)

@@ -64,8 +64,8 @@ TWO_STEPS = """
 import json, resource, sys
 from pathlib import Path
 import numpy as np
+import pyarrow as pa
 from transformers import BertConfig, BertModel
-from stages.common.core.ragged import RaggedArray
 from stages.common.modeling.dataset import TokenizedDataset
 from stages.common.modeling.classifier import add_lora, build_classifier, save_checkpoint
 from stages.common.core.params import load_params
@@ -78,7 +78,7 @@ if method == "lora":
     model = add_lora(model, params.lora.model_copy(update={"target_modules": ["query", "value"]}), 42)
 ids = np.random.default_rng(0).integers(5, 8002, (12, 12), dtype=np.int32)
 ids[:, 0], ids[:, -1] = 2, 3
-dataset = TokenizedDataset(RaggedArray.from_rows(ids), np.arange(12) % 3)
+dataset = TokenizedDataset(pa.array(list(ids)), np.arange(12) % 3)
 two_steps = params.train.model_copy(update={"epochs": 1, "batch_size": 6})
 history = Trainer(model, dataset, dataset, two_steps, 5e-5, seed=42).train().history
 base_model = {"name": str(folder / "base"), "revision": None, "sha256": {}}

@@ -1,10 +1,10 @@
 """Batches without padding give the logits, losses and gradients of padded ones, and no example sees another."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
-from stages.common.core.ragged import RaggedArray
 from stages.common.modeling.collator import Collator
 from stages.common.modeling.dataset import TokenizedDataset
 from stages.common.modeling.inference import build_collator, cls_logits
@@ -45,7 +45,7 @@ def test_the_gradient_of_an_example_reaches_its_own_tokens_alone(tiny_base_model
     embeddings = model.get_input_embeddings()
     cls_logits(model, collator(dataset, np.array([0, 50])))[0].sum().backward()
     reached = set(embeddings.weight.grad.abs().sum(1).nonzero().flatten().tolist())
-    assert reached == set(dataset.input_ids[0].tolist())
+    assert reached == set(dataset.input_ids[0].as_py())
 
 
 def roberta():
@@ -89,7 +89,7 @@ def test_an_encoder_that_cannot_pack_is_padded_with_a_warning(capsys):
         vocab_size=50, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, num_labels=3
     )
     model = DebertaV2ForTokenClassification(config)
-    dataset = TokenizedDataset(RaggedArray.from_rows([[1, 5, 2], [1, 2]]), np.array([0, 1]))
+    dataset = TokenizedDataset(pa.array([[1, 5, 2], [1, 2]]), np.array([0, 1]))
     batch = build_collator(model, packing=True)(dataset, np.arange(2))
     assert batch.inputs["attention_mask"].tolist() == [[1, 1, 1], [1, 1, 0]]
     assert "batches are padded" in capsys.readouterr().err
@@ -123,7 +123,7 @@ def test_fast_dropout_has_the_gradient_of_dropout():
 def test_every_epoch_holds_every_example_once_in_an_order_of_its_own(dataset, group_by_length):
     from stages.common.modeling.sampler import shuffled_batches
 
-    lengths = dataset.input_ids.lengths
+    lengths = dataset.lengths
     epochs = [shuffled_batches(lengths, 7, seed=42, epoch=epoch, group_by_length=group_by_length) for epoch in (1, 2)]
     for batches in epochs:
         assert sorted(np.concatenate(batches).tolist()) == list(range(len(dataset)))
@@ -133,7 +133,7 @@ def test_every_epoch_holds_every_example_once_in_an_order_of_its_own(dataset, gr
 def test_grouped_batches_hold_similar_lengths_in_random_order(dataset):
     from stages.common.modeling.sampler import shuffled_batches
 
-    lengths = dataset.input_ids.lengths
+    lengths = dataset.lengths
     batches = shuffled_batches(lengths, 7, seed=42, epoch=1, group_by_length=True)
     assert max(np.ptp(lengths[batch]) for batch in batches) <= 2
     shortest = [lengths[batch].min() for batch in batches]
@@ -147,6 +147,6 @@ def test_mean_hidden_states_leave_padding_out(tiny_base_model, dataset):
     means = mean_hidden_states(model, dataset, batch_size=16)
     with torch.no_grad():
         for index in (0, 100):
-            input_ids = torch.tensor(dataset.input_ids[index].astype(np.int64))[None]
+            input_ids = torch.tensor([dataset.input_ids[index].as_py()])
             alone = model.base_model(input_ids=input_ids).last_hidden_state.mean(1)[0]
             assert np.abs(alone.numpy() - means[index]).max() < 1e-5

@@ -203,10 +203,10 @@ def test_a_sweep_of_an_unknown_parameter_is_one_line(repro):
 
 
 @pytest.mark.parametrize(
-    ("room", "expected"), [("reporting", {"report"}), ("serving", set()), ("evaluation", {"compare", "report"})]
+    ("package", "expected"), [("reporting", {"report"}), ("serving", set()), ("evaluation", {"compare", "report"})]
 )
-def test_an_edit_in_code_that_people_read_retrains_nothing(repro, room, expected):
-    edited = next(path for path in sorted((repro / "stages/common" / room).glob("*.py")))
+def test_an_edit_in_code_that_people_read_retrains_nothing(repro, package, expected):
+    edited = next(path for path in sorted((repro / "stages/common" / package).glob("*.py")))
     text = edited.read_text(encoding="utf-8")
     edited.write_text(f"{text}# A comment.\n", encoding="utf-8")
     try:

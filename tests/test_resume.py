@@ -24,7 +24,7 @@ from stages.common.core.files import write_json
 from stages.common.modeling.dataset import TokenizedDataset, read_dataset
 from stages.common.modeling.distributed import DistributedContext
 from stages.common.training.checkpointing import CheckpointManager
-from stages.common.training.interruption import SaveRequests
+from stages.common.training.interruption import SavePolicy
 from stages.common.training.trainer import Trainer, TrainResult
 from tests.support.project import ROOT, prepare
 from tests.support.training import build, train_params
@@ -129,10 +129,10 @@ def manager(folder: Path, **fingerprint: object) -> CheckpointManager:
 def train(project: Project, checkpoints: CheckpointManager | None) -> tuple[TrainResult, torch.Tensor]:
     """Train 12 epochs, saving every 20 ms and stopping at SIGTERM; returns the result and all weights."""
     model = build(project.base_model, "lora")
-    requests = SaveRequests(0.02, ALONE)
+    policy = SavePolicy(0.02, ALONE)
     params = train_params(epochs=12)
-    with requests.handle_signals():
-        trainer = Trainer(model, project.train, project.validation, params, 0.01, 42, ALONE, checkpoints, requests)
+    with policy.handle_signals():
+        trainer = Trainer(model, project.train, project.validation, params, 0.01, 42, ALONE, checkpoints, policy)
         result = trainer.train()
     return result, torch.cat([p.detach().flatten() for p in model.parameters()])
 

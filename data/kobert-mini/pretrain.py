@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import sentencepiece
 import torch
@@ -36,7 +37,6 @@ from torch.nn.functional import cross_entropy
 from transformers import BertConfig, BertForMaskedLM
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from stages.common.core.ragged import RaggedArray
 from stages.common.pretrained.tokenizer import SPECIAL_TOKENS, SentencePieceTokenizer
 from stages.ingest import find_files, ingest
 
@@ -158,7 +158,7 @@ def epoch(
 def make_step(
     model: BertForMaskedLM,
     optimizer: torch.optim.Optimizer,
-    corpus: RaggedArray,
+    corpus: pa.ListArray,
     counts: dict[int, int],
     total_loss: torch.Tensor,
 ) -> Step:
@@ -167,8 +167,8 @@ def make_step(
     `counts` are the tokens to mask in a batch, by its length; each step's loss is added to `total_loss`.
     """
     device = model.device
-    ids = torch.from_numpy(corpus.values).long().to(device)
-    sizes = torch.from_numpy(corpus.lengths).to(device)
+    ids = torch.tensor(corpus.values.to_numpy()).long().to(device)
+    sizes = torch.tensor(corpus.value_lengths().to_numpy()).long().to(device)
     starts = sizes.cumsum(0) - sizes
 
     def step(rows: torch.Tensor, length: int) -> None:
@@ -221,10 +221,10 @@ class Graphed:
             graph.replay()
 
 
-def pretrain(model: BertForMaskedLM, corpus: RaggedArray, tokens: int, slots: int) -> list[dict[str, float]]:
+def pretrain(model: BertForMaskedLM, corpus: pa.ListArray, tokens: int, slots: int) -> list[dict[str, float]]:
     """Train on `tokens` tokens in batches of `slots`; an object every `LOG_EVERY` steps, its loss their mean."""
     device, generator = model.device, np.random.default_rng(SEED)
-    lengths = corpus.lengths
+    lengths = corpus.value_lengths().to_numpy()
     buckets = {
         longest: rows
         for shorter, longest in zip((2, *LENGTHS), LENGTHS, strict=False)
@@ -304,12 +304,10 @@ def main() -> None:
     cleaned, raw = (
         tokenizer.encode(texts, LENGTHS[-1]).input_ids for texts in ([clean(text) for text in reviews], reviews)
     )
-    vectors = ppmi_vectors([*cleaned, *list(raw)[::4]], options.hidden).astype(np.float32)
-    both = RaggedArray.from_lengths(
-        np.concatenate([cleaned.values, raw.values]), np.concatenate([cleaned.lengths, raw.lengths])
-    )
+    rows = [row.values.to_numpy() for row in (*cleaned, *list(raw)[::4])]
+    vectors = ppmi_vectors(rows, options.hidden).astype(np.float32)
     model = build_model(vectors, options.layers, device)
-    log = pretrain(model, both, int(options.tokens * 1e6), options.batch)
+    log = pretrain(model, pa.concat_arrays([cleaned, raw]), int(options.tokens * 1e6), options.batch)
     save(model, folder, log)
 
 

@@ -71,7 +71,7 @@ def main() -> None:
     scores: dict[str, list[float]] = {method: [] for method in options.methods}
     for seed in options.seeds:
         rows = split(labels, groups, params.split.model_copy(update={"seed": seed}))
-        datasets = {name: TokenizedDataset(input_ids.take(part), labels[part]) for name, part in rows.items()}
+        datasets = {name: TokenizedDataset(input_ids.take(pa.array(part)), labels[part]) for name, part in rows.items()}
         for method in options.methods:
             if method == "tfidf":
                 predictions, epochs = tfidf(texts, labels, rows), ""

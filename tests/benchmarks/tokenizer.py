@@ -45,7 +45,7 @@ def main() -> None:
         started = time.perf_counter()
         expected = [theirs(text, max_length=256, truncation=True)["input_ids"] for text in texts]
         seconds["reference"].append(time.perf_counter() - started)
-    differ = sum(row.tolist() != ids for row, ids in zip(encoded.input_ids, expected, strict=True))
+    differ = sum(row != ids for row, ids in zip(encoded.input_ids.to_pylist(), expected, strict=True))
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     print(f"{len(texts):,} reviews: ours {medians['ours']:.2f} s, reference {medians['reference']:.2f} s, ", end="")
     print(f"{medians['reference'] / medians['ours']:.1f} times as fast; {differ} reviews get other ids")

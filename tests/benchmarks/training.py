@@ -27,13 +27,13 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from stages.common.core.params import Params, load_params
-from stages.common.core.ragged import RaggedArray
 from stages.common.modeling.classifier import add_lora
 from stages.common.modeling.dataset import TokenizedDataset
 from stages.common.modeling.distributed import get_device
@@ -46,9 +46,8 @@ GPU_STEPS = 80  # of any size
 VOCABULARY, PAD_ID = 8002, 1
 
 
-def read_reviews(path: Path | None, params: Params) -> RaggedArray:
+def read_reviews(path: Path | None, params: Params) -> pa.ListArray:
     """Token ids of random reviews, cleaned as in params.yaml."""
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     from stages.common.corpus.cleaning import clean
@@ -104,7 +103,7 @@ class Notebook(nn.Module):
 def notebook_epochs(size: str, lora: bool, dataset: TokenizedDataset, learning_rate: float) -> Callable[[], float]:
     """A function that trains one epoch as the notebook does and returns its seconds."""
 
-    def collate(items: list[tuple[np.ndarray, int]]) -> dict[str, torch.Tensor]:
+    def collate(items: list[tuple[list[int], int]]) -> dict[str, torch.Tensor]:
         longest = max(len(ids) for ids, _ in items)
         padded = [np.pad(ids, (0, longest - len(ids)), constant_values=PAD_ID) for ids, _ in items]
         input_ids = torch.tensor(np.stack(padded), dtype=torch.long)
@@ -113,7 +112,7 @@ def notebook_epochs(size: str, lora: bool, dataset: TokenizedDataset, learning_r
         return {"input_ids": input_ids, "attention_mask": mask, "labels": labels}
 
     model = Notebook(size, lora).to(get_device()).train()
-    items = list(zip(dataset.input_ids, dataset.labels.tolist(), strict=True))
+    items = list(zip(dataset.input_ids.to_pylist(), dataset.labels.tolist(), strict=True))
     loader = torch.utils.data.DataLoader(items, batch_size=BATCH_SIZE, shuffle=True, collate_fn=collate)
     optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=learning_rate)
 
@@ -173,8 +172,8 @@ def huggingface_epochs(
         )
         model = get_peft_model(model, adapters)
     data = [
-        {"input_ids": ids.tolist(), "label": label, "length": len(ids)}
-        for ids, label in zip(dataset.input_ids, dataset.labels.tolist(), strict=True)
+        {"input_ids": ids, "label": label, "length": len(ids)}
+        for ids, label in zip(dataset.input_ids.to_pylist(), dataset.labels.tolist(), strict=True)
     ]
     import datasets
 
@@ -254,7 +253,7 @@ def contend(contender: str, size: str, method: str, reviews: Path | None) -> dic
     params = load_params()
     gpu = get_device().type == "cuda"
     steps = GPU_STEPS if gpu else STEPS[size]
-    input_ids = read_reviews(reviews, params).take(np.arange(BATCH_SIZE * steps))
+    input_ids = read_reviews(reviews, params).slice(0, BATCH_SIZE * steps)
     dataset = TokenizedDataset(input_ids, np.random.default_rng(1).integers(0, 3, len(input_ids)))
     lora, grouped = method == "lora", contender.endswith("grouped")
     learning_rate = params.lora.learning_rate if lora else params.full.learning_rate
@@ -276,7 +275,7 @@ def contend(contender: str, size: str, method: str, reviews: Path | None) -> dic
         seconds = epoch()
     return {
         "samples_per_second": len(input_ids) / seconds,
-        "tokens_per_second": len(input_ids.values) / seconds,
+        "tokens_per_second": len(input_ids.flatten()) / seconds,
         "milliseconds_per_step": 1000 * seconds / steps,
         "fraction_of_peak": flops / seconds / peak,
         "peak_gflops": peak / 1e9,

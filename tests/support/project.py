@@ -21,7 +21,7 @@ def encode(folder: Path, texts: list[str], max_length: int = 64) -> list[list[in
     """Ids of each text by the tokenizer in `folder`."""
     from stages.common.pretrained.tokenizer import load_tokenizer
 
-    return [row.tolist() for row in load_tokenizer(folder).encode(texts, max_length).input_ids]
+    return load_tokenizer(folder).encode(texts, max_length).input_ids.to_pylist()
 
 
 def copy_project(target: Path) -> Path:

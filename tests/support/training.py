@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from stages.common.core.params import TrainParams, load_params
-from stages.common.core.ragged import RaggedArray
 from stages.common.modeling.classifier import add_lora, build_classifier
 from stages.common.modeling.dataset import TokenizedDataset
 from stages.common.modeling.types import Model
@@ -41,13 +41,13 @@ def dataset_of_records(base_model: Path) -> TokenizedDataset:
     rows = records()
     input_ids = encode(base_model, [row["RawText"] for row in rows])
     labels = np.array([int(row["GeneralPolarity"]) + 1 for row in rows])
-    return TokenizedDataset(RaggedArray.from_rows(input_ids), labels)
+    return TokenizedDataset(pa.array(input_ids), labels)
 
 
 def subset(dataset: TokenizedDataset, count: int) -> TokenizedDataset:
     """`count` examples, evenly spaced, so that all classes are among them."""
     indices = np.linspace(0, len(dataset) - 1, count).astype(int)
-    return TokenizedDataset(dataset.input_ids.take(indices), dataset.labels[indices])
+    return TokenizedDataset(dataset.input_ids.take(pa.array(indices)), dataset.labels[indices])
 
 
 def fit(

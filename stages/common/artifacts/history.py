@@ -1,15 +1,15 @@
-"""Training histories: a list of one object an epoch for each run, and their summary over several runs."""
+"""Training histories: a list of one object per epoch for each run, and their summary over several runs."""
 
 from collections.abc import Mapping
 from statistics import fmean, stdev
 from typing import Any
 
 History = list[dict[str, float]]
-LAST_EPOCHS = 0.1  # of all epochs: a validation loss that is lowest there may still fall
+LAST_FRACTION_OF_EPOCHS = 0.1  # a validation loss that is lowest there may still fall
 
 
 def summarize(histories: Mapping[str, History]) -> list[dict[str, Any]]:
-    """One object an epoch: the mean over the runs that reached it, `*_sd` (null for one run) and each run, `*_RUN`."""
+    """One object per epoch: the mean over the runs that reached it, `*_sd` (null for one run) and each run, `*_RUN`."""
     rows = []
     for index in range(max(map(len, histories.values()))):
         reached = {run: history[index] for run, history in histories.items() if index < len(history)}
@@ -43,5 +43,5 @@ def overfitting(history: History) -> dict[str, Any]:
 
 def has_not_converged(history: History) -> bool:
     """Whether the validation loss is lowest in the last epochs, so that more epochs could lower it further."""
-    last_epochs = max(1, round(LAST_EPOCHS * len(history)))
+    last_epochs = max(1, round(LAST_FRACTION_OF_EPOCHS * len(history)))
     return overfitting(history)["best_epoch_by_loss"] > len(history) - last_epochs

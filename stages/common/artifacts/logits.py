@@ -21,15 +21,11 @@ def write_logits(path: Path, logits: Logits) -> None:
 
 
 def read_logits(path: Path) -> Logits:
-    """Read what `write_logits` wrote, as float64.
-
-    Raises:
-        UserError: the file is missing or damaged.
-    """
+    """Read what `write_logits` wrote, as float64; a UserError says that the file is missing or damaged."""
     try:
         logits = {name: values.astype(float) for name, values in load_file(path).items()}
         if not all(values.shape[1:] == (len(LABELS),) and np.isfinite(values).all() for values in logits.values()):
-            raise ValueError(f"not {len(LABELS)} finite numbers a row")
+            raise ValueError(f"not {len(LABELS)} finite numbers per row")
     except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"{path}: cannot be read ({error}); run `dvc repro` to make it") from error
     return logits

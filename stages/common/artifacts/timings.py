@@ -9,7 +9,7 @@ from stages.common.core.paths import TIMINGS
 def timing_key(checkpoint: Path) -> str:
     """Identify a run by the hash of its weights, so that its timings are found again when a cache restores it."""
     (weights,) = checkpoint.glob("*.safetensors")
-    return sha256(weights)[:16]
+    return sha256(weights)[:16]  # 64 bits: two runs never share them by chance
 
 
 def write_timing(checkpoint: Path, **values: float) -> None:

@@ -5,8 +5,8 @@ import signal
 import sys
 from collections.abc import Callable
 
-_main_module = getattr(sys.modules["__main__"], "__spec__", None)
-if _main_module and _main_module.name.startswith("stages."):
+_main_spec = getattr(sys.modules["__main__"], "__spec__", None)
+if _main_spec and _main_spec.name.startswith("stages."):
     # The imports that follow take seconds, and Ctrl-C should not end them with a traceback. `report_user_errors`
     # restores Python's own handler.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -30,7 +30,10 @@ class TrainingInterrupted(BaseException):
 
 
 def report_user_errors(main: Callable[[], None]) -> Callable[[], None]:
-    """Decorate a `main`: a fault of the user or the disk prints one line and exits with status 1."""
+    """Decorate a `main`: a fault of the user or the disk prints one line and exits with status 1.
+
+    Ctrl-C exits with 130, and a training that a signal stopped with 128 + its number, as shells do.
+    """
 
     @functools.wraps(main)
     def run() -> None:

@@ -216,11 +216,7 @@ def _format_fault(error: Any) -> str:
 
 
 def load_params(path: Path = PARAMS) -> Params:
-    """Read and check params.yaml.
-
-    Raises:
-        UserError: names every fault of the file at once.
-    """
+    """Read and check params.yaml; a UserError names every fault of the file at once."""
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:  # ValueError: 2024-99-99 is no date

@@ -1,4 +1,4 @@
-"""Every artifact of the DAG, relative to the top of the repository."""
+"""Paths of what the stages read and write, relative to the top of the repository."""
 
 from pathlib import Path
 
@@ -11,13 +11,14 @@ TOKENIZED = Path("data/tokenized.arrow")
 TRAIN = Path("data/splits/train.arrow")
 VALIDATION = Path("data/splits/validation.arrow")
 TEST = Path("data/splits/test.arrow")
+SPLITS = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
 RUN_PLAN = Path("data/run_plan.json")  # the runs that the parameters ask for
 RUNS = Path("data/runs")  # METHOD/RUN/{checkpoint/, history.json, logits.safetensors}
 SELECTION = Path("data/selection.json")  # what is known of each run, and the best one of each method
 MODELS = Path("data/models")  # METHOD, the best run's checkpoint
 BASELINE_LOGITS = Path("data/baselines.safetensors")
 
-# Neither git nor DVC knows these two folders.
+# These two folders are not tracked by git or DVC.
 CHECKPOINTS = Path("data/checkpoints")  # METHOD/RUN, from which an interrupted training resumes
 TIMINGS = Path("data/timings")  # what depends on the machine and the hour
 
@@ -31,7 +32,7 @@ COMPARE_DETAILS = Path("metrics/compare_details.json")  # all metrics, intervals
 COMPARE_TABLE = Path("metrics/compare.md")
 TIMING_TABLE = Path("metrics/timings.json")
 PLOTS = Path("plots")
-MEASURED_COST = PLOTS / "cost_measured.png"  # differs from run to run: neither git nor DVC knows it
+MEASURED_COST = PLOTS / "cost_measured.png"  # differs from run to run; not tracked by git or DVC
 ERRORS = PLOTS / "errors.csv"
 
 

@@ -17,7 +17,7 @@ MAX_INT_DIGITS = 4300  # Python refuses to parse more; such numbers become float
 
 
 class Record(msgspec.Struct, gc=False):
-    """The fields of a record that the pipeline reads; numbers are kept as JSON writes them."""
+    """The fields of a record that the pipeline reads; numbers are kept as Python's json module writes them."""
 
     Index: str | None = None
     RawText: str | None = None

@@ -7,6 +7,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
 NUM_BINS = 15  # of equal width, for the expected calibration error
+TEMPERATURE_STREAM, OUTCOME_STREAM = 1, 2  # random streams of `compare.seed`; the bootstrap of metrics has 0
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -20,7 +21,7 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
 
 def temperature_interval(logits: np.ndarray, labels: np.ndarray, num_samples: int, seed: int) -> list[float]:
     """95% percentile interval of the temperature under a bootstrap of the validation rows."""
-    drawn = np.random.default_rng([seed, 1]).integers(0, len(labels), (num_samples, len(labels)))
+    drawn = np.random.default_rng([seed, TEMPERATURE_STREAM]).integers(0, len(labels), (num_samples, len(labels)))
     temperatures = [fit_temperature(logits[rows], labels[rows]) for rows in drawn]
     return [float(end) for end in np.quantile(temperatures, (0.025, 0.975))]
 
@@ -31,7 +32,7 @@ def expected_ece_if_calibrated(logits: np.ndarray, num_samples: int, seed: int) 
     The ECE is biased upwards: with few rows a bin's accuracy differs from its confidence by chance.
     """
     confidence, bin_of_row = confidence_bins(logits)
-    outcomes = np.random.default_rng([seed, 2]).random((num_samples, len(confidence))) < confidence
+    outcomes = np.random.default_rng([seed, OUTCOME_STREAM]).random((num_samples, len(confidence))) < confidence
     gaps = (confidence - outcomes) @ np.eye(NUM_BINS)[bin_of_row] / len(confidence)
     return float(np.abs(gaps).sum(1).mean())
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -17,6 +17,7 @@ from stages.common.evaluation.vectorized_metrics import NUM_CELLS, NUM_CLASSES, 
 PER_RUN_METRICS = ("macro_f1", "macro_precision", "macro_recall", "accuracy", "loss", "brier", "ece")
 SIZES = ("trainable_parameters", "total_parameters", "checkpoint_bytes")
 MIN_TRIALS = 3  # for a curve of the expected best score
+MIN_RATES_FOR_EDGE = 3  # with fewer learning rates every one is the lowest or the highest
 
 
 def expected_best(scores: Sequence[float]) -> list[float]:
@@ -44,7 +45,7 @@ def tuning(selected: Mapping[str, Any]) -> dict[str, Any]:
         "learning_rate": selected["learning_rate"],
         "num_rates": len(rates),
         "num_runs": len(scores),
-        "at_edge": int(len(rates) >= 3 and selected["learning_rate"] in (min(rates), max(rates))),
+        "at_edge": int(len(rates) >= MIN_RATES_FOR_EDGE and selected["learning_rate"] in (min(rates), max(rates))),
         "unconverged": sum(has_not_converged(run["history"]) for run in selected["runs"].values()),
         "trials": selected["trials"],
         "expected_best": expected_best(scores),
@@ -52,14 +53,14 @@ def tuning(selected: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Evidence:
-    """What is known of each method's metrics: runs on the test rows, and the bootstrap over these rows."""
+class BootstrapEstimates:
+    """Metrics of each method's runs on the rows of a split, and their replicates in a bootstrap over these rows."""
 
     point_estimates: Mapping[str, Mapping[str, np.ndarray]]  # by method and metric, (runs,)
     replicates: Mapping[str, Mapping[str, np.ndarray]]  # by method and metric, (samples,), mean over runs
 
     @classmethod
-    def collect(cls, statistics: Mapping[str, np.ndarray], texts: Sequence[str], params: CompareParams) -> "Evidence":
+    def collect(cls, statistics: Mapping[str, np.ndarray], texts: Sequence[str], params: CompareParams) -> Self:
         """From `per_example_statistics` of each method's runs, (rows, runs, 43); rows of one text drawn together."""
         groups = np.unique(np.asarray(texts, dtype=object), return_inverse=True)[1]
         weights = significance.resampling_weights(groups, params.bootstrap_samples, params.seed)
@@ -117,20 +118,20 @@ def compare_methods(
         texts: of the test rows.
         selection: data/selection.json.
     """
-    evidence = Evidence.collect(statistics, texts, params)
+    estimates = BootstrapEstimates.collect(statistics, texts, params)
     details: dict[str, Any] = {}
-    for name, metrics in evidence.point_estimates.items():
+    for name, metrics in estimates.point_estimates.items():
         values: dict[str, Any] = {metric: float(runs.mean()) for metric, runs in metrics.items()}
-        values["interval"] = {metric: evidence.interval(name, metric) for metric in metrics}
+        values["interval"] = {metric: estimates.interval(name, metric) for metric in metrics}
         if name in METHODS:
             selected = selection[name]
             runs, best_run = selected["runs"], selected["runs"][selected["best_run"]]
             values |= {"best_seed": best_run["seed"], "best_epoch": best_run["best_epoch"]}
             values |= {"overfitting": overfitting(best_run["history"]), **{size: best_run[size] for size in SIZES}}
             values |= {"tuning": tuning(selected), "runs": _metrics_of_runs(metrics, runs)}
-            values["against"] = [{"baseline": b} | evidence.difference(name, b, params.margin) for b in BASELINES]
+            values["against"] = [{"baseline": b} | estimates.difference(name, b, params.margin) for b in BASELINES]
         details[name] = values
-    difference = evidence.difference("lora", "full", params.margin)
+    difference = estimates.difference("lora", "full", params.margin)
     low, high = difference["interval"]
     variances = difference["row_variance"], difference["run_variance"]
     one_seed = min(len(selection[method]["runs"]) for method in METHODS) == 1

@@ -1,4 +1,4 @@
-"""Which rows the methods have wrong, and among which kinds of rows."""
+"""Which rows the methods misclassify, and how well they do on each kind of rows."""
 
 from collections.abc import Mapping
 from itertools import product
@@ -24,7 +24,7 @@ def confusion_counts(logits: np.ndarray, labels: np.ndarray) -> list[dict[str, A
 
 
 def misclassified(table: pa.Table, logits: Mapping[str, np.ndarray]) -> pa.Table:
-    """The rows that at least one method has wrong, the most confident mistake first.
+    """The rows that at least one method misclassifies, the most confident mistake first.
 
     Args:
         table: of a split, with Index, text and labels.
@@ -40,10 +40,10 @@ def misclassified(table: pa.Table, logits: Mapping[str, np.ndarray]) -> pa.Table
     confidence_if_wrong = np.where(predictions != labels, probabilities.max(2), 0).max(0)
     rows = np.argsort(-confidence_if_wrong, kind="stable")[: np.count_nonzero(confidence_if_wrong)]
     columns = {name: table[name].take(rows) for name in ("Index", "text")} | {"label": names[labels[rows]]}
-    columns |= {method: names[of_method[rows]] for method, of_method in zip(logits, predictions, strict=True)}
+    columns |= {method: names[predicted[rows]] for method, predicted in zip(logits, predictions, strict=True)}
     columns["disagree"] = np.where((predictions != predictions[0]).any(0)[rows], "yes", "")
-    for method, of_method in zip(logits, probabilities, strict=True):
-        columns |= {f"{method}_{label}": of_method[rows, index] for index, label in enumerate(LABELS)}
+    for method, by_class in zip(logits, probabilities, strict=True):
+        columns |= {f"{method}_{label}": by_class[rows, index] for index, label in enumerate(LABELS)}
     return pa.table(columns)
 
 
@@ -61,8 +61,8 @@ def metrics_by_slice(table: pa.Table, statistics: Mapping[str, np.ndarray]) -> d
     def measure(inside: pd.Series) -> dict[str, Any]:
         occurring = [LABELS[label] for label in np.unique(labels[inside])]
         result: dict[str, Any] = {"rows": int(inside.sum())}
-        for method, of_method in statistics.items():
-            metrics = compute_metrics(of_method[inside].mean(0))
+        for method, values in statistics.items():
+            metrics = compute_metrics(values[inside].mean(0))
             macro_f1 = np.mean([metrics[f"per_class.{label}.f1"] for label in occurring])
             result[method] = {"accuracy": float(metrics["accuracy"].mean()), "macro_f1": float(macro_f1)}
         return result

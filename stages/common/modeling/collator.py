@@ -4,14 +4,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 
-from stages.common.core.ragged import RaggedArray
 from stages.common.modeling.dataset import TokenizedDataset
 from stages.common.modeling.packing import PackedLayout
 from stages.common.modeling.types import Model
 
-TOKENS_MULTIPLE, LENGTH_MULTIPLE = 64, 32  # of a batch's tokens, and of its longest example, where shapes must recur
+# CUDA graphs need few distinct shapes: a batch's tokens are rounded up to 64, the length of its longest example to 32.
+TOKENS_MULTIPLE, LENGTH_MULTIPLE = 64, 32
 IGNORE_INDEX = -100  # cross_entropy leaves such a label out
 
 
@@ -49,32 +50,32 @@ class Collator:
 
     def __call__(self, dataset: TokenizedDataset, indices: np.ndarray) -> Batch:
         """The examples at `indices`, on the model's device."""
-        examples, labels = dataset.input_ids.take(indices), dataset.labels[indices]
-        return self._pack(examples, labels) if self.packed else self._pad(examples, labels)
+        examples = dataset.input_ids.take(pa.array(indices))
+        values, lengths = examples.flatten().to_numpy(), examples.value_lengths().to_numpy()
+        return (self._pack if self.packed else self._pad)(values, lengths, dataset.labels[indices])
 
-    def _pad(self, examples: RaggedArray, labels: np.ndarray) -> Batch:
-        mask = np.arange(examples.lengths.max()) < examples.lengths[:, None]
+    def _pad(self, values: np.ndarray, lengths: np.ndarray, labels: np.ndarray) -> Batch:
+        mask = np.arange(lengths.max()) < lengths[:, None]
         input_ids = np.full(mask.shape, self._pad_id, dtype=np.int64)
-        input_ids[mask] = examples.values
+        input_ids[mask] = values
         inputs = {"input_ids": self._to_device(input_ids), "attention_mask": self._to_device(mask.astype(np.int64))}
-        cls_positions = np.arange(len(examples)) * mask.shape[1]
+        cls_positions = np.arange(len(lengths)) * mask.shape[1]
         return Batch(inputs, self._to_device(cls_positions), self._to_device(labels))
 
-    def _pack(self, examples: RaggedArray, labels: np.ndarray) -> Batch:
-        longest = examples.lengths.max()
+    def _pack(self, values: np.ndarray, lengths: np.ndarray, labels: np.ndarray) -> Batch:
+        longest = lengths.max()
         if self.pad_to_multiple:
-            filler = np.full(TOKENS_MULTIPLE - len(examples.values) % TOKENS_MULTIPLE, self._pad_id, np.int32)
-            lengths = np.append(examples.lengths, len(filler))
-            examples = RaggedArray.from_lengths(np.append(examples.values, filler), lengths)
+            filler = np.full(TOKENS_MULTIPLE - len(values) % TOKENS_MULTIPLE, self._pad_id)
+            values, lengths = np.append(values, filler), np.append(lengths, len(filler))
             labels = np.append(labels, IGNORE_INDEX)
             longest = -(-lengths.max() // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
-        mask = np.arange(longest) < examples.lengths[:, None]
-        cls_positions = self._to_device(examples.offsets[:-1])
+        mask = np.arange(longest) < lengths[:, None]
+        cls_positions = self._to_device(np.cumsum(lengths) - lengths)
         layout = PackedLayout(
             self._to_device(np.flatnonzero(mask)), self._to_device(mask[:, None, None, :]), cls_positions
         )
         inputs = {
-            "input_ids": self._to_device(examples.values[None].astype(np.int64)),
+            "input_ids": self._to_device(values[None].astype(np.int64)),
             "position_ids": self._to_device(mask.nonzero()[1][None] + self._first_position),
             "layout": layout,
         }

@@ -4,29 +4,28 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from stages.common.artifacts.arrow import read_table
-from stages.common.core.ragged import RaggedArray
 
 
 @dataclass(frozen=True, eq=False)
 class TokenizedDataset:
     """Tokenized examples with their classes."""
 
-    input_ids: RaggedArray  # int32, a row an example
+    input_ids: pa.ListArray  # int32, one row per example
     labels: np.ndarray  # (examples,) int64 class indices
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each example, (examples,)."""
+        return self.input_ids.value_lengths().to_numpy()
+
 
 def read_dataset(path: Path) -> TokenizedDataset:
-    """Read one of `data/splits/*.arrow`.
-
-    Raises:
-        UserError: the file is missing or damaged.
-    """
+    """Read one of `data/splits/*.arrow`; a UserError says that the file is missing or damaged."""
     table = read_table(path)
-    input_ids = table["input_ids"].combine_chunks()
-    rows = RaggedArray.from_lengths(input_ids.flatten().to_numpy(), input_ids.value_lengths().to_numpy())
-    return TokenizedDataset(rows, table["labels"].to_numpy().copy())
+    return TokenizedDataset(table["input_ids"].combine_chunks(), table["labels"].to_numpy().copy())

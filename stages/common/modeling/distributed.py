@@ -5,10 +5,10 @@ import os
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
-from torch import distributed
+import torch.distributed as dist
 
 
 def get_device() -> torch.device:
@@ -27,16 +27,11 @@ def peak_memory_mib(device: torch.device) -> float:
 
 @dataclass(frozen=True)
 class DistributedContext:
-    """One process among `world_size`, or the only one."""
+    """One process among `world_size`; by default the only one."""
 
-    rank: int
-    world_size: int
-    device: torch.device
-
-    @classmethod
-    def single_process(cls) -> "DistributedContext":
-        """The context of a training without a launcher."""
-        return cls(0, 1, get_device())
+    rank: int = 0
+    world_size: int = 1
+    device: torch.device = field(default_factory=get_device)
 
     @property
     def is_main_process(self) -> bool:
@@ -46,13 +41,13 @@ class DistributedContext:
     def all_reduce_sum(self, values: torch.Tensor) -> torch.Tensor:
         """Element-wise sum over all processes, in place."""
         if self.world_size > 1:
-            distributed.all_reduce(values)
+            dist.all_reduce(values)
         return values
 
     def all_reduce_max(self, values: torch.Tensor) -> torch.Tensor:
         """Element-wise maximum over all processes, in place."""
         if self.world_size > 1:
-            distributed.all_reduce(values, distributed.ReduceOp.MAX)
+            dist.all_reduce(values, dist.ReduceOp.MAX)
         return values
 
     def all_gather(self, values: torch.Tensor) -> list[torch.Tensor]:
@@ -60,7 +55,7 @@ class DistributedContext:
         if self.world_size == 1:
             return [values]
         gathered = [torch.empty_like(values) for _ in range(self.world_size)]
-        distributed.all_gather(gathered, values)
+        dist.all_gather(gathered, values)
         return gathered
 
 
@@ -68,16 +63,15 @@ class DistributedContext:
 def init_distributed() -> Iterator[DistributedContext]:
     """Join the process group that the environment variables of `accelerate launch` or `torchrun` describe, if any."""
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
-        yield DistributedContext.single_process()
+        yield DistributedContext()
         return
-    device = get_device()
-    if device.type == "cuda":
+    if (device := get_device()).type == "cuda":
         torch.cuda.set_device(device)
-    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
-        yield DistributedContext(distributed.get_rank(), distributed.get_world_size(), device)
+        yield DistributedContext(dist.get_rank(), dist.get_world_size(), device)
     finally:
         # DistributedDataParallel must be freed before the process group: freed after it, torch 2.13 may wait for ever
         # for a thread of gloo that waits for the interpreter's lock.
         gc.collect()
-        distributed.destroy_process_group()
+        dist.destroy_process_group()

@@ -1,10 +1,10 @@
 """Logits of a model: of a batch, and of a whole dataset."""
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from stages.common.core.console import warn
-from stages.common.core.ragged import RaggedArray
 from stages.common.modeling.collator import Batch, Collator
 from stages.common.modeling.dataset import TokenizedDataset
 from stages.common.modeling.distributed import DistributedContext, get_device
@@ -13,6 +13,7 @@ from stages.common.modeling.sampler import length_sorted_batches
 from stages.common.modeling.types import Model
 
 PROBE_LENGTHS = (3, 9, 5)  # in tokens, of the examples on which packing is tried
+TOLERANCE = 1e-4  # of their logits: far above float32's rounding, far below what a leak between examples causes
 
 
 def cls_logits(model: Model, batch: Batch) -> torch.Tensor:
@@ -37,7 +38,7 @@ def predict_logits(
     model.eval()
     device = next(model.parameters()).device
     logits = torch.zeros(len(dataset), model.config.num_labels, device=device)
-    batches = length_sorted_batches(dataset.input_ids.lengths, batch_size)
+    batches = length_sorted_batches(dataset.lengths, batch_size)
     for indices in batches[distributed.rank :: distributed.world_size] if distributed else batches:
         logits[torch.from_numpy(indices).to(device)] = cls_logits(model, collator(dataset, indices)).float()
     return (distributed.all_reduce_sum(logits) if distributed else logits).cpu()
@@ -49,7 +50,7 @@ def mean_hidden_states(model: Model, dataset: TokenizedDataset, batch_size: int)
     encoder = model.to(get_device()).base_model.eval()
     collator = Collator(model, packed=False)
     means = np.zeros((len(dataset), model.config.hidden_size), np.float32)
-    for indices in length_sorted_batches(dataset.input_ids.lengths, batch_size):
+    for indices in length_sorted_batches(dataset.lengths, batch_size):
         inputs = collator(dataset, indices).inputs
         mask = inputs["attention_mask"][:, :, None]
         states = encoder(**inputs).last_hidden_state
@@ -69,8 +70,8 @@ def build_collator(model: Model, packing: bool) -> Collator:
     was_training, attention_before = model.training, model.config._attn_implementation
     model.eval()
     pad_id = model.config.pad_token_id
-    examples = [pad_id + 1 + np.arange(length) % 2 for length in PROBE_LENGTHS]
-    probe = TokenizedDataset(RaggedArray.from_rows(examples), np.zeros(len(examples), np.int64))
+    examples = pa.array([pad_id + 1 + np.arange(length) % 2 for length in PROBE_LENGTHS])
+    probe = TokenizedDataset(examples, np.zeros(len(examples), np.int64))
     indices = np.arange(len(probe))
     expected = cls_logits(model, padding(probe, indices))
     collator = Collator(model, packed=True)
@@ -82,7 +83,7 @@ def build_collator(model: Model, packing: bool) -> Collator:
         except (AttributeError, TypeError, ValueError, RuntimeError):
             return False
         # Relative to the logits: those of a new head are so small that a leak between examples looks like rounding.
-        return model.config._attn_implementation == "packed" and bool(difference < 1e-4 * expected.abs().max())
+        return model.config._attn_implementation == "packed" and bool(difference < TOLERANCE * expected.abs().max())
 
     exact = is_exact(cls_only_last_layer=True) or is_exact(cls_only_last_layer=False)
     if not exact:

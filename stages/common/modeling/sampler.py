@@ -1,4 +1,4 @@
-"""Which examples form a batch: indices (batch_size,) of each batch, from the lengths of the examples alone."""
+"""Which examples form a batch: indices of each batch, at most `batch_size`, from the lengths of the examples."""
 
 import numpy as np
 
@@ -20,14 +20,11 @@ def shuffled_batches(
     if group_by_length:
         bucket = np.arange(len(order)) // (BUCKET_FACTOR * batch_size)
         order = order[np.lexsort((lengths[order], bucket))]
-    batches = _chunk(order, batch_size)
+    batches = np.split(order, range(batch_size, len(order), batch_size))
     return [batches[index] for index in generator.permutation(len(batches))] if group_by_length else batches
 
 
 def length_sorted_batches(lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:
     """Batches of similar length, the longest first, so that running out of memory shows at once."""
-    return _chunk(np.argsort(-lengths, kind="stable"), batch_size)
-
-
-def _chunk(order: np.ndarray, batch_size: int) -> list[np.ndarray]:
-    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    order = np.argsort(-lengths, kind="stable")
+    return np.split(order, range(batch_size, len(order), batch_size))

@@ -22,16 +22,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import sentencepiece
 from tokenizers import AddedToken, Regex, models, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as RustTokenizer
 
 from stages.common.core.exceptions import UserError
-from stages.common.core.ragged import RaggedArray
 
+INT32_LIST = pa.list_(pa.int32())
 SPECIAL_TOKENS = ("[UNK]", "[PAD]", "[CLS]", "[SEP]", "[MASK]")
 CHUNK_SIZE = 1000  # texts whose tokens are Python lists; more of them would keep the garbage collector busy
-PREFIX_LENGTH = 2**16  # characters of a text that are tokenized first: the tokens of 10 MB take 1 GB
+PREFIX_LENGTH = 2**16  # characters of a text that are tokenized first: libraries store all tokens, of 10 MB in 1 GB
 MAX_GROWTH = 100  # times as long as a text may become by the rules of a tokenizer.json
 _SPECIAL_TOKEN = re.compile(f"({'|'.join(map(re.escape, SPECIAL_TOKENS))})")
 # Characters that NFKD may change. It also decomposes Hangul syllables, but SentencePiece composes those again.
@@ -44,7 +45,7 @@ _SYLLABLE_AND_FINAL = re.compile("[가-힣][\u11a8-\u11c2]")
 class EncodedTexts:
     """Texts as token ids."""
 
-    input_ids: RaggedArray  # int32, a row a text, special tokens included
+    input_ids: pa.ListArray  # int32, one row per text, special tokens included
     num_truncated: int  # texts that were longer than `max_length`
 
 
@@ -111,7 +112,7 @@ class SentencePieceTokenizer:
     def encode(self, texts: Sequence[str], max_length: int) -> EncodedTexts:
         """Ids of the texts, [CLS] and [SEP] included, each truncated to `max_length` of them."""
         begin, end = self._special_pieces["[CLS]"], self._special_pieces["[SEP]"]
-        ids, lengths, num_truncated = [np.empty(0, np.int32)], [np.empty(0, np.int64)], 0
+        input_ids, num_truncated = [pa.array([], INT32_LIST)], 0
         for start in range(0, len(texts), CHUNK_SIZE):
             chunk, limit = texts[start : start + CHUNK_SIZE], self._prefix_length
             first_words = [text[:limit].rpartition(" ")[0] if len(text) > limit else text for text in chunk]
@@ -120,10 +121,9 @@ class SentencePieceTokenizer:
                 if len(text) > limit and len(pieces[index]) <= max_length - 2:
                     pieces[index] = self._encode_pieces([text])[0]
             num_truncated += sum(len(row) > max_length - 2 for row in pieces)
-            rows = RaggedArray.from_rows([[begin, *row[: max_length - 2], end] for row in pieces])
-            ids.append(self._piece_to_id[rows.values])
-            lengths.append(rows.lengths)
-        return EncodedTexts(RaggedArray.from_lengths(np.concatenate(ids), np.concatenate(lengths)), num_truncated)
+            rows = pa.array([[begin, *row[: max_length - 2], end] for row in pieces], INT32_LIST)
+            input_ids.append(pa.ListArray.from_arrays(rows.offsets, self._piece_to_id[rows.values.to_numpy()]))
+        return EncodedTexts(pa.concat_arrays(input_ids), num_truncated)
 
     def to_fast(self) -> RustTokenizer:
         """A copy in the form that transformers reads, `tokenizer.json`.
@@ -182,8 +182,7 @@ class FastTokenizer:
     def encode(self, texts: Sequence[str], max_length: int) -> EncodedTexts:
         """Ids of the texts, each truncated to `max_length` of them, special tokens included.
 
-        Raises:
-            UserError: the tokenizer contradicts itself.
+        If the tokenizer contradicts itself, a UserError says so.
         """
         self._tokenizer.enable_truncation(max_length)
         try:
@@ -191,12 +190,13 @@ class FastTokenizer:
             for index, text in enumerate(texts):
                 if len(text) > PREFIX_LENGTH and not encodings[index].overflowing:
                     encodings[index] = self._tokenizer.encode(text)
-            input_ids = RaggedArray.from_rows([encoding.ids for encoding in encodings])
+            input_ids = pa.array([encoding.ids for encoding in encodings], INT32_LIST)
         except BaseException as error:  # the library raises bare Exception, and BaseException where it panics
             if isinstance(error, KeyboardInterrupt):
                 raise
             raise UserError(f"{self._file}: cannot tokenize: {error}") from error
-        if input_ids.values.max(initial=0) >= self.vocab_size or input_ids.lengths.max(initial=0) > max_length:
+        lengths, ids = input_ids.value_lengths().to_numpy(), input_ids.values.to_numpy()
+        if ids.max(initial=0) >= self.vocab_size or lengths.max(initial=0) > max_length:
             raise UserError(f"{self._file}: adds special tokens that are too many, or not in its vocabulary")
         return EncodedTexts(input_ids, sum(bool(encoding.overflowing) for encoding in encodings))
 
@@ -205,11 +205,7 @@ Tokenizer = SentencePieceTokenizer | FastTokenizer
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer of a base model's folder.
-
-    Raises:
-        UserError: the folder holds neither kind of tokenizer, or a damaged one.
-    """
+    """The tokenizer of a base model's folder; a UserError says that it holds neither kind, or a damaged one."""
     fast, vocab, models = folder / "tokenizer.json", folder / "vocab.txt", sorted(folder.glob("*.model"))
     if fast.is_file():
         return FastTokenizer(fast)

@@ -78,7 +78,7 @@ def verdict_sentences(details: Details) -> dict[str, list[list[str]]]:
 
 
 def write_spreadsheet(path: Path, frame: pd.DataFrame) -> None:
-    """Write CSV with the byte order mark that spreadsheets want, and a `'` before what they would run as a formula."""
+    """Write CSV with a byte order mark, which Excel needs for UTF-8, and a `'` before what would run as a formula."""
     frame = frame.replace(r"^([=+\-@\t\r])", r"'\1", regex=True)
     with atomic_write(path) as temporary:
         options = {"index": False, "encoding": "utf-8-sig", "lineterminator": "\n", "float_format": "%.3f"}

@@ -107,7 +107,7 @@ def plot_curves(histories: Mapping[str, Rows], details: Details) -> Figure:
 
 
 def plot_learning_rates(details: Details) -> Figure:
-    """Validation macro-F1 by learning rate: a point a seed, a line through the means, the selected rate marked."""
+    """Validation macro-F1 by learning rate: one point per seed, a line through the means, the selected rate marked."""
     figure, (axis,) = _subplots(4.2, 1, "Tuning: macro-F1 on the validation rows, by learning rate")
     for method in METHODS:
         tuning, style = details[method]["tuning"], _style(method)
@@ -141,7 +141,7 @@ def plot_expected_best(details: Details) -> Figure:
 
 
 def plot_confusion(counts: Mapping[str, Rows]) -> Figure:
-    """A confusion matrix a method, from its 9 cells; each matrix row adds up to 100%."""
+    """One confusion matrix per method, from its 9 cells; each matrix row adds up to 100%."""
     figure, axes = _subplots(4.6, 2, "Confusion on the test rows: percent of the actual class, and number of rows")
     for axis, (method, cells) in zip(axes, counts.items(), strict=True):
         matrix = np.reshape([cell["count"] for cell in cells], (len(LABELS), len(LABELS)))

@@ -41,10 +41,10 @@ class _Handler(BaseHTTPRequestHandler):
     server: DemoServer
 
     def log_message(self, *_: object) -> None:
-        """Print nothing: the texts of users are none of the log's business."""
+        """Print nothing: texts are not logged."""
 
     def _is_own_origin(self) -> bool:
-        """Whether the request comes from our page: not from another site, nor through a name that was made ours."""
+        """Whether the request comes from our page: guards against cross-site requests and DNS rebinding."""
         own = [f"{name}:{self.server.server_port}" for name in ("127.0.0.1", "localhost")]
         origin = self.headers.get("Origin")
         return self.headers.get("Host") in own and (origin is None or origin.removeprefix("http://") in own)

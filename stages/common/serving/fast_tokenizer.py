@@ -13,11 +13,7 @@ from stages.common.serving.text_classifier import TextClassifier
 
 
 def add_cleaning(tokenizer: Tokenizer, params: CleanParams) -> Tokenizer:
-    """Make `tokenizer` clean a text before anything else.
-
-    Raises:
-        UserError: `params.keep` means something else to the regular expressions of the tokenizers library.
-    """
+    """Make `tokenizer` clean a text first; a UserError says that its library cannot read `params.keep`."""
     try:
         rules = [normalizers.Replace(Regex(pattern), " ") for pattern in patterns(params)]
     except Exception as error:  # the library raises bare Exception

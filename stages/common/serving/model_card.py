@@ -27,7 +27,7 @@ def _locked_params(*outs: Path) -> dict[str, Any]:
     made = [stage for stage in stages if {out["path"] for out in stage.get("outs", ())} & set(map(str, outs))]
     # DVC writes whole sections nested and single keys by their dotted names.
     params = [pd.json_normalize(stage["params"]["params.yaml"]).to_dict("records")[0] for stage in made]
-    return {name: value for of_stage in params for name, value in of_stage.items()}
+    return {name: value for stage_params in params for name, value in stage_params.items()}
 
 
 def find_results(checkpoint: Path) -> dict[str, Any]:
@@ -38,13 +38,13 @@ def find_results(checkpoint: Path) -> dict[str, Any]:
     """
     if not (paths.SELECTION.is_file() and paths.COMPARE_DETAILS.is_file() and LOCK.is_file()):
         return {}
-    for method, of_method in read_json(paths.SELECTION).items():
-        if of_method["runs"][of_method["best_run"]]["timing_key"] == timing_key(checkpoint):
-            run = paths.RUNS / method / of_method["best_run"]
+    for method, selected in read_json(paths.SELECTION).items():
+        if selected["runs"][selected["best_run"]]["timing_key"] == timing_key(checkpoint):
+            run = paths.RUNS / method / selected["best_run"]
             return {
                 "method": DISPLAY_NAMES[method],
                 "metrics": read_json(paths.COMPARE_DETAILS)[method],
-                "num_runs": len(of_method["runs"]),
+                "num_runs": len(selected["runs"]),
                 "split": read_json(paths.SPLIT_METRICS),
                 "source": _locked_params(paths.INGESTED)["data.source"],
                 "params": _locked_params(paths.TOKENIZED, paths.TRAIN.parent, run),

@@ -75,10 +75,7 @@ def to_sequence_classifier(token_classifier: Model) -> Model:
 def to_sequence_adapter(token_adapter: PeftModel) -> PeftModel:
     """The adapter of a token classifier as one of a sequence classifier; `token_adapter` must not be used any more.
 
-    Beside the adapters' weights it holds the head and the layer before it.
-
-    Raises:
-        UserError: as `to_sequence_classifier` does.
+    It also holds the head and the layer before it. Errors are those of `to_sequence_classifier`.
     """
     with torch.inference_mode():
         input_ids, expected = _cls_logits(token_adapter)

@@ -1,5 +1,7 @@
 """Tables of any size, a chunk at a time: CSV, TSV, text, Excel, JSON lines or Parquet in, new columns added, and out.
 
+An .xlsx that is written is held in memory as a whole.
+
 Where the format stays, so does every value: JSON lines are extended, not written anew, and Parquet keeps its types;
 only of an Excel file the values of the first sheet are taken, without formulas and formats. In CSV and TSV, and in
 Parquet made from another format, every value is text, and objects and lists are JSON text.
@@ -279,7 +281,7 @@ def add_columns(
     compute: Callable[[pd.Series], pd.DataFrame],
     encoding: str = "utf-8",
 ) -> None:
-    """Write the rows of `source`, with new columns after their own, to `target`; memory holds a chunk.
+    """Write the rows of `source`, with new columns after their own, to `target`; memory holds a chunk, or an .xlsx.
 
     Args:
         target: its suffix names the format; without one it gets the format of `source`.

@@ -1,6 +1,6 @@
 """Checkpoints from which a killed training resumes and ends with the same bytes as one that ran through.
 
-They lie in a folder that git and DVC do not know, since DVC deletes a stage's outs before it runs the stage. A
+They are in a folder that is not tracked by git or DVC, since DVC deletes a stage's outs before it runs the stage. A
 checkpoint is used only by a training with the same fingerprint: parameters, data, code, libraries and hardware.
 """
 

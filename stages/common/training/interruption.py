@@ -1,10 +1,9 @@
-"""When a training saves a checkpoint: after an interval, or because a signal asks it to stop."""
+"""When a training saves a checkpoint: after an interval, or because a signal requests a stop."""
 
 import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from types import FrameType
 
 import torch
@@ -12,15 +11,7 @@ import torch
 from stages.common.modeling.distributed import DistributedContext
 
 
-@dataclass(frozen=True)
-class SaveRequest:
-    """Whether to save now, and the number of the signal, if any, after which to stop."""
-
-    save: bool = False
-    signal_number: int = 0
-
-
-class SaveRequests:
+class SavePolicy:
     """Decides when to save; all processes of a training get the same answer.
 
     Args:
@@ -31,17 +22,18 @@ class SaveRequests:
         self._interval_seconds, self._distributed = interval_seconds, distributed
         self._last_saved, self._signal_number = time.monotonic(), 0
 
-    def poll_save_request(self) -> SaveRequest:
-        """Ask whether to save. Of several processes every one must ask, at the same step."""
+    def poll(self) -> tuple[bool, int]:
+        """Whether to save now, which restarts the interval, and the number of the signal after which to stop, or 0.
+
+        Of several processes every one must ask, at the same step.
+        """
         elapsed = time.monotonic() - self._last_saved
         due = self._distributed.is_main_process and 0 < self._interval_seconds <= elapsed
         request = torch.tensor([float(due), float(self._signal_number)], device=self._distributed.device)
         is_due, signal_number = self._distributed.all_reduce_max(request).tolist()
-        return SaveRequest(bool(is_due or signal_number), int(signal_number))
-
-    def saved(self) -> None:
-        """Start the interval anew."""
-        self._last_saved = time.monotonic()
+        if is_due:
+            self._last_saved = time.monotonic()
+        return bool(is_due or signal_number), int(signal_number)
 
     @contextmanager
     def handle_signals(self) -> Iterator[None]:

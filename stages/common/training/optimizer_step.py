@@ -42,7 +42,7 @@ class OptimizerStep:
         self.trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self._ddp = DistributedDataParallel(model) if distributed.world_size > 1 else model
         use_graphs = device.type == "cuda" and distributed.world_size == 1 and packed
-        self._graphs = CudaGraphs(lambda batch, weight: self._compute([(batch, weight)])) if use_graphs else None
+        self._graphs = CudaGraphs(lambda batch, weight: self._train_step([(batch, weight)])) if use_graphs else None
         self._collator = Collator(model, packed, pad_to_multiple=use_graphs)
         self.optimizer = torch.optim.AdamW(
             self.trainable.values(),
@@ -69,11 +69,11 @@ class OptimizerStep:
 
     def __call__(self, batches: list[WeightedBatch]) -> torch.Tensor:
         """Update weights and learning rate; returns this process's share of the mean loss before the update."""
-        loss = self._graphs(*batches[0]) if self._graphs and len(batches) == 1 else self._compute(batches)
+        loss = self._graphs(*batches[0]) if self._graphs and len(batches) == 1 else self._train_step(batches)
         self.scheduler.step()
         return loss
 
-    def _compute(self, batches: list[WeightedBatch]) -> torch.Tensor:
+    def _train_step(self, batches: list[WeightedBatch]) -> torch.Tensor:
         total = torch.zeros((), device=self._distributed.device)
         for number, (batch, weight) in enumerate(batches, start=1):
             is_accumulating = number < len(batches) and self._distributed.world_size > 1

@@ -20,10 +20,11 @@ from stages.common.modeling.distributed import DistributedContext, init_distribu
 from stages.common.modeling.inference import predict_logits
 from stages.common.modeling.types import Model
 from stages.common.training.checkpointing import CheckpointManager
-from stages.common.training.interruption import SaveRequests
+from stages.common.training.interruption import SavePolicy
 from stages.common.training.trainer import Trainer
 
 LIBRARIES = ("numpy", "peft", "torch", "transformers")
+MODEL_FILES = ("config.json", "model.safetensors")
 
 
 def train_stage(model: Model, method: str, params: Params, seed: int, learning_rate: float) -> None:
@@ -33,41 +34,30 @@ def train_stage(model: Model, method: str, params: Params, seed: int, learning_r
     """
     name = run_name(seed, learning_rate)
     run = RUNS / method / name
-    datasets = {path: read_dataset(path) for path in (TRAIN, VALIDATION, TEST)}
+    train, validation, test = map(read_dataset, (TRAIN, VALIDATION, TEST))
     base_model = read_json(BASE_MODEL / "base_model.json")
-    tokenizer_files = [
-        BASE_MODEL / name for name in base_model["sha256"] if name not in ("config.json", "model.safetensors")
-    ]
+    tokenizer_files = [BASE_MODEL / file for file in base_model["sha256"] if file not in MODEL_FILES]
     with init_distributed() as distributed:
+        method_params = getattr(params, method).model_dump(exclude={"learning_rates"})
         fingerprint = {
-            "parameters": [params.train.model_dump(), _method_params(params, method), seed, learning_rate],
+            "parameters": [params.train.model_dump(), method_params, seed, learning_rate],
             "data": {str(path): sha256(path) for path in (TRAIN, VALIDATION)},
             "base model": base_model["sha256"],
             **_environment(distributed),
         }
         checkpoints = CheckpointManager(CHECKPOINTS / method / name, fingerprint, distributed)
-        save_requests = SaveRequests(params.run.save_interval_seconds, distributed)
+        save_policy = SavePolicy(params.run.save_interval_seconds, distributed)
         # A signal that arrives while the run is written has no effect: it is complete a moment later.
-        with save_requests.handle_signals():
+        with save_policy.handle_signals():
             trainer = Trainer(
-                model,
-                datasets[TRAIN],
-                datasets[VALIDATION],
-                params.train,
-                learning_rate,
-                seed,
-                distributed,
-                checkpoints,
-                save_requests,
+                model, train, validation, params.train, learning_rate, seed, distributed, checkpoints, save_policy
             )
             result, collator = trainer.train(), trainer.collator
             del trainer  # with it DistributedDataParallel, see `init_distributed`
-            logits = {
-                path.stem: predict_logits(
-                    model, collator, datasets[path], params.train.eval_batch_size, distributed
-                ).numpy()
-                for path in (VALIDATION, TEST)
-            }
+            logits = {}
+            for split, dataset in (("validation", validation), ("test", test)):
+                batch_size = params.train.eval_batch_size
+                logits[split] = predict_logits(model, collator, dataset, batch_size, distributed).numpy()
             metadata = {
                 "base_model": base_model,
                 "preprocessing": read_preprocessing(TRAIN).model_dump(),
@@ -88,13 +78,9 @@ def train_stage(model: Model, method: str, params: Params, seed: int, learning_r
                     run / "checkpoint",
                     seconds=result.seconds,
                     seconds_to_best_epoch=result.seconds * result.best_epoch / epochs,
-                    samples_per_second=len(datasets[TRAIN]) * epochs / result.seconds,
+                    samples_per_second=len(train) * epochs / result.seconds,
                     peak_memory_mib=peak_memory_mib(distributed.device),
                 )
-
-
-def _method_params(params: Params, method: str) -> dict[str, Any]:
-    return getattr(params, method).model_dump(exclude={"learning_rates"})
 
 
 def _environment(distributed: DistributedContext) -> dict[str, Any]:

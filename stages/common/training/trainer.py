@@ -1,4 +1,4 @@
-"""One training loop, blind to the method: it optimises whatever of the model requires a gradient."""
+"""One training loop, independent of the method: it optimises whatever of the model requires a gradient."""
 
 import math
 import os
@@ -23,7 +23,7 @@ from stages.common.modeling.inference import build_collator, predict_logits
 from stages.common.modeling.sampler import shuffled_batches
 from stages.common.modeling.types import Model
 from stages.common.training.checkpointing import CheckpointManager
-from stages.common.training.interruption import SaveRequest, SaveRequests
+from stages.common.training.interruption import SavePolicy
 from stages.common.training.metrics import macro_scores
 from stages.common.training.optimizer_step import OptimizerStep
 
@@ -34,7 +34,7 @@ LOSS_CHECK_INTERVAL = 50  # steps between two reads of the losses; each makes a 
 class TrainResult:
     """What a training returns besides the weights."""
 
-    history: list[dict[str, float]]  # one object an epoch
+    history: list[dict[str, float]]  # one object per epoch
     best_epoch: int  # counted from 1
     seconds: float = field(compare=False)  # pauses between an interruption and the resumption not counted
 
@@ -47,7 +47,7 @@ class Trainer:
     of every batch.
 
     Args:
-        checkpoints, save_requests: to save checkpoints and to resume from the last one, to the same bytes.
+        checkpoints, save_policy: to save checkpoints and to resume from the last one, to the same bytes.
     """
 
     def __init__(
@@ -60,14 +60,15 @@ class Trainer:
         seed: int,
         distributed: DistributedContext | None = None,
         checkpoints: CheckpointManager | None = None,
-        save_requests: SaveRequests | None = None,
+        save_policy: SavePolicy | None = None,
     ) -> None:
         use_deterministic_algorithms()
-        self.distributed = distributed or DistributedContext.single_process()
+        self.distributed = distributed or DistributedContext()
         self._dataset, self._validation_dataset, self._params, self._seed = dataset, validation_dataset, params, seed
-        self._checkpoints, self._save_requests = checkpoints, save_requests
+        self._checkpoints, self._save_policy = checkpoints, save_policy
         # A random stream of its own for each process's dropout.
         torch.manual_seed(int(np.random.default_rng([seed, self.distributed.rank]).integers(2**63)))
+        self._rng: Any = torch.cuda if self.distributed.device.type == "cuda" else torch
         use_fast_dropout(model)
         self.model = model.to(self.distributed.device)
         self.collator = build_collator(model, params.packing)
@@ -80,7 +81,7 @@ class Trainer:
         self._history: list[dict[str, float]] = []
         self._best_epoch = 0
         self._best_weights: dict[str, torch.Tensor] = {}
-        self._epoch_losses: list[float] = []  # of the current epoch, one a step
+        self._epoch_losses: list[float] = []  # of the current epoch, one per step
         self._started = time.monotonic()
         self._progress = ProgressBar(total=total_steps, unit="step", disable=not self.distributed.is_main_process)
         if checkpoints and (state := checkpoints.latest()):
@@ -97,7 +98,7 @@ class Trainer:
             while not self._is_finished():
                 train_loss = self._train_epoch()
                 self._validate(train_loss)
-                self._save_if_requested(self._poll_save_request())
+                self._save_if_due(*self._poll())
         with torch.no_grad():
             for name, parameter in self._optimizer_step.trainable.items():
                 parameter.copy_(self._best_weights[name])
@@ -122,7 +123,7 @@ class Trainer:
         """Train on every example once; returns the mean loss, that of a step being computed before its update."""
         self.model.train()
         steps = shuffled_batches(
-            self._dataset.input_ids.lengths, self._step_size, self._seed, self._epoch, self._params.group_by_length
+            self._dataset.lengths, self._step_size, self._seed, self._epoch, self._params.group_by_length
         )
         first = len(self._epoch_losses)  # after a resumption not 0
         pending_losses: list[torch.Tensor] = []
@@ -133,13 +134,13 @@ class Trainer:
             check_losses = number % LOSS_CHECK_INTERVAL == 0 or number == len(steps)
             # Polling exchanges a tensor between processes, for which a GPU would wait.
             on_cpu_or_alone = self.distributed.world_size == 1 or self.distributed.device.type == "cpu"
-            request = self._poll_save_request() if check_losses or on_cpu_or_alone else SaveRequest()
-            if request.save or check_losses:
+            save, signal_number = self._poll() if check_losses or on_cpu_or_alone else (False, 0)
+            if save or check_losses:
                 self._epoch_losses += self.distributed.all_reduce_sum(torch.stack(pending_losses)).tolist()
                 pending_losses = []
                 self._check_losses()
                 self._show_progress()
-            self._save_if_requested(request)
+            self._save_if_due(save, signal_number)
         return float(np.average(self._epoch_losses, weights=list(map(len, steps))))
 
     def _check_losses(self) -> None:
@@ -195,24 +196,23 @@ class Trainer:
         with self._progress.external_write_mode():
             print(line, flush=True)
 
-    def _poll_save_request(self) -> SaveRequest:
-        return self._save_requests.poll_save_request() if self._save_requests else SaveRequest()
+    def _poll(self) -> tuple[bool, int]:
+        return self._save_policy.poll() if self._save_policy else (False, 0)
 
-    def _save_if_requested(self, request: SaveRequest) -> None:
-        if not request.save or not self._checkpoints or not self._save_requests:
+    def _save_if_due(self, save: bool, signal_number: int) -> None:
+        if not save or not self._checkpoints:
             return
         self._checkpoints.save(self._step_count, self.state_dict())
-        self._save_requests.saved()
-        if request.signal_number:
+        if signal_number:
             text = (
                 f"stopped in epoch {self._epoch} after step {len(self._epoch_losses)}; a checkpoint is saved, and "
                 "`dvc repro` resumes from it"
             )
-            raise TrainingInterrupted(request.signal_number, text if self.distributed.is_main_process else "")
+            raise TrainingInterrupted(signal_number, text if self.distributed.is_main_process else "")
 
     def state_dict(self) -> dict[str, Any]:
         """All that the rest of the training depends on; frozen weights are in the base model."""
-        rng_states = self.distributed.all_gather(_get_rng_state(self.distributed.device).to(self.distributed.device))
+        rng_states = self.distributed.all_gather(self._rng.get_rng_state().to(self.distributed.device))
         return {
             "model": {name: p.detach() for name, p in self._optimizer_step.trainable.items()},
             "best_weights": self._best_weights,
@@ -234,7 +234,7 @@ class Trainer:
         self._best_weights = {name: tensor.to(device) for name, tensor in state["best_weights"].items()}
         self._optimizer_step.optimizer.load_state_dict(state["optimizer"])
         self._optimizer_step.scheduler.load_state_dict(state["scheduler"])
-        _set_rng_state(device, state["rng_states"][self.distributed.rank])
+        self._rng.set_rng_state(state["rng_states"][self.distributed.rank])
         self._history, self._best_epoch = state["history"], state["best_epoch"]
         self._epoch_losses = state["epoch_losses"]
         self._started = time.monotonic() - state["seconds"]
@@ -249,11 +249,3 @@ def use_deterministic_algorithms() -> None:
     torch.use_deterministic_algorithms(True, warn_only=True)
     # Nothing here reads memory that it has not written, so filling it would only take time.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-
-
-def _get_rng_state(device: torch.device) -> torch.Tensor:
-    return torch.cuda.get_rng_state() if device.type == "cuda" else torch.get_rng_state()
-
-
-def _set_rng_state(device: torch.device, state: torch.Tensor) -> None:
-    (torch.cuda if device.type == "cuda" else torch).set_rng_state(state)
