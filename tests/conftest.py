@@ -1,5 +1,6 @@
 """Fixtures: a tiny BERT in KoBERT's layout, and a folder in which both methods were trained on it."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,6 +8,9 @@ import pytest
 
 from tests.support.corpus import records
 from tests.support.project import prepare, run_tool, stage_runner
+
+# One thread for each of pytest's workers, which share the cores; set before torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")

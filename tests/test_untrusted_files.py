@@ -138,7 +138,7 @@ def test_a_wrong_offset_in_an_arrow_file_is_refused(arrow_file):
 @pytest.mark.parametrize("values", [np.full((5, 3), np.nan), np.zeros((5, 4)), np.zeros(5)], ids=["NaN", "4", "flat"])
 def test_tampered_logits_are_refused(tmp_path, values):
     save_file({"test": values.astype(np.float32)}, tmp_path / "logits.safetensors")
-    with pytest.raises(UserError, match="not 3 finite numbers a row"):
+    with pytest.raises(UserError, match="not 3 finite numbers per row"):
         read_logits(tmp_path / "logits.safetensors")
 
 
