@@ -1,6 +1,6 @@
 """How often the comparison's intervals hold the true difference, and how often its verdict is wrong.
 
-    python -m tests.benchmarks.coverage --replications 1000
+    python -m tests.benchmarks.coverage --replications 2000
 
 Test sets with labels of three classes are simulated, and the predictions of two methods on them, a run for each seed.
 A run's accuracy on each class, and so its macro-F1, is its method's plus a normal deviate: the seed. Methods share a
@@ -57,24 +57,26 @@ def replicate(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--replications", type=int, default=1000, help="of each cell")
+    parser.add_argument("--replications", type=int, default=2000, help="of each cell")
     parser.add_argument("--rows", type=int, nargs="+", default=ROWS)
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     arguments = parser.parse_args()
     print("| rows | seeds | sd | coverage at 0 | better or worse at 0 | coverage at the margin | equivalent there |")
     print("| ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
-    for number, (num_rows, num_seeds, sd) in enumerate(itertools.product(arguments.rows, SEEDS, SEED_SDS)):
+    for num_rows, num_seeds, sd in itertools.product(arguments.rows, arguments.seeds, SEED_SDS):
+        cell = [num_rows, num_seeds, int(sd * 1000)]  # random numbers of its own, whatever cells run before it
         # Rows are simulated anew each time, so that one set of resamples serves all replications.
-        weights = list(resampling_weights(np.arange(num_rows), BOOTSTRAP_SAMPLES, seed=number))
-        cells = [f"{num_rows:,}", str(num_seeds), f"{sd:g}"]
+        weights = list(resampling_weights(np.arange(num_rows), BOOTSTRAP_SAMPLES, seed=sum(cell)))
+        columns = [f"{num_rows:,}", str(num_seeds), f"{sd:g}"]
         for difference, wrong in ((0.0, ("better", "worse")), (MARGIN, ("equivalent",))):
-            rng = np.random.default_rng([number, int(difference > 0)])
+            rng = np.random.default_rng([*cell, int(difference > 0)])
             results = [
                 replicate(num_rows, num_seeds, sd, difference, weights, rng) for _ in range(arguments.replications)
             ]
             covered = np.mean([covers for covers, _ in results])
             error = np.mean([said in wrong for _, said in results])
-            cells += [f"{covered:.1%}", f"{error:.1%}"]
-        print("| " + " | ".join(cells) + " |", flush=True)
+            columns += [f"{covered:.1%}", f"{error:.1%}"]
+        print("| " + " | ".join(columns) + " |", flush=True)
 
 
 if __name__ == "__main__":
