@@ -1,11 +1,13 @@
 """Stratified, leak-free train, validation and test rows."""
 
 import math
+import re
 from collections.abc import Iterable, Iterator
 from hashlib import blake2b
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from stages.common.artifacts.arrow import map_table, read_batches, write_table
 from stages.common.core.console import warn
@@ -46,7 +48,7 @@ def sample_groups(order: np.ndarray, sizes: np.ndarray, quota: int, reserved: in
 def split(labels: np.ndarray, groups: np.ndarray, params: SplitParams) -> dict[str, np.ndarray]:
     """Row numbers of each split, ascending.
 
-    Rows of one group (one cleaned text) stay together, in the class of the group's first row. The test split has
+    Rows of one group stay together, in the class of the group's first row. The test split has
     ceil(test_size x rows), as scikit-learn's, and validation ceil(validation_size x the others), or somewhat less where
     groups of several rows do not fit.
 
@@ -87,16 +89,38 @@ def split(labels: np.ndarray, groups: np.ndarray, params: SplitParams) -> dict[s
     return rows
 
 
-def labels_and_groups(batches: Iterable[pa.RecordBatch]) -> tuple[np.ndarray, np.ndarray]:
-    """Class index and group number (rows,) of each row; equal texts are one group, numbered by first appearance."""
-    labels, digests = [], bytearray()
-    for batch in batches:
-        labels.append(batch["labels"].to_numpy().astype(np.int8))  # a copy: a view would keep the whole batch
+def near_duplicate_keys(texts: pa.StringArray) -> list[str]:
+    """Texts without case, spaces, punctuation and runs of one character; a text with nothing else stays as it is."""
+    letters = pc.replace_substring_regex(pc.utf8_lower(texts), pattern=r"[^\p{L}\p{N}]+", replacement="")
+    keys = re.sub(r"(.)\1+", r"\1", "\n".join(letters.to_pylist())).split("\n")
+    return [key or text for key, text in zip(keys, texts.to_pylist(), strict=False)]  # no text has one key
+
+
+def labels_and_groups(
+    batches: Iterable[pa.RecordBatch], group_near_duplicates: bool = False
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Class index and group number (rows,) of each row, and the number of distinct texts.
+
+    Rows are one group if their texts are equal, or with `group_near_duplicates` their `near_duplicate_keys`. Groups are
+    numbered by first appearance.
+    """
+    labels, text_digests, key_digests = [], bytearray(), bytearray()
+
+    def digest(texts: list[str]) -> bytes:
         # 8 bytes a row in place of its text, so that memory does not grow with the texts. Two texts with the same
         # digest, a chance of one in millions, would stay together for nothing; equal texts are never separated.
-        digests += b"".join(blake2b(text.encode(), digest_size=8).digest() for text in batch["text"].to_pylist())
-    groups = pa.array(np.frombuffer(digests, "<u8")).dictionary_encode().indices  # numbered by first appearance
-    return np.concatenate(labels), groups.to_numpy()
+        return b"".join(blake2b(text.encode(), digest_size=8).digest() for text in texts)
+
+    for batch in batches:
+        labels.append(batch["labels"].to_numpy().astype(np.int8))  # a copy: a view would keep the whole batch
+        text_digests += digest(batch["text"].to_pylist())
+        if group_near_duplicates:
+            key_digests += digest(near_duplicate_keys(batch["text"]))
+    texts, groups = (
+        pa.array(np.frombuffer(digests, "<u8")).dictionary_encode()
+        for digests in (text_digests, key_digests or text_digests)
+    )
+    return np.concatenate(labels), groups.indices.to_numpy(), len(texts.dictionary)
 
 
 def select_rows(batches: Iterable[pa.RecordBatch], rows: np.ndarray) -> Iterator[pa.RecordBatch]:
@@ -113,13 +137,16 @@ def main() -> None:
     params = load_params().split
     if not params.validation_size:
         warn("split.validation_size is 0: epochs are selected on the test rows, so the test metrics are optimistic")
-    labels, groups = labels_and_groups(prefetch(read_batches(TOKENIZED, ("labels", "text"))))
+    batches = prefetch(read_batches(TOKENIZED, ("labels", "text")))
+    labels, groups, num_texts = labels_and_groups(batches, params.group_near_duplicates)
     rows = split(labels, groups, params)
     for name, path in SPLITS.items():
         write_table(path, select_rows(prefetch(read_batches(TOKENIZED)), rows[name]), map_table(TOKENIZED).schema)
     counts = {name: np.bincount(labels[numbers], minlength=len(LABELS)).tolist() for name, numbers in rows.items()}
     metrics = {name: {"rows": sum(each), **dict(zip(LABELS, each, strict=True))} for name, each in counts.items()}
-    write_json(SPLIT_METRICS, {**metrics, "duplicate_rows": len(labels) - int(groups.max()) - 1})
+    near_duplicates = num_texts - int(groups.max()) - 1  # texts that differ from another one, but share its key
+    duplicates = {"duplicate_rows": len(labels) - num_texts, "near_duplicate_texts": near_duplicates}
+    write_json(SPLIT_METRICS, {**metrics, **duplicates})
 
 
 if __name__ == "__main__":

@@ -74,7 +74,8 @@ def test_a_fraction_of_the_training_rows_is_a_part_of_a_larger_one(fraction):
     labels = np.random.default_rng(0).choice(3, 1000, p=[0.5, 0.3, 0.2])
 
     def rows(train_fraction: float) -> dict:
-        params = SplitParams(test_size=0.2, validation_size=0.1, train_fraction=train_fraction, seed=42)
+        sizes = {"test_size": 0.2, "validation_size": 0.1, "train_fraction": train_fraction}
+        params = SplitParams(**sizes, group_near_duplicates=True, seed=42)
         return split(labels, np.arange(1000), params)
 
     whole, part = rows(1.0), rows(fraction)

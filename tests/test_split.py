@@ -17,7 +17,8 @@ from stages.split import labels_and_groups, split
 
 
 def params(test_size: float = 0.2, validation_size: float = 0.1, seed: int = 42) -> SplitParams:
-    return SplitParams(test_size=test_size, validation_size=validation_size, train_fraction=1.0, seed=seed)
+    sizes = {"test_size": test_size, "validation_size": validation_size, "train_fraction": 1.0}
+    return SplitParams(**sizes, group_near_duplicates=True, seed=seed)
 
 
 def rows_of(counts: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -97,9 +98,26 @@ def test_equal_texts_are_one_group_numbered_by_first_appearance():
     generator = np.random.default_rng(0)
     texts = [f"글 {number}" for number in generator.integers(0, 300, 1000)]
     batches = [pa.record_batch({"labels": [1] * 500, "text": texts[start : start + 500]}) for start in (0, 500)]
-    labels, groups = labels_and_groups(batches)
+    labels, groups, num_texts = labels_and_groups(batches)
     assert labels.tolist() == [1] * 1000
     assert groups.tolist() == [list(dict.fromkeys(texts)).index(text) for text in texts]
+    assert num_texts == len(set(texts))
+
+
+def test_near_duplicates_are_one_group_where_asked_for():
+    texts = ["배송 빨라요!!", "배송빨라요", "배송 빨라요ㅋㅋㅋ", "배송 빨라요 ㅋ", "Good", "GOOD.", "!!", "??", "!!"]
+    batch = pa.record_batch({"labels": [1] * len(texts), "text": texts})
+    _, groups, num_texts = labels_and_groups([batch], group_near_duplicates=True)
+    assert groups.tolist() == [0, 0, 1, 1, 2, 2, 3, 4, 3]
+    assert num_texts == len(texts) - 1
+    _, groups, _ = labels_and_groups([batch], group_near_duplicates=False)
+    assert groups.tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 6]
+
+
+def test_a_line_break_does_not_shift_keys():
+    texts = ["하나\n둘", "하나 둘", "셋"]
+    _, groups, _ = labels_and_groups([pa.record_batch({"labels": [0] * 3, "text": texts})], group_near_duplicates=True)
+    assert groups.tolist() == [0, 0, 1]
 
 
 @pytest.fixture
@@ -116,6 +134,7 @@ def test_the_metrics_count_what_the_files_hold(stage, tokenized):
     stage("split")
     metrics = json.loads(Path("metrics/split.json").read_text(encoding="utf-8"))
     assert metrics.pop("duplicate_rows") == 10
+    assert metrics.pop("near_duplicate_texts") == 8  # "글 11" is "글 1" with a run of ones
     for name, counts in metrics.items():
         labels = read_table(Path(f"data/splits/{name}.arrow"))["labels"].to_numpy()
         assert counts == {"rows": len(labels), **dict(zip(LABELS, np.bincount(labels).tolist(), strict=True))}

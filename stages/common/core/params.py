@@ -125,6 +125,9 @@ class SplitParams(Section):
     train_fraction: Annotated[Float, Field(gt=0, le=1)] = _described(
         "fraction of the training rows that is used: nested, stratified subsets; validation and test rows stay the same"
     )
+    group_near_duplicates: bool = _described(
+        "texts that differ only in case, spaces, punctuation and runs of one character go into the same split"
+    )
     seed: Seed = _described("of the random split")
 
 
