@@ -8,7 +8,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from stages.common.artifacts.arrow import make_schema, map_table, read_batches, with_preprocessing, write_table
+from stages.common.artifacts.arrow import (
+    make_schema,
+    map_table,
+    read_batches,
+    read_class_names,
+    with_preprocessing,
+    write_table,
+)
 from stages.common.core.console import ProgressBar, warn
 from stages.common.core.exceptions import UserError, report_user_errors
 from stages.common.core.files import read_json, write_json
@@ -18,15 +25,16 @@ from stages.common.core.prefetch import prefetch
 from stages.common.corpus.cleaning import clean
 from stages.common.pretrained.tokenizer import INT32_LIST, Tokenizer, load_tokenizer
 
-SCHEMA = make_schema(
-    input_ids=INT32_LIST,
-    attention_mask=INT32_LIST,
-    token_type_ids=INT32_LIST,
-    labels=pa.int64(),
-    Index=pa.string(),
-    text=pa.string(),  # cleaned
-    MainCategory=pa.string(),
-)
+FIELDS = {
+    "input_ids": INT32_LIST,
+    "attention_mask": INT32_LIST,
+    "token_type_ids": INT32_LIST,
+    "labels": pa.int64(),
+    "Index": pa.string(),
+    "text": pa.string(),  # cleaned
+    "MainCategory": pa.string(),
+    "is_test": pa.bool_(),
+}
 MAX_TRUNCATED_FRACTION = 0.5  # more of the texts give a warning
 # Models whose positions are counted from pad_token_id + 1, as in RoBERTa; those before are never used.
 POSITIONS_AFTER_PADDING = {
@@ -49,7 +57,7 @@ def tokenize(
     params: TokenizeParams,
     counts: Counter[str],
 ) -> Iterator[pa.RecordBatch]:
-    """Rows of `SCHEMA` from filtered rows with their cleaned texts; rows whose text is empty by now are dropped.
+    """Rows of `FIELDS` from filtered rows with their cleaned texts; rows whose text is empty by now are dropped.
 
     Adds to `counts`: rows, dropped_empty and truncated (rows), tokens but the special ones, and unknown (tokens).
 
@@ -68,8 +76,16 @@ def tokenize(
         counts.update(rows=kept.num_rows, dropped_empty=batch.num_rows - kept.num_rows, truncated=encoded.num_truncated)
         counts.update(tokens=len(ids) - num_special_tokens * kept.num_rows, unknown=len(unknown))
         masks = [pa.ListArray.from_arrays(offsets, values) for values in (np.ones_like(ids), np.zeros_like(ids))]
-        columns = [encoded.input_ids, *masks, kept["labels"], kept["Index"], texts, kept["MainCategory"]]
-        yield pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
+        columns = [
+            encoded.input_ids,
+            *masks,
+            kept["labels"],
+            kept["Index"],
+            texts,
+            kept["MainCategory"],
+            kept["is_test"],
+        ]
+        yield pa.RecordBatch.from_arrays(columns, list(FIELDS))
     if not counts["rows"]:
         raise UserError(f"{FILTERED}: no text is left after cleaning; see section `clean` of params.yaml")
     if (unk_rate := counts["unknown"] / max(1, counts["tokens"])) > params.max_unk_rate:
@@ -102,7 +118,8 @@ def main() -> None:
     total, counts = map_table(FILTERED)["labels"].num_chunks, Counter[str]()
     batches = ProgressBar(read_batches(FILTERED), total=total, desc="clean_and_tokenize", unit="batch")
     cleaned = ((batch, clean(batch["RawText"], params.clean)) for batch in batches)
-    schema = with_preprocessing(SCHEMA, Preprocessing(clean=params.clean, max_length=max_length))
+    schema = make_schema(FIELDS, read_class_names(FILTERED))
+    schema = with_preprocessing(schema, Preprocessing(clean=params.clean, max_length=max_length))
     write_table(TOKENIZED, tokenize(prefetch(cleaned), tokenizer, params.tokenize, counts), schema)
     metrics = token_statistics(pc.list_value_length(map_table(TOKENIZED)["input_ids"]).to_numpy(), counts)
     write_json(TOKEN_METRICS, metrics)

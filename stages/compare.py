@@ -5,14 +5,14 @@ from typing import Any
 
 import numpy as np
 
-from stages.common.artifacts.arrow import read_table
+from stages.common.artifacts.arrow import get_class_names, read_table
 from stages.common.artifacts.logits import read_logits
 from stages.common.artifacts.timings import read_timing
 from stages.common.core import paths
 from stages.common.core.console import warn
 from stages.common.core.exceptions import report_user_errors
 from stages.common.core.files import read_json, write_json
-from stages.common.core.labels import BASELINES, METHODS
+from stages.common.core.methods import BASELINES, METHODS
 from stages.common.core.params import load_params
 
 NUM_CALIBRATION_SAMPLES = 200  # of the validation rows, and of simulated outcomes
@@ -54,10 +54,12 @@ def main() -> None:
     tables = {split: read_table(paths.SPLITS[split]) for split in ("validation", "test")}
     labels = {split: table["labels"].to_numpy() for split, table in tables.items()}
     texts = {split: table["text"].to_pylist() for split, table in tables.items()}
-    baselines = read_logits(paths.BASELINE_LOGITS)
+    class_names = get_class_names(tables["test"].schema)
+    baselines = read_logits(paths.BASELINE_LOGITS, len(class_names))
     logits = {
         method: [
-            dict(read_logits(paths.RUNS / method / run / "logits.safetensors")) for run in selection[method]["runs"]
+            dict(read_logits(paths.RUNS / method / run / "logits.safetensors", len(class_names)))
+            for run in selection[method]["runs"]
         ]
         for method in METHODS
     }
@@ -71,8 +73,10 @@ def main() -> None:
             run_values = [per_example_statistics(run[split], labels[split], temperature) for run, temperature in pairs]
             by_method[method] = np.stack(run_values, axis=1)
     method_statistics = {split: {method: values[method] for method in METHODS} for split, values in statistics.items()}
-    details = compare_methods(statistics["test"], texts["test"], selection, params.compare)
-    estimates = BootstrapEstimates.collect(method_statistics["validation"], texts["validation"], params.compare)
+    details = compare_methods(statistics["test"], texts["test"], class_names, selection, params.compare)
+    estimates = BootstrapEstimates.collect(
+        method_statistics["validation"], texts["validation"], class_names, params.compare
+    )
     details["slices"] = metrics_by_slice(tables["test"], method_statistics["test"])
     if selected_on_test_rows := not params.split.validation_size:
         warn("split.validation_size is 0: epochs were chosen on the test rows, so these metrics are optimistic")
@@ -91,7 +95,8 @@ def main() -> None:
             "ece_if_calibrated": calibration.expected_ece_if_calibrated(test_logits, *samples),
             "scaled_ece_if_calibrated": calibration.expected_ece_if_calibrated(test_logits / temperature, *samples),
         }
-        write_json(paths.PLOTS / f"confusion_{method}.json", confusion_counts(test_logits, labels["test"]))
+        confusion = confusion_counts(test_logits, labels["test"], class_names)
+        write_json(paths.PLOTS / f"confusion_{method}.json", confusion)
         method_bins = calibration.reliability_bins(test_logits, labels["test"], temperature)
         bins += [{"method": method, **row} for row in method_bins]
         interval = estimates.interval(method, "macro_f1") or [0.0, 0.0]

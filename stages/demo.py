@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.common.core.exceptions import UserError, report_user_errors
-from stages.common.core.labels import LABELS, METHODS
+from stages.common.core.methods import METHODS
 from stages.common.core.paths import MODELS, TRAIN
 
 NUM_NEAREST = 5
@@ -23,7 +23,7 @@ def parse_arguments() -> argparse.Namespace:
 @report_user_errors
 def main() -> None:
     arguments = parse_arguments()
-    from stages.common.artifacts.arrow import read_table
+    from stages.common.artifacts.arrow import get_class_names, read_table
     from stages.common.serving.demo_server import DemoServer
     from stages.common.serving.explanation import NearestTexts, explain_prediction
     from stages.common.serving.text_classifier import load_text_classifier
@@ -32,14 +32,18 @@ def main() -> None:
     for folder in arguments.models:
         is_adapter = (folder / "adapter_config.json").is_file()
         models[folder.name] = load_text_classifier(folder, arguments.base_model if is_adapter else None)
+    labels, *others = (classifier.labels for classifier in models.values())
+    if any(other != labels for other in others):
+        raise UserError("the models have different classes: name one at a time")
     nearest = None
     if TRAIN.is_file():
         train = read_table(TRAIN)
-        nearest = NearestTexts(train["text"].to_pylist(), train["labels"].to_numpy())
+        class_names = get_class_names(train.schema)
+        nearest = NearestTexts(train["text"].to_pylist(), [class_names[label] for label in train["labels"].to_numpy()])
 
     def explain(text: str) -> dict[str, Any]:
         predictions = {name: explain_prediction(classifier, text) for name, classifier in models.items()}
-        return {"labels": LABELS, "models": predictions, "nearest": nearest.find(text, NUM_NEAREST) if nearest else []}
+        return {"labels": labels, "models": predictions, "nearest": nearest.find(text, NUM_NEAREST) if nearest else []}
 
     try:
         server = DemoServer(explain, arguments.port)

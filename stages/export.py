@@ -34,7 +34,7 @@ def export(classifier: TextClassifier, checkpoint: Path, kind: str, int8: bool, 
             if not isinstance(model, PeftModel):
                 raise UserError(f"{checkpoint}: has no adapter; leave out --adapter")
             adapter = to_sequence_adapter(model)
-            for name, value in base_model_reference(classifier.metadata["base_model"]).items():
+            for name, value in base_model_reference(classifier.metadata.base_model).items():
                 setattr(adapter.active_peft_config, name, value)
             adapter.save_pretrained(str(folder), save_embedding_layers=False)
         else:

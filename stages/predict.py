@@ -6,21 +6,21 @@ import itertools
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from stages.common.artifacts.training_metadata import read_training_metadata
 from stages.common.core.exceptions import UserError, report_user_errors
-from stages.common.core.labels import LABELS
 
 if TYPE_CHECKING:
     from stages.common.serving.text_classifier import TextClassifier
 
-COLUMNS = ("label", *(f"p_{label}" for label in LABELS))
 STANDARD_INPUT = "-"
 DIGITS = 6  # of a probability in a table
+MAX_LABELS_SHOWN = 5  # in a line for people
 
 
 def load_model(arguments: argparse.Namespace) -> "TextClassifier":
@@ -30,21 +30,24 @@ def load_model(arguments: argparse.Namespace) -> "TextClassifier":
     return load_text_classifier(arguments.model, arguments.base_model)
 
 
-def format_as_text(text: str, probabilities: np.ndarray) -> str:
-    """One line for people: label, probabilities, text."""
+def format_as_text(text: str, labels: Sequence[str], probabilities: np.ndarray) -> str:
+    """One line for people: label, probabilities, of many classes the highest ones, text."""
     text = " ".join(text.split())
     if np.isnan(probabilities[0]):
         return f"-     nothing to classify: no text is left after cleaning  {text}".rstrip()
-    formatted = " ".join(f"{label} {probability:.2f}" for label, probability in zip(LABELS, probabilities, strict=True))
-    return f"{LABELS[int(probabilities.argmax())]}  {formatted}  {text}"
+    best = np.argsort(-probabilities, kind="stable")
+    shown = range(len(labels)) if len(labels) <= MAX_LABELS_SHOWN else best[:MAX_LABELS_SHOWN]
+    formatted = " ".join(f"{labels[index]} {probabilities[index]:.2f}" for index in shown)
+    return f"{labels[best[0]]}  {formatted}  {text}"
 
 
-def format_as_json(text: str, probabilities: np.ndarray) -> str:
+def format_as_json(text: str, labels: Sequence[str], probabilities: np.ndarray) -> str:
     """One JSON object: the text, label and probabilities, these null where cleaning leaves no text."""
     nothing = np.isnan(probabilities[0])
-    label = None if nothing else LABELS[int(probabilities.argmax())]
-    values = [None] * len(LABELS) if nothing else probabilities.round(DIGITS).tolist()
-    return json.dumps(dict(zip(("text", *COLUMNS), (text, label, *values), strict=True)), ensure_ascii=False)
+    label = None if nothing else labels[int(probabilities.argmax())]
+    values = [None] * len(labels) if nothing else probabilities.round(DIGITS).tolist()
+    named = {f"p_{name}": value for name, value in zip(labels, values, strict=True)}
+    return json.dumps({"text": text, "label": label, **named}, ensure_ascii=False)
 
 
 FORMATS = {"text": format_as_text, "jsonl": format_as_json}
@@ -76,23 +79,24 @@ def predict_texts(arguments: argparse.Namespace) -> None:
             except UnicodeDecodeError as error:
                 raise UserError(f"text {number}: not {arguments.encoding.upper()}; see --encoding") from error
         for text, probabilities in zip(texts, model().predict_proba(texts), strict=True):
-            print(FORMATS[arguments.format](text, probabilities))
+            print(FORMATS[arguments.format](text, model().labels, probabilities))
         sys.stdout.flush()
 
 
 def predict_table(arguments: argparse.Namespace) -> None:
-    """Write the rows of --input with `COLUMNS`, which are null where cleaning leaves no text, to --output."""
+    """Write the rows of --input with label and probabilities, null where cleaning leaves no text, to --output."""
     import pandas as pd
 
     from stages.common.serving.table_io import add_columns
 
     model = functools.cache(lambda: load_model(arguments))  # loaded when the first rows have been read
-    columns = [arguments.prefix + name for name in COLUMNS]
+    class_names = read_training_metadata(arguments.model).labels
+    columns = [arguments.prefix + name for name in ("label", *(f"p_{name}" for name in class_names))]
 
     def predict(texts: pd.Series) -> pd.DataFrame:
         probabilities = model().predict_proba(texts)
         frame = pd.DataFrame(probabilities.round(DIGITS), columns=columns[1:])
-        labels = pd.Series(np.array(LABELS, dtype=object)[probabilities.argmax(1)])
+        labels = pd.Series(np.array(class_names, dtype=object)[probabilities.argmax(1)])
         frame.insert(0, columns[0], labels.where(~np.isnan(probabilities[:, 0]), None))
         return frame
 

@@ -10,7 +10,7 @@ from stages.common.artifacts.logits import read_logits
 from stages.common.core import paths
 from stages.common.core.exceptions import report_user_errors
 from stages.common.core.files import atomic_write, read_json
-from stages.common.core.labels import METHODS
+from stages.common.core.methods import METHODS
 from stages.common.core.params import load_params
 
 NUM_SHOWN = 30  # misclassified rows on the page
@@ -23,6 +23,7 @@ def main() -> None:
     # pandas and matplotlib take seconds to import; a fault in params.yaml is reported before that.
     import pandas as pd
 
+    from stages.common.artifacts.spreadsheet import write_spreadsheet
     from stages.common.evaluation.error_analysis import misclassified
     from stages.common.reporting import formatting, plots
     from stages.common.reporting.provenance import git_revision
@@ -34,9 +35,12 @@ def main() -> None:
         temporary.write_text(table, encoding="utf-8")
 
     best_runs = {method: paths.RUNS / method / selection[method]["best_run"] for method in METHODS}
-    best_logits = {method: read_logits(run / "logits.safetensors")["test"] for method, run in best_runs.items()}
+    num_classes = len(details["labels"])
+    best_logits = {
+        method: read_logits(run / "logits.safetensors", num_classes)["test"] for method, run in best_runs.items()
+    }
     errors = misclassified(read_table(paths.TEST), best_logits).to_pandas()
-    formatting.write_spreadsheet(paths.ERRORS, errors)
+    write_spreadsheet(paths.ERRORS, errors)
 
     plots.use_style()
     histories = {method: read_json(paths.PLOTS / f"{method}.json") for method in METHODS}
@@ -63,6 +67,8 @@ def main() -> None:
         pictures={name: base64.b64encode((paths.PLOTS / f"{name}.png").read_bytes()).decode() for name in pictures},
         errors=errors.head(NUM_SHOWN).fillna("").to_dict("records"),
         num_errors=len(errors),
+        label_noise=read_json(paths.LABEL_NOISE)[:NUM_SHOWN],
+        audit=read_json(paths.AUDIT_METRICS),
         params=pd.json_normalize(params.model_dump()).iloc[0].to_dict(),
         counts=pd.json_normalize({name: read_json(path) for name, path in counts.items()}).iloc[0].to_dict(),
         revision=git_revision(),

@@ -2,23 +2,26 @@
 
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
+from itertools import chain
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from stages.common.artifacts.arrow import map_table, read_batches, write_table
+from stages.common.artifacts.arrow import map_table, read_batches, read_class_names, write_table
 from stages.common.core.console import warn
 from stages.common.core.exceptions import UserError, report_user_errors
 from stages.common.core.files import write_json
-from stages.common.core.labels import LABELS
 from stages.common.core.params import SplitParams, load_params
-from stages.common.core.paths import SPLIT_METRICS, SPLITS, TOKENIZED
+from stages.common.core.paths import NO_FILE, SPLIT_METRICS, SPLITS, TOKENIZED
 from stages.common.core.prefetch import prefetch
+from stages.common.corpus.records import Fault
 
 UNUSED = -1  # in place of the number of a split
+ID_COLUMN = "Index"
 
 
 def stratified_sizes(counts: np.ndarray, total: int, reserved: int) -> np.ndarray:
@@ -45,7 +48,9 @@ def sample_groups(order: np.ndarray, sizes: np.ndarray, quota: int, reserved: in
     return order[taken][: len(order) - reserved]
 
 
-def split(labels: np.ndarray, groups: np.ndarray, params: SplitParams) -> dict[str, np.ndarray]:
+def split(
+    labels: np.ndarray, groups: np.ndarray, class_names: Sequence[str], params: SplitParams, with_test: bool = True
+) -> dict[str, np.ndarray]:
     """Row numbers of each split, ascending.
 
     Rows of one group stay together, in the class of the group's first row. The test split has
@@ -55,29 +60,31 @@ def split(labels: np.ndarray, groups: np.ndarray, params: SplitParams) -> dict[s
     Args:
         labels: (rows,) class indices.
         groups: (rows,) group numbers 0, 1, ... without gaps.
+        class_names: of all classes.
+        with_test: otherwise no row becomes a test row.
 
     Raises:
         UserError: a class has fewer distinct texts than there are splits.
     """
     _, first, sizes = np.unique(groups, return_index=True, return_counts=True)
     group_labels = labels[first]
-    num_splits = 3 if params.validation_size else 2
-    for name, found in zip(LABELS, np.bincount(group_labels, minlength=len(LABELS)), strict=True):
+    num_splits = 1 + with_test + bool(params.validation_size)
+    for name, found in zip(class_names, np.bincount(group_labels, minlength=len(class_names)), strict=True):
         if found < num_splits:
             raise UserError(f"class {name} has {found} distinct texts after cleaning; it needs at least {num_splits}")
     order = np.random.default_rng(params.seed).permutation(len(sizes))
     split_of_group = np.zeros(len(sizes), dtype=int)  # 0 train, 1 validation, 2 test
-    n_test = math.ceil(params.test_size * len(labels))
+    n_test = math.ceil(params.test_size * len(labels)) if with_test else 0
     n_validation = math.ceil(params.validation_size * max(1, len(labels) - n_test))
     for number, total, reserved in ((2, n_test, num_splits - 1), (1, n_validation, 1)):
         if total:
             free = split_of_group == 0
-            counts = np.bincount(group_labels[free], sizes[free], len(LABELS)).astype(int)
+            counts = np.bincount(group_labels[free], sizes[free], len(class_names)).astype(int)
             for label, quota in enumerate(stratified_sizes(counts, total, reserved)):
                 candidates = order[(free & (group_labels == label))[order]]
                 split_of_group[sample_groups(candidates, sizes, quota, reserved)] = number
     if params.train_fraction < 1:
-        for label in range(len(LABELS)):
+        for label in range(len(class_names)):
             train = order[((split_of_group == 0) & (group_labels == label))[order]]
             cumulative = np.cumsum(sizes[train])
             quota = max(math.ceil(params.train_fraction * cumulative[-1]), cumulative[0])
@@ -87,6 +94,26 @@ def split(labels: np.ndarray, groups: np.ndarray, params: SplitParams) -> dict[s
     if not params.validation_size:
         rows["validation"] = rows["test"]
     return rows
+
+
+def split_with_fixed_test(
+    labels: np.ndarray, groups: np.ndarray, is_test: np.ndarray, class_names: Sequence[str], params: SplitParams
+) -> dict[str, np.ndarray]:
+    """What `split` returns, where the rows (rows,) of `is_test` are the test rows; their groups leave the others.
+
+    Raises:
+        UserError: a class has too few texts, or no test row.
+    """
+    test = np.flatnonzero(is_test)
+    for name, found in zip(class_names, np.bincount(labels[test], minlength=len(class_names)), strict=True):
+        if not found:
+            raise UserError(f"data.test_source: class {name} has no row")
+    others = np.flatnonzero(~np.isin(groups, groups[test]))
+    _, other_groups = np.unique(groups[others], return_inverse=True)
+    rows = split(labels[others], other_groups, class_names, params, with_test=False)
+    return {name: others[numbers] for name, numbers in rows.items() if len(numbers)} | (
+        {"test": test} if params.validation_size else {"validation": test, "test": test}
+    )
 
 
 def near_duplicate_keys(texts: pa.StringArray) -> list[str]:
@@ -132,21 +159,83 @@ def select_rows(batches: Iterable[pa.RecordBatch], rows: np.ndarray) -> Iterator
         start += batch.num_rows
 
 
+def exclude(rows: dict[str, np.ndarray], path: Path) -> int:
+    """Remove the rows whose ids stand in a file from every split; returns how many these are."""
+    if path == NO_FILE:
+        return 0
+    ids = read_excluded_ids(path)
+    found = [batch[ID_COLUMN] for batch in read_batches(TOKENIZED, (ID_COLUMN,))]
+    excluded = np.concatenate([pc.is_in(column, ids).to_numpy(False) for column in found])
+    known = pa.chunked_array(found).filter(pa.array(excluded)).unique()
+    if unknown := len(ids) - len(known):
+        warn(f"data.exclude: {unknown} of the {len(ids)} ids in {path} are those of no row")
+    if left_out := int(excluded[rows["test"]].sum()):
+        warn(f"data.exclude: {left_out} test rows are left out, so that scores on the others are not comparable")
+    for name in rows:
+        rows[name] = rows[name][~excluded[rows[name]]]
+    return int(excluded.sum())
+
+
+def read_excluded_ids(path: Path) -> pa.Array:
+    """The distinct ids in a file: one a line, or the column `Index` of a .csv, .tsv or .xlsx, as in label_issues.csv.
+
+    Raises:
+        UserError: it cannot be read, or has no such column.
+    """
+    # pandas takes half a second to import.
+    from stages.common.corpus.tables import missing_column, read_chunks
+
+    def check_columns(found: list[str]) -> None:
+        if ID_COLUMN not in found:
+            raise ValueError(missing_column(ID_COLUMN, found))
+
+    suffix = path.suffix.lower()
+    fault: Exception | Fault | None = None
+    for encoding in ("utf-8", "cp949"):  # Excel may have saved the table anew
+        try:
+            with path.open("rb") as file:
+                options = encoding, "", suffix if suffix in (".csv", ".tsv", ".xlsx") else ".txt"
+                chunks = list(read_chunks(path, file, ID_COLUMN, check_columns, *options))
+        except (OSError, ValueError) as error:
+            fault = fault or error
+            continue
+        if faults := [chunk for chunk in chunks if isinstance(chunk, Fault)]:
+            fault = fault or faults[0]
+            continue
+        cells = chain.from_iterable(chunk.cells(ID_COLUMN) for chunk in chunks if not isinstance(chunk, Fault))
+        return pa.array([cell.strip() for cell in cells if cell and cell.strip()], pa.string()).unique()
+    raise UserError(f"data.exclude: {path}: {fault}")
+
+
 @report_user_errors
 def main() -> None:
-    params = load_params().split
-    if not params.validation_size:
+    params = load_params()
+    if not params.split.validation_size:
         warn("split.validation_size is 0: epochs are selected on the test rows, so the test metrics are optimistic")
     batches = prefetch(read_batches(TOKENIZED, ("labels", "text")))
-    labels, groups, num_texts = labels_and_groups(batches, params.group_near_duplicates)
-    rows = split(labels, groups, params)
-    for name, path in SPLITS.items():
-        write_table(path, select_rows(prefetch(read_batches(TOKENIZED)), rows[name]), map_table(TOKENIZED).schema)
-    counts = {name: np.bincount(labels[numbers], minlength=len(LABELS)).tolist() for name, numbers in rows.items()}
-    metrics = {name: {"rows": sum(each), **dict(zip(LABELS, each, strict=True))} for name, each in counts.items()}
+    labels, groups, num_texts = labels_and_groups(batches, params.split.group_near_duplicates)
+    class_names = read_class_names(TOKENIZED)
+    is_test = np.concatenate([batch["is_test"].to_numpy(False) for batch in read_batches(TOKENIZED, ("is_test",))])
+    if is_test.any():
+        rows = split_with_fixed_test(labels, groups, is_test, class_names, params.split)
+    else:
+        rows = split(labels, groups, class_names, params.split)
     near_duplicates = num_texts - int(groups.max()) - 1  # texts that differ from another one, but share its key
-    duplicates = {"duplicate_rows": len(labels) - num_texts, "near_duplicate_texts": near_duplicates}
-    write_json(SPLIT_METRICS, {**metrics, **duplicates})
+    metrics = {"duplicate_rows": len(labels) - num_texts, "near_duplicate_texts": near_duplicates}
+    metrics["duplicates_of_test_source"] = int((np.isin(groups, groups[is_test]) & ~is_test).sum())
+    # After the split, so that the other rows stay where they were.
+    metrics["excluded_rows"] = exclude(rows, Path(params.data.exclude))
+    schema = map_table(TOKENIZED).schema
+    schema = schema.remove(schema.get_field_index("is_test"))
+    counts = {name: np.bincount(labels[numbers], minlength=len(class_names)).tolist() for name, numbers in rows.items()}
+    for name, of_class in counts.items():
+        if not all(of_class):
+            raise UserError(f"data.exclude: leaves class {class_names[of_class.index(0)]} no {name} row")
+    for name, path in SPLITS.items():
+        selected = select_rows(prefetch(read_batches(TOKENIZED, schema.names)), rows[name])
+        write_table(path, selected, schema)
+    sizes = {name: {"rows": sum(each), **dict(zip(class_names, each, strict=True))} for name, each in counts.items()}
+    write_json(SPLIT_METRICS, {**sizes, **metrics})
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import pandas as pd
 
 from stages.common.core.exceptions import UserError, report_user_errors
 from stages.common.core.files import atomic_write
-from stages.common.core.labels import METHODS
+from stages.common.core.methods import METHODS
 from stages.common.core.paths import COMPARE_METRICS, PARAMS, PLOTS, VALIDATION_METRICS
 
 WHY_NO_TEST_SCORES = (

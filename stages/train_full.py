@@ -3,7 +3,7 @@
 from stages.common.core.exceptions import report_user_errors
 from stages.common.core.launch import parse_run, start_launcher
 from stages.common.core.params import load_params
-from stages.common.core.paths import BASE_MODEL
+from stages.common.core.paths import BASE_MODEL, TRAIN
 
 
 @report_user_errors
@@ -11,10 +11,12 @@ def main() -> None:
     params, (seed, learning_rate) = load_params(), parse_run(__doc__)
     start_launcher(params.run.launcher, "stages.train_full")
     # torch takes seconds to import, and a fault in params.yaml is reported before.
+    from stages.common.artifacts.arrow import read_class_names
     from stages.common.modeling.classifier import build_classifier
     from stages.common.training.train_stage import train_stage
 
-    train_stage(build_classifier(BASE_MODEL, params.train.dropout, seed), "full", params, seed, learning_rate)
+    model = build_classifier(BASE_MODEL, read_class_names(TRAIN), params.train.dropout, seed)
+    train_stage(model, "full", params, seed, learning_rate)
 
 
 if __name__ == "__main__":

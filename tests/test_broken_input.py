@@ -16,8 +16,9 @@ from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
 from stages.common.artifacts.arrow import read_table
-from stages.common.corpus.aihub import Record, parse_faulty, parse_records
-from stages.ingest import find_files, ingest
+from stages.common.corpus.json_records import parse_faulty, parse_records
+from stages.common.corpus.records import AIHUB
+from stages.ingest import BATCH_ROWS, find_files, ingest
 from tests.support.corpus import record, write_corpus
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", 150))
@@ -96,9 +97,9 @@ def test_50_mb_in_one_text_and_in_many_records(tmp_path):
     long, many = "가나다 " * 5_000_000, [record(number, "글") for number in range(60_000)]
     (tmp_path / "long.json").write_text(json.dumps([record(1, long), 7], ensure_ascii=False), encoding="utf-8")
     (tmp_path / "many.json").write_text("\n".join(map(json.dumps, many)), encoding="utf-8")
-    batches = list(ingest(tmp_path, find_files(tmp_path), "skip"))
-    assert [batch.num_rows for batch in batches] == [1, *[10_000] * 6]
-    assert batches[0]["RawText"].to_pylist() == [long]
+    batches = list(ingest(tmp_path, find_files(tmp_path), on_error="skip"))
+    assert [batch.num_rows for batch in batches] == [*[BATCH_ROWS] * 7, 60_001 - 7 * BATCH_ROWS]
+    assert batches[0]["RawText"][0].as_py() == long
 
 
 def _mutate(data: bytes, kind: str, random_: random.Random) -> bytes:
@@ -215,7 +216,7 @@ def test_no_broken_file_takes_its_neighbours_along(stage, neighbours, number, ki
 def test_a_fault_stops_the_stage_exactly_where_one_is_counted(stage, neighbours, number, kinds):
     data = _broken_file(number, kinds)
     (neighbours / "b.json").write_bytes(data)
-    _, faults = parse_records(data)
+    _, faults = parse_records(data, AIHUB)
     try:
         stage("ingest", data__source=str(neighbours), data__on_error="stop")
         assert not faults
@@ -228,17 +229,15 @@ def test_a_fault_stops_the_stage_exactly_where_one_is_counted(stage, neighbours,
 @fuzz
 def test_both_parsers_find_the_same(number, kinds):
     data = _broken_file(number, kinds)
-    records, faults = parse_records(data)
-    if faults:
-        assert all(isinstance(row, Record) for row in records)
-    else:
-        assert parse_faulty(data) == (records, [])
+    records, faults = parse_records(data, AIHUB)
+    if not faults:
+        assert parse_faulty(data, AIHUB) == (records, [])
 
 
 @fuzz
 def test_a_broken_file_takes_little_memory(number, kinds):
     data = _broken_file(number, kinds)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    parse_records(data)
+    parse_records(data, AIHUB)
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert grown < 200 * (1024 if sys.platform != "darwin" else 2**20)

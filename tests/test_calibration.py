@@ -12,6 +12,7 @@ from stages.common.evaluation.calibration import (
     temperature_interval,
 )
 from stages.common.evaluation.vectorized_metrics import compute_metrics, per_example_statistics
+from tests.support.corpus import LABELS
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,7 @@ def test_the_fitted_temperature_undoes_a_factor(calibrated, factor):
 def test_scaling_lowers_the_calibration_error(calibrated):
     logits, labels = calibrated
     temperature = fit_temperature(3 * logits, labels)
-    metrics = compute_metrics(per_example_statistics(3 * logits, labels, temperature).mean(0))
+    metrics = compute_metrics(per_example_statistics(3 * logits, labels, temperature).mean(0), LABELS)
     assert metrics["scaled.ece"] < 0.02 < 0.1 < metrics["ece"]
 
 
@@ -48,13 +49,13 @@ def test_the_interval_of_the_temperature_holds_the_true_one_and_narrows_with_mor
 @pytest.mark.parametrize("num_rows", [500, 20_000])
 def test_a_calibrated_model_has_the_ece_that_chance_gives(calibrated, num_rows):
     logits, labels = (values[:num_rows] for values in calibrated)
-    measured = compute_metrics(per_example_statistics(logits, labels, 1.0).mean(0))["ece"]
+    measured = compute_metrics(per_example_statistics(logits, labels, 1.0).mean(0), LABELS)["ece"]
     assert expected_ece_if_calibrated(logits, num_samples=100, seed=0) == pytest.approx(measured, rel=0.5)
 
 
 def test_an_overconfident_model_has_more_than_the_ece_that_chance_gives(calibrated):
     logits, labels = calibrated
-    measured = compute_metrics(per_example_statistics(3 * logits, labels, 1.0).mean(0))["ece"]
+    measured = compute_metrics(per_example_statistics(3 * logits, labels, 1.0).mean(0), LABELS)["ece"]
     assert measured > 10 * expected_ece_if_calibrated(3 * logits, num_samples=100, seed=0)
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from stages.common.artifacts.arrow import read_table
 from stages.common.artifacts.logits import read_logits
-from stages.common.core.labels import BASELINES, LABELS, METHODS
-from tests.support.corpus import records
+from stages.common.core.methods import BASELINES, METHODS
+from tests.support.corpus import LABELS, records
 from tests.support.project import stage_runner
 from tests.support.runs import LEARNING_RATES, TIMING, write_runs
 
@@ -162,7 +162,7 @@ def test_confusion_plots_count_the_predictions_of_the_best_run(details, method):
     assert [(cell["actual"], cell["predicted"]) for cell in cells] == [(a, p) for a in LABELS for p in LABELS]
     labels = read_table(Path("data/splits/test.arrow"))["labels"].to_numpy()
     run_folder = Path("data/runs") / method / read("data/selection.json")[method]["best_run"]
-    correct = read_logits(run_folder / "logits.safetensors")["test"].argmax(1) == labels
+    correct = read_logits(run_folder / "logits.safetensors", len(LABELS))["test"].argmax(1) == labels
     assert sum(cell["count"] for cell in cells) == len(labels)
     assert sum(cell["count"] for cell in cells if cell["actual"] == cell["predicted"]) == correct.sum()
 
@@ -227,7 +227,7 @@ def compare_one_seed(num_better: int, num_worse: int) -> dict[str, Any]:
     trial = {"learning_rate": 0.1, "macro_f1": [0.5], "validation_loss": [1.0]}
     selected = {"learning_rate": 0.1, "best_run": "a", "runs": {"a": run_of_method}, "trials": [trial]}
     params = CompareParams(bootstrap_samples=2000, seed=42, margin=0.01)
-    return compare_methods(statistics, [str(row) for row in rows], dict.fromkeys(METHODS, selected), params)[
+    return compare_methods(statistics, [str(row) for row in rows], LABELS, dict.fromkeys(METHODS, selected), params)[
         "difference"
     ]
 

@@ -11,14 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
-import numpy as np
 import pytest
 
-from stages.common.core.labels import LABELS
 from stages.common.serving.demo_server import MAX_BYTES, DemoServer
 from stages.common.serving.explanation import MAX_WORDS, NearestTexts, explain_prediction
 from stages.common.serving.text_classifier import TextClassifier, load_text_classifier
 from tests.support.browser import visit
+from tests.support.corpus import LABELS
 from tests.support.project import ROOT
 
 MARKUP = "<img src=x onerror=document.title='run'>"
@@ -54,7 +53,7 @@ def test_the_words_of_a_long_text_are_attributed_up_to_a_limit(classifier):
 
 
 def test_the_nearest_texts_share_the_most_with_the_text():
-    nearest = NearestTexts(["배터리 최고", "화면 별로", "배터리가 별로"], np.array([2, 0, 0]))
+    nearest = NearestTexts(["배터리 최고", "화면 별로", "배터리가 별로"], ["긍정", "부정", "부정"])
     found = nearest.find("배터리 최고", 2)
     assert [(row["text"], row["label"]) for row in found] == [("배터리 최고", "긍정"), ("배터리가 별로", "부정")]
     assert found[0]["similarity"] == 1

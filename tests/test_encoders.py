@@ -17,7 +17,7 @@ from stages.common.core.exceptions import UserError
 from stages.common.core.files import write_json
 from stages.common.modeling.classifier import build_classifier
 from stages.common.pretrained.tokenizer import load_tokenizer
-from tests.support.corpus import record, records, write_corpus
+from tests.support.corpus import LABELS, record, records, write_corpus
 from tests.support.project import run_tool
 
 LONG = "화면 " * 100
@@ -176,7 +176,7 @@ def test_a_config_without_padding_id_is_one_line(tmp_path):
     config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
     write_json(tmp_path / "config.json", config | {"pad_token_id": None})
     with pytest.raises(UserError, match=r"config\.json: has no pad_token_id"):
-        build_classifier(tmp_path, 0.1, 42)
+        build_classifier(tmp_path, LABELS, 0.1, 42)
 
 
 def test_positions_are_counted_as_the_installed_transformers_does():

@@ -14,14 +14,13 @@ import torch
 import transformers
 
 from stages.common.core.exceptions import UserError
-from stages.common.core.labels import LABELS
 from stages.common.core.params import load_params
 from stages.common.corpus.cleaning import clean
 from stages.common.modeling.classifier import load_checkpoint
 from stages.common.pretrained.tokenizer import load_tokenizer
 from stages.common.serving.fast_tokenizer import add_cleaning
 from stages.common.serving.sequence_classifier import to_sequence_classifier
-from tests.support.corpus import records
+from tests.support.corpus import LABELS, records
 from tests.support.project import ROOT, encode
 
 RAW_TEXTS = [f"<b>{row['RawText']}</b>\n😊 …#" for row in records()]
@@ -31,7 +30,7 @@ METHODS = ["full", "lora"]
 
 def checkpoint_logits(method: str, texts: list[str] = RAW_TEXTS) -> np.ndarray:
     """Logits (texts, 3) of a checkpoint, adapters not merged, with our own cleaning and tokenizer; no padding."""
-    model = load_checkpoint(Path(f"data/models/{method}"), Path("data/base_model")).eval()
+    model = load_checkpoint(Path(f"data/models/{method}"), LABELS, Path("data/base_model")).eval()
     cleaned = clean(pa.array(texts), load_params(ROOT / "params.yaml").clean).to_pylist()
     with torch.inference_mode():
         rows = encode(Path("data/base_model"), cleaned)

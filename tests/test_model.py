@@ -18,6 +18,7 @@ from stages.common.modeling.classifier import (
     load_checkpoint,
     save_checkpoint,
 )
+from tests.support.corpus import LABELS
 from tests.support.project import ROOT, run
 
 LORA = load_params(ROOT / "params.yaml").lora
@@ -38,7 +39,7 @@ def expected_base_parameters(vocab: int, width: int = 8, inner: int = 16, layers
 def test_counts_are_exact(tiny_base_model):
     vocab = json.loads((tiny_base_model / "config.json").read_text(encoding="utf-8"))["vocab_size"]
     base, head = expected_base_parameters(vocab), 8 * 3 + 3
-    full = build_classifier(tiny_base_model, 0.1, 42)
+    full = build_classifier(tiny_base_model, LABELS, 0.1, 42)
     assert count_parameters(full) == {"trainable_parameters": base + head, "total_parameters": base + head}
     adapters = 2 * 2 * (8 * 8 + 8 * 8)  # layers x (query, value) x (A: r x width, B: width x r)
     counts = count_parameters(add_lora(full, lora(), 42))
@@ -73,7 +74,7 @@ from stages.common.training.trainer import Trainer
 
 folder, method, params = Path(sys.argv[1]), sys.argv[2], load_params()
 BertModel(BertConfig(vocab_size=8002, pad_token_id=1), add_pooling_layer=False).save_pretrained(folder / "base")
-model = build_classifier(folder / "base", 0.1, 42)
+model = build_classifier(folder / "base", ["0", "1", "2"], 0.1, 42)
 if method == "lora":
     model = add_lora(model, params.lora.model_copy(update={"target_modules": ["query", "value"]}), 42)
 ids = np.random.default_rng(0).integers(5, 8002, (12, 12), dtype=np.int32)
@@ -102,7 +103,7 @@ def test_two_steps_at_the_size_of_kobert_fit_into_6_gib(tmp_path, method):
 
 
 def test_all_linear_adapts_every_linear_layer_but_the_head(tiny_base_model):
-    model = add_lora(build_classifier(tiny_base_model, 0.1, 42), lora(target_modules="all-linear"), 42)
+    model = add_lora(build_classifier(tiny_base_model, LABELS, 0.1, 42), lora(target_modules="all-linear"), 42)
     adapted = {name.split(".lora_A")[0].rpartition(".")[2] for name, _ in model.named_parameters() if "lora_A" in name}
     assert adapted == {"query", "key", "value", "dense"}
 
@@ -112,27 +113,27 @@ VARIANTS = [{"rslora": True}, {"dora": True}, {"init": "gaussian"}, {"init": "or
 
 @pytest.mark.parametrize("changed", VARIANTS, ids=lambda changed: next(iter(changed)))
 def test_variants_of_lora_start_from_the_base_and_reload(tiny_base_model, tmp_path, changed):
-    base = build_classifier(tiny_base_model, 0.1, 42).eval()
-    model = add_lora(build_classifier(tiny_base_model, 0.1, 42), lora(**changed), 42).eval()
+    base = build_classifier(tiny_base_model, LABELS, 0.1, 42).eval()
+    model = add_lora(build_classifier(tiny_base_model, LABELS, 0.1, 42), lora(**changed), 42).eval()
     assert torch.allclose(model(**INPUTS).logits, base(**INPUTS).logits, atol=1e-5)
     save_checkpoint(model, tmp_path / "model", metadata_of(tiny_base_model))
-    again = load_checkpoint(tmp_path / "model", tiny_base_model).eval()
+    again = load_checkpoint(tmp_path / "model", LABELS, tiny_base_model).eval()
     assert torch.equal(again(**INPUTS).logits, model(**INPUTS).logits)
 
 
 def test_an_odd_rank_with_orthogonal_initialisation_is_one_line(tiny_base_model):
     with pytest.raises(UserError, match=r"^lora: "):
-        add_lora(build_classifier(tiny_base_model, 0.1, 42), lora(init="orthogonal", r=3), 42)
+        add_lora(build_classifier(tiny_base_model, LABELS, 0.1, 42), lora(init="orthogonal", r=3), 42)
 
 
 def test_lora_starts_from_the_base_and_shares_its_head(tiny_base_model):
-    base = build_classifier(tiny_base_model, 0.1, 42).eval()
-    with_adapters = add_lora(build_classifier(tiny_base_model, 0.1, 42), lora(), 42).eval()
+    base = build_classifier(tiny_base_model, LABELS, 0.1, 42).eval()
+    with_adapters = add_lora(build_classifier(tiny_base_model, LABELS, 0.1, 42), lora(), 42).eval()
     assert torch.equal(with_adapters(**INPUTS).logits, base(**INPUTS).logits)
 
 
 def test_gradients_reach_adapters_and_head_alone(tiny_base_model):
-    model = add_lora(build_classifier(tiny_base_model, 0.1, 42), lora(target_modules=["query", "dense"]), 42)
+    model = add_lora(build_classifier(tiny_base_model, LABELS, 0.1, 42), lora(target_modules=["query", "dense"]), 42)
     model(**INPUTS).logits.sum().backward()
     reached = {name for name, p in model.named_parameters() if p.grad is not None}
     trainable = {name for name, p in model.named_parameters() if p.requires_grad}
@@ -142,12 +143,12 @@ def test_gradients_reach_adapters_and_head_alone(tiny_base_model):
 
 def test_an_unknown_target_module_is_named_with_those_there_are(tiny_base_model):
     with pytest.raises(UserError, match=r"no linear layer q_proj; it has dense, key, query, value$"):
-        add_lora(build_classifier(tiny_base_model, 0.1, 42), lora(target_modules=["query", "q_proj"]), 42)
+        add_lora(build_classifier(tiny_base_model, LABELS, 0.1, 42), lora(target_modules=["query", "q_proj"]), 42)
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_a_checkpoint_reloads_exactly(tiny_base_model, tmp_path, method):
-    model = build_classifier(tiny_base_model, 0.1, 42)
+    model = build_classifier(tiny_base_model, LABELS, 0.1, 42)
     if method == "lora":
         model = add_lora(model, lora(), 42)
     torch.manual_seed(1)
@@ -156,7 +157,7 @@ def test_a_checkpoint_reloads_exactly(tiny_base_model, tmp_path, method):
             if parameter.requires_grad:
                 parameter.add_(0.1 * torch.randn_like(parameter))
     save_checkpoint(model, tmp_path / "model", metadata_of(tiny_base_model))
-    again = load_checkpoint(tmp_path / "model", tiny_base_model)
+    again = load_checkpoint(tmp_path / "model", LABELS, tiny_base_model)
     assert torch.equal(again.eval()(**INPUTS).logits, model.eval()(**INPUTS).logits)
     assert not list((tmp_path / "model").glob("*.bin"))
     if method == "lora":
@@ -172,7 +173,7 @@ def test_peft_and_transformers_load_checkpoints_without_our_code(tiny_base_model
     from peft import AutoPeftModelForTokenClassification
     from transformers import AutoModelForTokenClassification
 
-    full = build_classifier(tiny_base_model, 0.1, 42)
+    full = build_classifier(tiny_base_model, LABELS, 0.1, 42)
     save_checkpoint(full, tmp_path / "full", {})
     stock = AutoModelForTokenClassification.from_pretrained(tmp_path / "full")
     assert torch.equal(stock.eval()(**INPUTS).logits, full.eval()(**INPUTS).logits)
@@ -188,13 +189,13 @@ def test_weights_that_do_not_fit_the_config_are_refused(tiny_base_model, tmp_pat
     values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     write_json(folder / "config.json", values | {"num_hidden_layers": 3})
     with pytest.raises(UserError, match="lacks 16 weights"):
-        build_classifier(folder, 0.1, 42)
+        build_classifier(folder, LABELS, 0.1, 42)
     write_json(folder / "config.json", values | {"hidden_size": 16})
     with pytest.raises(UserError, match="cannot be loaded"):
-        build_classifier(folder, 0.1, 42)
+        build_classifier(folder, LABELS, 0.1, 42)
     write_json(folder / "config.json", values | {"hidden_act": "unheard-of"})
     with pytest.raises(UserError, match="cannot be loaded"):
-        build_classifier(folder, 0.1, 42)
+        build_classifier(folder, LABELS, 0.1, 42)
     write_json(folder / "config.json", values | {"model_type": "unheard-of"})
     with pytest.raises(UserError, match="has no model_type 'unheard-of'"):
-        build_classifier(folder, 0.1, 42)
+        build_classifier(folder, LABELS, 0.1, 42)

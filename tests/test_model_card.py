@@ -9,9 +9,9 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard, metadata_eval_result, metadata_load
 
-from stages.common.core.labels import LABELS
 from stages.common.serving.model_card import render_model_card
 from stages.common.serving.text_classifier import TextClassifier, load_text_classifier
+from tests.support.corpus import LABELS
 from tests.support.project import run_tool
 
 CHECKPOINT = Path("data/models/lora")

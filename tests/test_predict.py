@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from stages.common.core.labels import LABELS
 from stages.common.modeling.classifier import base_model_reference, load_checkpoint
+from tests.support.corpus import LABELS
 from tests.support.project import ROOT, encode
 
 NEW_COLUMNS = ["label", *(f"p_{label}" for label in LABELS)]
@@ -33,7 +33,7 @@ LORA = ("--model", "data/models/lora")
 
 def expected_probabilities(texts: list[str], method: str) -> list[list[float] | None]:
     """Probabilities without code of serving: one padded text at a time, cleaned by hand; None where nothing is left."""
-    model = load_checkpoint(Path(f"data/models/{method}"), Path("data/base_model")).eval()
+    model = load_checkpoint(Path(f"data/models/{method}"), LABELS, Path("data/base_model")).eval()
 
     def predict(text: str) -> list[float] | None:
         text = re.sub(r"[^0-9가-힣A-Za-z\.\,\?\!]+", " ", re.sub(r"<[^>]+>", " ", text)).strip()

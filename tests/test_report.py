@@ -11,9 +11,9 @@ import pytest
 
 from stages.common.artifacts.arrow import read_table
 from stages.common.artifacts.logits import read_logits
-from stages.common.core.labels import BASELINES, LABELS, METHODS
+from stages.common.core.methods import BASELINES, METHODS
 from tests.support.browser import visit
-from tests.support.corpus import records
+from tests.support.corpus import LABELS, records
 from tests.support.project import ROOT, stage_runner
 from tests.support.runs import LEARNING_RATES, write_runs
 
@@ -261,7 +261,9 @@ def test_errors_are_the_rows_that_the_selected_runs_have_wrong(details, errors):
     labels = table["labels"].to_numpy()
     selection = json.loads(Path("data/selection.json").read_text(encoding="utf-8"))
     runs = {method: Path("data/runs") / method / selection[method]["best_run"] for method in METHODS}
-    predictions = {method: read_logits(run / "logits.safetensors")["test"].argmax(1) for method, run in runs.items()}
+    predictions = {
+        method: read_logits(run / "logits.safetensors", len(LABELS))["test"].argmax(1) for method, run in runs.items()
+    }
     wrong = {
         table["text"][row].as_py(): (LABELS[predictions["full"][row]], LABELS[predictions["lora"][row]])
         for row in range(len(labels))

@@ -3,6 +3,7 @@
 import pytest
 
 from stages.select import select
+from tests.support.corpus import LABELS
 
 
 def run(seed: int, learning_rate: float, macro_f1: float, loss: float = 1.0) -> dict:
@@ -76,7 +77,7 @@ def test_a_fraction_of_the_training_rows_is_a_part_of_a_larger_one(fraction):
     def rows(train_fraction: float) -> dict:
         sizes = {"test_size": 0.2, "validation_size": 0.1, "train_fraction": train_fraction}
         params = SplitParams(**sizes, group_near_duplicates=True, seed=42)
-        return split(labels, np.arange(1000), params)
+        return split(labels, np.arange(1000), LABELS, params)
 
     whole, part = rows(1.0), rows(fraction)
     assert set(part["train"]) <= set(whole["train"])

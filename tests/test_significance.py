@@ -1,6 +1,7 @@
 """The comparison's statistics against scipy, scikit-learn and statsmodels."""
 
 import itertools
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,7 +13,6 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
 from stages.common.artifacts.history import overfitting
-from stages.common.core.labels import LABELS
 from stages.common.evaluation.calibration import NUM_BINS
 from stages.common.evaluation.comparison import expected_best, tuning
 from stages.common.evaluation.significance import (
@@ -26,6 +26,7 @@ from stages.common.evaluation.significance import (
     verdict,
 )
 from stages.common.evaluation.vectorized_metrics import compute_metrics, per_example_statistics
+from tests.support.corpus import LABELS
 from tests.support.runs import labelled_logits
 
 NUM_ROWS = 300
@@ -44,14 +45,16 @@ def pair(labels) -> dict[str, np.ndarray]:
 
 
 def statistics_of(labels: np.ndarray, *runs: np.ndarray) -> np.ndarray:
-    """(rows, runs, 43), without temperature scaling."""
+    """(rows, runs, columns), without temperature scaling."""
     return np.stack([per_example_statistics(logits, labels, 1.0) for logits in runs], axis=1)
 
 
 def replicates_of(statistics: dict[str, np.ndarray], seed: int = 7) -> dict[str, dict[str, np.ndarray]]:
     """Of a bootstrap in which every row is drawn by itself."""
     num_rows = len(next(iter(statistics.values())))
-    return bootstrap_replicates(statistics, resampling_weights(np.arange(num_rows), NUM_SAMPLES, seed))
+    return bootstrap_replicates(
+        statistics, resampling_weights(np.arange(num_rows), NUM_SAMPLES, seed), partial(compute_metrics, labels=LABELS)
+    )
 
 
 def one_hot(predictions: np.ndarray) -> np.ndarray:
@@ -64,8 +67,8 @@ def macro_f1_difference(labels: np.ndarray, a: np.ndarray, b: np.ndarray, swappe
     return f1_score(labels, x, average="macro") - f1_score(labels, y, average="macro")
 
 
-def test_confusion_metrics_are_those_of_scikit_learn(labels, pair):
-    metrics = compute_metrics(per_example_statistics(pair["a"], labels, 1.0).mean(0))
+def test_count_metrics_are_those_of_scikit_learn(labels, pair):
+    metrics = compute_metrics(per_example_statistics(pair["a"], labels, 1.0).mean(0), LABELS)
     predictions = pair["a"].argmax(1)
     expected = precision_recall_fscore_support(labels, predictions)
     for name, values in zip(("precision", "recall", "f1"), expected, strict=False):
@@ -76,7 +79,7 @@ def test_confusion_metrics_are_those_of_scikit_learn(labels, pair):
 
 @pytest.mark.parametrize("prefix, temperature", [("", 1.0), ("scaled.", 2.0)])
 def test_calibration_metrics_are_those_of_scikit_learn(labels, pair, prefix, temperature):
-    metrics = compute_metrics(per_example_statistics(pair["a"], labels, 2.0).mean(0))
+    metrics = compute_metrics(per_example_statistics(pair["a"], labels, 2.0).mean(0), LABELS)
     probabilities = softmax(pair["a"] / temperature, axis=1)
     assert metrics[f"{prefix}loss"] == pytest.approx(log_loss(labels, probabilities))
     brier = brier_score_loss(labels, probabilities, scale_by_half=False, labels=[0, 1, 2])
@@ -90,7 +93,7 @@ def test_calibration_metrics_are_those_of_scikit_learn(labels, pair, prefix, tem
 
 def test_a_class_that_is_never_predicted_counts_as_zero():
     labels = np.array([0, 0, 1, 1, 2, 2])
-    metrics = compute_metrics(per_example_statistics(one_hot(np.zeros(6, int)), labels, 1.0).mean(0))
+    metrics = compute_metrics(per_example_statistics(one_hot(np.zeros(6, int)), labels, 1.0).mean(0), LABELS)
     assert metrics["macro_f1"] == pytest.approx(f1_score(labels, np.zeros(6), average="macro"))
     assert metrics["per_class.긍정.precision"] == 0
 

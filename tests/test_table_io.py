@@ -190,7 +190,7 @@ def read_rows(path: Path) -> tuple[list[str], list[list]]:
 @pytest.mark.parametrize("source", FORMATS)
 @pytest.mark.parametrize("target", FORMATS)
 def test_rows_keep_their_order_over_many_chunks(tmp_path, monkeypatch, source, target):
-    monkeypatch.setattr("stages.common.serving.table_io.CHUNK_ROWS", 7)
+    monkeypatch.setattr("stages.common.corpus.tables.CHUNK_ROWS", 7)
     texts = [f"{number}번" for number in range(20)]
     write_table(tmp_path / f"in{source}", texts)
     add_lengths(tmp_path / f"in{source}", tmp_path / f"out{target}")
@@ -302,7 +302,7 @@ def test_a_broken_table_is_refused_in_one_line_and_the_output_stays(tmp_path, na
 
 
 def test_a_key_that_a_csv_cannot_get_any_more_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("stages.common.serving.table_io.CHUNK_ROWS", 1)
+    monkeypatch.setattr("stages.common.corpus.tables.CHUNK_ROWS", 1)
     (tmp_path / "in.jsonl").write_text('{"본문": "a"}\n{"본문": "a", "late": 1}\n', encoding="utf-8")
     with pytest.raises(UserError, match=r"key late is not in the first 1 lines: write \.jsonl"):
         add_lengths(tmp_path / "in.jsonl", tmp_path / "out.csv")

@@ -120,7 +120,7 @@ def test_more_tokens_than_the_model_has_positions_are_refused(tokenize):
 
 def test_a_corpus_without_text_is_refused(tokenize):
     with pytest.raises(SystemExit, match="no text is left after cleaning"):
-        tokenize([record(1, "😊")])
+        tokenize([record(number, "😊", label) for number, label in enumerate(["-1", "0", "1"])])
     assert not TOKENIZED.exists()
 
 

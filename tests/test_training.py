@@ -13,6 +13,7 @@ from stages.common.modeling.collator import Collator
 from stages.common.modeling.dataset import TokenizedDataset, read_dataset
 from stages.common.modeling.inference import predict_logits
 from stages.common.training.metrics import macro_scores
+from tests.support.corpus import LABELS
 from tests.support.project import prepare
 from tests.support.training import (
     SHIPPED,
@@ -34,7 +35,7 @@ def dataset(tiny_base_model) -> TokenizedDataset:
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_one_batch_can_be_overfitted(tiny_base_model, dataset, method):
     batch = subset(dataset, 9)
-    model = build_classifier(tiny_base_model, dropout=0.0, seed=42)
+    model = build_classifier(tiny_base_model, LABELS, dropout=0.0, seed=42)
     if method == "lora":
         targets = ["query", "key", "value", "dense"]
         lora = SHIPPED.lora.model_copy(update={"target_modules": targets, "dropout": 0.0})
@@ -75,7 +76,7 @@ def test_the_weights_of_the_best_epoch_are_kept(tiny_base_model, dataset):
     scores = [row["macro_f1"] for row in result.history]
     assert result.best_epoch == 1 + scores.index(max(scores))
     logits = predict_logits(model, Collator(model, packed=False), dataset, batch_size=7)
-    again = macro_scores(logits.argmax(1).tolist(), dataset.labels.tolist())
+    again = macro_scores(logits.argmax(1).tolist(), dataset.labels.tolist(), len(LABELS))
     assert {name: result.history[result.best_epoch - 1][name] for name in again} == again
     assert [row["epoch"] for row in result.history] == [1, 2, 3, 4, 5, 6]
 
@@ -143,8 +144,8 @@ def test_a_runs_logits_are_those_of_its_checkpoint(trained_project, method):
     from stages.common.artifacts.logits import read_logits
 
     run = next((trained_project / "data/runs" / method).glob("42-*"))
-    model = load_checkpoint(run / "checkpoint", trained_project / "data/base_model")
-    stored = read_logits(run / "logits.safetensors")
+    model = load_checkpoint(run / "checkpoint", LABELS, trained_project / "data/base_model")
+    stored = read_logits(run / "logits.safetensors", len(LABELS))
     for split in ("validation", "test"):
         dataset = read_dataset(trained_project / f"data/splits/{split}.arrow")
         logits = predict_logits(model, Collator(model, packed=False), dataset, batch_size=5)
@@ -188,5 +189,5 @@ def test_scores_are_those_of_scikit_learn():
     for _ in range(5):
         labels, predictions = generator.integers(0, 3, (2, 50)).tolist()
         expected = f1_score(labels, predictions, average="macro")
-        assert macro_scores(predictions, labels)["macro_f1"] == pytest.approx(expected)
-    assert macro_scores([0, 0], [0, 0])["macro_f1"] == pytest.approx(1 / 3)
+        assert macro_scores(predictions, labels, len(LABELS))["macro_f1"] == pytest.approx(expected)
+    assert macro_scores([0, 0], [0, 0], len(LABELS))["macro_f1"] == pytest.approx(1 / 3)

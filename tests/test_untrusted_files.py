@@ -25,7 +25,7 @@ from stages.common.core.files import atomic_write
 from stages.common.core.params import load_params
 from stages.common.serving.table_io import add_columns
 from stages.ingest import find_files, ingest
-from tests.support.corpus import record, write_corpus
+from tests.support.corpus import LABELS, record, write_corpus
 from tests.support.project import ROOT, copy_project, run
 
 PARAMS = (ROOT / "params.yaml").read_text(encoding="utf-8")
@@ -95,13 +95,13 @@ def test_pipes_devices_and_linked_folders_of_a_corpus_are_faults(tmp_path):
     (source / "readme").symlink_to("/dev/null")
     names = [file.name for file in find_files(source)]
     assert sorted(names) == ["4-1.IT기기(1).json", "circle", "device.json", "itself.json", "pipe.json"]
-    (batch,) = ingest(source, find_files(source), "skip")
+    (batch,) = ingest(source, find_files(source), on_error="skip")
     assert batch["RawText"].to_pylist() == ["글"]
     with pytest.raises(UserError, match="circle: not a regular file, or a link to a folder"):
-        list(ingest(source, [Path("circle")], "stop"))
+        list(ingest(source, [Path("circle")]))
 
 
-SCHEMA = make_schema(labels=pa.int64(), text=pa.string(), input_ids=pa.list_(pa.int32()))
+SCHEMA = make_schema({"labels": pa.int64(), "text": pa.string(), "input_ids": pa.list_(pa.int32())}, LABELS)
 
 
 @pytest.fixture
@@ -139,7 +139,7 @@ def test_a_wrong_offset_in_an_arrow_file_is_refused(arrow_file):
 def test_tampered_logits_are_refused(tmp_path, values):
     save_file({"test": values.astype(np.float32)}, tmp_path / "logits.safetensors")
     with pytest.raises(UserError, match="not 3 finite numbers per row"):
-        read_logits(tmp_path / "logits.safetensors")
+        read_logits(tmp_path / "logits.safetensors", len(LABELS))
 
 
 def test_a_pipe_or_a_device_is_never_replaced(tmp_path):
@@ -193,7 +193,10 @@ def cell(place: str, text: str) -> str:
 
 HOSTILE_SHEETS = {
     "entities": (ENTITIES + SHEET.format(cell("A1", "text") + cell("A2", "&a9;")), "not an Excel file"),
-    "far cell": (SHEET.format(cell("A1", "text") + cell("XFD1048576", "x")), "1 columns passed"),
+    "far cell": (
+        SHEET.format(cell("A1", "text") + cell("XFD1048576", "x")),
+        "row 1048576: 16384 cells, but the first row has 1",
+    ),
     "no end": (SHEET.format(cell("A1", "text"))[:-20], "not an Excel file"),
 }
 

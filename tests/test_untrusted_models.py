@@ -17,6 +17,7 @@ from stages.common.core.exceptions import UserError
 from stages.common.modeling.classifier import build_classifier, load_checkpoint
 from stages.common.pretrained import tokenizer as tokenizers
 from stages.common.pretrained.tokenizer import load_tokenizer
+from tests.support.corpus import LABELS
 from tests.support.project import ROOT, run
 
 TEXT = "배터리 최고"
@@ -61,21 +62,21 @@ def test_a_model_whose_code_the_user_is_asked_about_is_refused_without_asking(co
 
 def test_a_known_model_with_code_is_read_without_it(copies):
     edit_json(copies / "full/config.json", auto_map=write_code(copies / "full"))
-    load_checkpoint(Path("full"), Path("base_model"))
+    load_checkpoint(Path("full"), LABELS, Path("base_model"))
     assert not list(copies.rglob("was-run"))
 
 
 @pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation"])
 def test_a_kernel_of_the_hub_is_not_asked_for(copies, key):
     edit_json(copies / "full/config.json", **{key: "someone/kernel"})
-    assert load_checkpoint(Path("full"), Path("base_model")).config._attn_implementation == "sdpa"
+    assert load_checkpoint(Path("full"), LABELS, Path("base_model")).config._attn_implementation == "sdpa"
 
 
 def test_an_adapter_in_the_folder_of_its_base_model_is_not_loaded_with_it(copies):
     shutil.copy("lora/adapter_config.json", "base_model/adapter_config.json")
     shutil.copy("lora/adapter_model.safetensors", "base_model/adapter_model.safetensors")
     with pytest.raises(UserError, match=r"base_model: .* holds an adapter beside the whole model"):
-        load_checkpoint(Path("lora"), Path("base_model"))
+        load_checkpoint(Path("lora"), LABELS, Path("base_model"))
 
 
 @pytest.mark.parametrize(
@@ -91,9 +92,9 @@ def test_an_adapter_in_the_folder_of_its_base_model_is_not_loaded_with_it(copies
 )
 def test_what_else_an_adapter_config_says_changes_nothing(copies, values):
     inputs = {"input_ids": torch.tensor([[2, 9, 10, 3]])}
-    expected = load_checkpoint(Path("lora"), Path("base_model")).eval()(**inputs).logits
+    expected = load_checkpoint(Path("lora"), LABELS, Path("base_model")).eval()(**inputs).logits
     edit_json(copies / "lora/adapter_config.json", **values)
-    assert torch.equal(load_checkpoint(Path("lora"), Path("base_model")).eval()(**inputs).logits, expected)
+    assert torch.equal(load_checkpoint(Path("lora"), LABELS, Path("base_model")).eval()(**inputs).logits, expected)
 
 
 def drop(part: str) -> Callable[[Tensors], Tensors]:
@@ -127,13 +128,13 @@ def test_weights_that_are_not_whole_and_finite_are_refused(copies, name):
     (weights,) = (copies / method).glob("*.safetensors")
     edit_weights(weights, change)
     with pytest.raises(UserError, match=message):
-        load_checkpoint(Path(method), Path("base_model"))
+        load_checkpoint(Path(method), LABELS, Path("base_model"))
 
 
 def test_a_base_model_with_nan_is_refused_before_training(copies):
     edit_weights(copies / "base_model/model.safetensors", set_all("query.weight", NAN))
     with pytest.raises(UserError, match="holds NaN or infinity"):
-        build_classifier(Path("base_model"), dropout=0.0, seed=0)
+        build_classifier(Path("base_model"), LABELS, dropout=0.0, seed=0)
 
 
 @pytest.mark.parametrize("size", [2**31, 2**62])
@@ -142,7 +143,7 @@ def test_a_header_of_gigabytes_is_refused(copies, size):
         file.write(struct.pack("<Q", size))
         file.truncate(2**31)  # takes no space
     with pytest.raises(UserError, match="header too large"):
-        load_checkpoint(Path("full"), Path("base_model"))
+        load_checkpoint(Path("full"), LABELS, Path("base_model"))
 
 
 @pytest.mark.parametrize(
@@ -165,14 +166,14 @@ SENSELESS_CONFIGS = [
 def test_a_config_that_makes_no_sense_is_refused(copies, values):
     edit_json(copies / "full/config.json", **values)
     with pytest.raises(UserError, match="full"):
-        load_checkpoint(Path("full"), Path("base_model"))
+        load_checkpoint(Path("full"), LABELS, Path("base_model"))
 
 
 @pytest.mark.parametrize("values", [{"r": "8"}, {"r": 10**10}, {"target_modules": "(.*a)*(.*e)*$"}, {"r": 9}], ids=str)
 def test_an_adapter_config_that_makes_no_sense_is_refused(copies, values):
     edit_json(copies / "lora/adapter_config.json", **values)
     with pytest.raises(UserError, match="lora: cannot be loaded"):
-        load_checkpoint(Path("lora"), Path("base_model"))
+        load_checkpoint(Path("lora"), LABELS, Path("base_model"))
 
 
 @pytest.mark.parametrize("name", ["full/config.json", "full/training.json", "lora/adapter_config.json"])

@@ -7,8 +7,8 @@ PYTHONPATH=. python .dvc/plots/make_page.py
 from pathlib import Path
 
 import vl_convert
-
 from stages.common.core.labels import LABELS
+
 from stages.common.reporting.plots import embedded_font
 
 START = """

@@ -9,6 +9,7 @@ part of what makes a row hard, so that two runs disagree on about 15% of the row
 
 import argparse
 import itertools
+from functools import partial
 
 import numpy as np
 
@@ -19,34 +20,37 @@ from stages.common.evaluation.significance import (
     resampling_weights,
     verdict,
 )
-from stages.common.evaluation.vectorized_metrics import NUM_CELLS, NUM_CLASSES, confusion_metrics
+from stages.common.evaluation.vectorized_metrics import count_metrics
 
 ROWS, SEEDS, SEED_SDS = (882, 20_000), (1, 2, 3, 5), (0.0, 0.005, 0.01, 0.02)
 MACRO_F1, MARGIN = 0.8, 0.01
 SHARED = 0.73  # probability that a row is as hard for a run as for all others: leaves 15% disagreement
 BOOTSTRAP_SAMPLES = 400
+LABELS = ("0", "1", "2")
 
 
 def simulate_run(labels: np.ndarray, hardness: np.ndarray, macro_f1: float, rng: np.random.Generator) -> np.ndarray:
-    """Confusion cells (rows, 9) of a run that has each row right with the probability `macro_f1`."""
+    """Hits, actual and predicted classes (rows, 9) of a run that has each row right with the probability `macro_f1`."""
     own = np.where(rng.random(len(labels)) < SHARED, hardness, rng.random(len(labels)))
-    wrong = (labels + rng.integers(1, NUM_CLASSES, len(labels))) % NUM_CLASSES
+    wrong = (labels + rng.integers(1, len(LABELS), len(labels))) % len(LABELS)
     predictions = np.where(own < macro_f1, labels, wrong)
-    return np.eye(NUM_CELLS)[labels * NUM_CLASSES + predictions]
+    actual, predicted = np.eye(len(LABELS))[labels], np.eye(len(LABELS))[predictions]
+    return np.hstack([actual * predicted, actual, predicted])
 
 
 def replicate(
     num_rows: int, num_seeds: int, sd: float, difference: float, weights: list[np.ndarray], rng: np.random.Generator
 ) -> tuple[bool, str]:
     """Whether one simulated comparison's interval holds the true difference, and its verdict."""
-    labels, hardness = np.arange(num_rows) % NUM_CLASSES, rng.random(num_rows)
+    labels, hardness = np.arange(num_rows) % len(LABELS), rng.random(num_rows)
     statistics = {}
     for method, true in (("full", MACRO_F1), ("lora", MACRO_F1 + difference)):
         deviates = rng.normal(0, sd, num_seeds)
         of_runs = [simulate_run(labels, hardness, true + deviate, rng) for deviate in deviates]
         statistics[method] = np.stack(of_runs, axis=1)
-    runs = {method: confusion_metrics(values.mean(0))["macro_f1"] for method, values in statistics.items()}
-    replicates = bootstrap_replicates(statistics, weights, confusion_metrics)
+    metrics = partial(count_metrics, labels=LABELS)
+    runs = {method: metrics(values.mean(0))["macro_f1"] for method, values in statistics.items()}
+    replicates = bootstrap_replicates(statistics, weights, metrics)
     estimate = float(runs["lora"].mean() - runs["full"].mean())
     of_difference = replicates["lora"]["macro_f1"] - replicates["full"]["macro_f1"]
     pair = (runs["full"], runs["lora"])

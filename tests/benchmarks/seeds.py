@@ -15,9 +15,9 @@ import pyarrow as pa
 import torch
 from transformers import AutoModelForTokenClassification
 
-from stages.baselines import TFIDF_C_GRID, fit_logistic_regression, tfidf_features
-from stages.common.core.params import Params, load_params
+from stages.common.core.params import Params, label_index, load_params
 from stages.common.corpus.cleaning import clean
+from stages.common.evaluation.linear_models import TFIDF_C_GRID, fit_logistic_regression, tfidf_features
 from stages.common.modeling.classifier import add_lora, build_classifier
 from stages.common.modeling.dataset import TokenizedDataset
 from stages.common.modeling.inference import predict_logits
@@ -32,8 +32,9 @@ METHODS = ("full", "lora", "random full", "random lora", "tfidf")
 
 
 def read_corpus(folder: Path, params: Params) -> tuple[list[str], np.ndarray]:
-    """Cleaned texts and class indices of the rows with a valid polarity."""
-    batches = [filter_batch(batch)[0] for batch in ingest(folder, find_files(folder))]
+    """Cleaned texts and class indices of the rows of a class."""
+    index = label_index(params.data.labels)
+    batches = [filter_batch(batch, index)[0] for batch in ingest(folder, find_files(folder))]
     table = pa.Table.from_batches(batches)
     return clean(table["RawText"], params.clean).to_pylist(), table["labels"].to_numpy()
 
@@ -42,12 +43,12 @@ def tfidf(texts: list[str], labels: np.ndarray, rows: dict[str, np.ndarray]) -> 
     """Predictions on the test rows by TF-IDF and logistic regression, whose C is chosen on the validation rows."""
     features = tfidf_features({name: [texts[number] for number in part] for name, part in rows.items()})
     of_rows = {name: labels[part] for name, part in rows.items()}
-    return fit_logistic_regression(features, of_rows, TFIDF_C_GRID, "tfidf").predict(features["test"]).tolist()
+    return fit_logistic_regression(features, of_rows, TFIDF_C_GRID, "none", "tfidf").predict(features["test"]).tolist()
 
 
 def build(method: str, base_model: Path, params: Params, seed: int) -> torch.nn.Module:
     """The classifier, from the base model's weights or from random ones, with adapters or without."""
-    model = build_classifier(base_model, params.train.dropout, seed)
+    model = build_classifier(base_model, list(params.data.labels), params.train.dropout, seed)
     if method.startswith("random"):
         torch.manual_seed(seed)
         model = AutoModelForTokenClassification.from_config(model.config)
@@ -70,7 +71,7 @@ def main() -> None:
     groups = np.unique(texts, return_inverse=True)[1]
     scores: dict[str, list[float]] = {method: [] for method in options.methods}
     for seed in options.seeds:
-        rows = split(labels, groups, params.split.model_copy(update={"seed": seed}))
+        rows = split(labels, groups, list(params.data.labels), params.split.model_copy(update={"seed": seed}))
         datasets = {name: TokenizedDataset(input_ids.take(pa.array(part)), labels[part]) for name, part in rows.items()}
         for method in options.methods:
             if method == "tfidf":
@@ -82,7 +83,9 @@ def main() -> None:
                 result = trainer.train()
                 logits = predict_logits(model, trainer.collator, datasets["test"], params.train.eval_batch_size)
                 predictions, epochs = logits.argmax(1).tolist(), f", best epoch {result.best_epoch}"
-            scores[method].append(macro_scores(predictions, datasets["test"].labels.tolist())["macro_f1"])
+            scores[method].append(
+                macro_scores(predictions, datasets["test"].labels.tolist(), len(params.data.labels))["macro_f1"]
+            )
             print(f"== seed {seed}, {method}: test macro-F1 {scores[method][-1]:.4f}{epochs}", flush=True)
     print(f"\n| {corpus.name} | mean | sd | seeds |\n| --- | ---: | ---: | ---: |")
     for method, values in scores.items():

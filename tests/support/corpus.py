@@ -4,6 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from stages.common.core.params import load_params
+
+LABELS = ("부정", "중립", "긍정")
+SHIPPED = load_params(Path(__file__).parents[2] / "params.yaml")
 WORDS = {
     "-1": ["실망", "최악이에요", "별로", "환불하고 싶다", "돈 아까워요", "고장났어요"],
     "0": ["그냥 그래요", "보통이에요", "쓸만은 한데", "아직 모르겠다", "무난해요", "그럭저럭"],

@@ -54,7 +54,7 @@ def stage_runner() -> Callable[..., None]:
         for key, value in changed.items():
             section, _, leaf = key.partition("__")
             params[section][leaf] = value
-        Path("params.yaml").write_text(yaml.safe_dump(params, allow_unicode=True), encoding="utf-8")
+        Path("params.yaml").write_text(yaml.safe_dump(params, allow_unicode=True, sort_keys=False), encoding="utf-8")
         run_tool(name, *arguments)
 
     return run_stage

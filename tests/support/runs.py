@@ -14,8 +14,8 @@ from stages.common.artifacts.logits import write_logits
 from stages.common.artifacts.timings import write_timing
 from stages.common.core import paths
 from stages.common.core.files import write_json
-from stages.common.core.labels import LABELS, METHODS
-from tests.support.corpus import records
+from stages.common.core.methods import METHODS
+from tests.support.corpus import LABELS, records
 
 EPOCHS = 4
 SEPARATION = {"full": 1.5, "lora": 1.2}  # of the right class' logit from the others, in standard deviations
@@ -74,7 +74,9 @@ def write_runs(
         "text": [row["RawText"] for row in rows],
         "MainCategory": [row["MainCategory"] for row in rows],
     }
-    schema = make_schema(labels=pa.int64(), Index=pa.string(), text=pa.string(), MainCategory=pa.string())
+    schema = make_schema(
+        {"labels": pa.int64(), "Index": pa.string(), "text": pa.string(), "MainCategory": pa.string()}, LABELS
+    )
     table = pa.table(columns, schema)
     labels = {}
     for first, (split, path) in enumerate(

@@ -6,15 +6,13 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from stages.common.core.params import TrainParams, load_params
+from stages.common.core.params import TrainParams
 from stages.common.modeling.classifier import add_lora, build_classifier
 from stages.common.modeling.dataset import TokenizedDataset
 from stages.common.modeling.types import Model
 from stages.common.training.trainer import Trainer, TrainResult
-from tests.support.corpus import records
-from tests.support.project import ROOT, encode
-
-SHIPPED = load_params(ROOT / "params.yaml")
+from tests.support.corpus import LABELS, SHIPPED, records
+from tests.support.project import encode
 
 
 def train_params(**changed: object) -> TrainParams:
@@ -24,7 +22,7 @@ def train_params(**changed: object) -> TrainParams:
 
 def build(base_model: Path, method: str) -> Model:
     """A classifier as the training stage of `method` builds it."""
-    model = build_classifier(base_model, dropout=0.1, seed=42)
+    model = build_classifier(base_model, LABELS, dropout=0.1, seed=42)
     return add_lora(model, SHIPPED.lora, seed=42) if method == "lora" else model
 
 
@@ -41,13 +39,13 @@ def dataset_of_records(base_model: Path) -> TokenizedDataset:
     rows = records()
     input_ids = encode(base_model, [row["RawText"] for row in rows])
     labels = np.array([int(row["GeneralPolarity"]) + 1 for row in rows])
-    return TokenizedDataset(pa.array(input_ids), labels)
+    return TokenizedDataset(pa.array(input_ids), labels, LABELS)
 
 
 def subset(dataset: TokenizedDataset, count: int) -> TokenizedDataset:
     """`count` examples, evenly spaced, so that all classes are among them."""
     indices = np.linspace(0, len(dataset) - 1, count).astype(int)
-    return TokenizedDataset(dataset.input_ids.take(pa.array(indices)), dataset.labels[indices])
+    return TokenizedDataset(dataset.input_ids.take(pa.array(indices)), dataset.labels[indices], dataset.class_names)
 
 
 def fit(

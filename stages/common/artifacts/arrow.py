@@ -4,7 +4,7 @@
 """
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,26 +12,30 @@ import pyarrow as pa
 
 from stages.common.core.exceptions import UserError
 from stages.common.core.files import atomic_write
-from stages.common.core.labels import LABELS
 from stages.common.core.params import Preprocessing
 
-PREPROCESSING_KEY = b"preprocessing"  # in a schema's metadata
+FEATURES_KEY, PREPROCESSING_KEY = b"huggingface", b"preprocessing"  # in a schema's metadata
 END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"  # Arrow itself takes a file cut between two batches for a whole one
 
 
-def _feature(field: pa.Field) -> dict[str, object]:
+def _feature(field: pa.Field, class_names: Sequence[str]) -> dict[str, object]:
     if field.name == "labels":
-        return {"names": list(LABELS), "_type": "ClassLabel"}
+        return {"names": list(class_names), "_type": "ClassLabel"}
     if pa.types.is_list(field.type):
         return {"feature": {"dtype": str(field.type.value_type), "_type": "Value"}, "_type": "List"}
     return {"dtype": str(field.type), "_type": "Value"}
 
 
-def make_schema(**fields: pa.DataType) -> pa.Schema:
-    """An Arrow schema that carries the features of `datasets`; a field called `labels` is a ClassLabel of `LABELS`."""
+def make_schema(fields: Mapping[str, pa.DataType], class_names: Sequence[str] = ()) -> pa.Schema:
+    """An Arrow schema that carries the features of `datasets`; a field called `labels` is a ClassLabel."""
     schema = pa.schema(list(fields.items()))
-    features = {"info": {"features": {field.name: _feature(field) for field in schema}}}
-    return schema.with_metadata({"huggingface": json.dumps(features)})
+    features = {"info": {"features": {field.name: _feature(field, class_names) for field in schema}}}
+    return schema.with_metadata({FEATURES_KEY: json.dumps(features)})
+
+
+def get_class_names(schema: pa.Schema) -> tuple[str, ...]:
+    """The classes of a schema by `make_schema`: the label of a row is an index into them."""
+    return tuple(json.loads(schema.metadata[FEATURES_KEY])["info"]["features"]["labels"]["names"])
 
 
 def with_preprocessing(schema: pa.Schema, preprocessing: Preprocessing) -> pa.Schema:
@@ -62,7 +66,7 @@ def _report_unreadable(path: Path) -> Iterator[None]:
             if file.read() != END_OF_STREAM:
                 raise ValueError("its end is missing")
         yield
-    except (OSError, ValueError, pa.ArrowException) as error:
+    except (OSError, ValueError, LookupError, TypeError, pa.ArrowException) as error:
         raise UserError(f"{path}: cannot be read as an Arrow stream ({error}); run `dvc repro` to make it") from error
 
 
@@ -70,6 +74,12 @@ def map_table(path: Path) -> pa.Table:
     """Memory-map an Arrow stream, whose values are not looked at; a UserError says that it is missing or cut off."""
     with _report_unreadable(path):
         return pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
+
+
+def read_class_names(path: Path) -> tuple[str, ...]:
+    """Read the classes of a table; a UserError says that the file is missing or damaged."""
+    with _report_unreadable(path):
+        return get_class_names(map_table(path).schema)
 
 
 def read_table(path: Path) -> pa.Table:

@@ -9,7 +9,6 @@ from safetensors.numpy import load_file, save_file
 
 from stages.common.core.exceptions import UserError
 from stages.common.core.files import atomic_write
-from stages.common.core.labels import LABELS
 
 Logits = Mapping[str, np.ndarray]  # by split, for the baselines by METHOD/SPLIT: (rows, classes)
 
@@ -20,12 +19,12 @@ def write_logits(path: Path, logits: Logits) -> None:
         save_file({name: np.ascontiguousarray(values, np.float32) for name, values in logits.items()}, temporary)
 
 
-def read_logits(path: Path) -> Logits:
+def read_logits(path: Path, num_classes: int) -> Logits:
     """Read what `write_logits` wrote, as float64; a UserError says that the file is missing or damaged."""
     try:
         logits = {name: values.astype(float) for name, values in load_file(path).items()}
-        if not all(values.shape[1:] == (len(LABELS),) and np.isfinite(values).all() for values in logits.values()):
-            raise ValueError(f"not {len(LABELS)} finite numbers per row")
+        if not all(values.shape[1:] == (num_classes,) and np.isfinite(values).all() for values in logits.values()):
+            raise ValueError(f"not {num_classes} finite numbers per row")
     except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"{path}: cannot be read ({error}); run `dvc repro` to make it") from error
     return logits

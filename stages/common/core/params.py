@@ -3,8 +3,10 @@
 The descriptions of the fields are the comments of params.yaml and the table in stages/README.md; a test compares them.
 """
 
+import json
 import re
 import reprlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -38,6 +40,34 @@ def _check_distinct(values: list[Any]) -> list[Any]:
     return values
 
 
+def _parse_yaml(value: Any) -> Any:
+    # `dvc exp run -S` cannot replace a mapping, nor write a Korean key; it can set a text that holds one.
+    try:
+        return yaml.safe_load(value) if isinstance(value, str) else value
+    except yaml.YAMLError as error:
+        raise ValueError("not a mapping in YAML, such as {부정: [0], 긍정: [1]}") from error
+
+
+def normalize_label(value: str) -> str:
+    """One form for all that means one number, such as -1, "-1" and "-1.0"; any other text as it is."""
+    if not re.fullmatch(r"-?[0-9]+(\.[0-9]*)?", value):
+        return value
+    number = value.rstrip("0").rstrip(".") if "." in value else value
+    return number.removeprefix("-") if not number.strip("-0") else number
+
+
+def label_index(labels: Mapping[str, Sequence[Any]]) -> dict[str, int]:
+    """The index of the class of each value in `data.labels`, by the value's `normalize_label`."""
+    texts = [[value if isinstance(value, str) else json.dumps(value) for value in values] for values in labels.values()]
+    return {normalize_label(text): index for index, values in enumerate(texts) for text in values}
+
+
+def _check_labels(labels: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    if len(label_index(labels)) < sum(map(len, labels.values())):
+        raise ValueError("names a value twice")
+    return labels
+
+
 Float = Annotated[float, BeforeValidator(_parse_exponent), Field(allow_inf_nan=False)]
 PositiveFraction = Annotated[Float, Field(gt=0, lt=1)]
 Fraction = Annotated[Float, Field(ge=0, lt=1)]
@@ -45,6 +75,14 @@ PositiveInt = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 LearningRates = Annotated[list[PositiveFraction], Field(min_length=1), AfterValidator(_check_distinct)]
 NonEmptyString = Annotated[str, Field(min_length=1)]
+ClassName = Annotated[str, Field(pattern=r"^[^\x00-\x1f|]{1,50}$")]
+LabelValues = Annotated[list[str | bool | int | Float], Field(min_length=1)]
+Labels = Annotated[
+    dict[ClassName, LabelValues],
+    Field(min_length=2, max_length=50),
+    BeforeValidator(_parse_yaml),
+    AfterValidator(_check_labels),
+]
 
 
 def _described(text: str) -> Any:
@@ -72,11 +110,25 @@ class RunParams(Section):
 
 
 class DataParams(Section):
-    """Where the reviews come from."""
+    """Where the reviews come from, and what is read of them."""
 
-    source: NonEmptyString = _described("folder of AI Hub JSON files, read recursively")
+    source: NonEmptyString = _described(
+        "a folder, read recursively, or one file: AI Hub's JSON, or .csv, .tsv, .jsonl, .parquet, .xlsx"
+    )
+    test_source: NonEmptyString = _described("the same, with the test rows of a published split; data/none: split here")
     on_error: Literal["stop", "skip"] = _described(
         "at a broken file or record: stop, or skip it, keep all that is valid and count the rest"
+    )
+    encoding: Literal["utf-8", "cp949"] = _described("of the files, .parquet and .xlsx apart: utf-8 or cp949")
+    text_column: NonEmptyString = _described("the column, or key of a JSON object, that holds the text")
+    label_column: NonEmptyString = _described("the one that holds the class")
+    id_column: NonEmptyString = _described(
+        "the one that holds a name for the row; rows of a table without it are numbered"
+    )
+    category_column: NonEmptyString = _described("the one by which the report tells results apart; need not exist")
+    labels: Labels = _described("the classes, 2 to 50, in order, each with the values that stand for it")
+    exclude: NonEmptyString = _described(
+        "file of ids to leave out: one a line, or the column Index of a table such as plots/label_issues.csv"
     )
 
 
@@ -147,6 +199,9 @@ class TrainParams(Section):
         "epochs without a better validation score before training stops; 0: never stop early"
     )
     dropout: Fraction = _described("dropout before the classification head; within the encoder its own config decides")
+    class_weights: Literal["none", "balanced"] = _described(
+        "of the training loss: none, or balanced: rows of a class count in inverse proportion to their number"
+    )
     weight_decay: Annotated[Float, Field(ge=0)] = _described("of the optimizer, AdamW")
     warmup_ratio: Fraction = _described("fraction of all steps in which the learning rate rises")
     schedule: Literal["constant", "linear", "cosine"] = _described("of the learning rate: constant, linear or cosine")

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 PARAMS = Path("params.yaml")
+NO_FILE = Path("data/none")  # an empty file: DVC accepts no empty dependency
 
 INGESTED = Path("data/ingested.arrow")
 FILTERED = Path("data/filtered.arrow")
@@ -34,6 +35,9 @@ TIMING_TABLE = Path("metrics/timings.json")
 PLOTS = Path("plots")
 MEASURED_COST = PLOTS / "cost_measured.png"  # differs from run to run; not tracked by git or DVC
 ERRORS = PLOTS / "errors.csv"
+AUDIT_METRICS = Path("metrics/audit.json")
+LABEL_ISSUES = PLOTS / "label_issues.csv"  # rows whose label may be wrong
+LABEL_NOISE = Path("data/label_noise.json")  # estimated rates of wrong labels, by pair of classes
 
 
 def run_name(seed: int, learning_rate: float) -> str:

@@ -3,16 +3,17 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
 import pandas as pd
 
 from stages.common.artifacts.history import has_not_converged, overfitting
-from stages.common.core.labels import BASELINES, METHODS
+from stages.common.core.methods import BASELINES, METHODS
 from stages.common.core.params import CompareParams
 from stages.common.evaluation import significance
-from stages.common.evaluation.vectorized_metrics import NUM_CELLS, NUM_CLASSES, compute_metrics
+from stages.common.evaluation.vectorized_metrics import compute_metrics, num_counts
 
 PER_RUN_METRICS = ("macro_f1", "macro_precision", "macro_recall", "accuracy", "loss", "brier", "ece")
 SIZES = ("trainable_parameters", "total_parameters", "checkpoint_bytes")
@@ -60,13 +61,16 @@ class BootstrapEstimates:
     replicates: Mapping[str, Mapping[str, np.ndarray]]  # by method and metric, (samples,), mean over runs
 
     @classmethod
-    def collect(cls, statistics: Mapping[str, np.ndarray], texts: Sequence[str], params: CompareParams) -> Self:
-        """From `per_example_statistics` of each method's runs, (rows, runs, 43); rows of one text drawn together."""
+    def collect(
+        cls, statistics: Mapping[str, np.ndarray], texts: Sequence[str], labels: Sequence[str], params: CompareParams
+    ) -> Self:
+        """From `per_example_statistics` of each method's runs; rows of one text are drawn together."""
+        metrics = partial(compute_metrics, labels=labels)
         groups = np.unique(np.asarray(texts, dtype=object), return_inverse=True)[1]
         weights = significance.resampling_weights(groups, params.bootstrap_samples, params.seed)
         return cls(
-            {method: compute_metrics(values.mean(0)) for method, values in statistics.items()},
-            significance.bootstrap_replicates(statistics, weights),
+            {method: metrics(values.mean(0)) for method, values in statistics.items()},
+            significance.bootstrap_replicates(statistics, weights, metrics),
         )
 
     def interval(self, method: str, metric: str) -> list[float] | None:
@@ -108,18 +112,20 @@ def _metrics_of_runs(point_estimates: Mapping[str, np.ndarray], runs: Mapping[st
 def compare_methods(
     statistics: Mapping[str, np.ndarray],
     texts: Sequence[str],
+    labels: Sequence[str],
     selection: Mapping[str, dict[str, Any]],
     params: CompareParams,
 ) -> dict[str, Any]:
     """Each method's metrics with intervals, means over its runs, and what the differences between methods say.
 
     Args:
-        statistics: by method and baseline, `per_example_statistics` of its runs on the test rows, (rows, runs, 43).
+        statistics: by method and baseline, `per_example_statistics` of its runs on the test rows (rows, runs, columns).
         texts: of the test rows.
+        labels: names of the classes.
         selection: data/selection.json.
     """
-    estimates = BootstrapEstimates.collect(statistics, texts, params)
-    details: dict[str, Any] = {}
+    estimates = BootstrapEstimates.collect(statistics, texts, labels, params)
+    details: dict[str, Any] = {"labels": list(labels)}
     for name, metrics in estimates.point_estimates.items():
         values: dict[str, Any] = {metric: float(runs.mean()) for metric, runs in metrics.items()}
         values["interval"] = {metric: estimates.interval(name, metric) for metric in metrics}
@@ -137,7 +143,7 @@ def compare_methods(
     one_seed = min(len(selection[method]["runs"]) for method in METHODS) == 1
     best_runs = {method: list(selection[method]["runs"]).index(selection[method]["best_run"]) for method in METHODS}
     full, lora = (statistics[method][:, best_run] for method, best_run in best_runs.items())
-    full_correct, lora_correct = (cells[:, : NUM_CELLS : NUM_CLASSES + 1].max(1) > 0 for cells in (full, lora))
+    full_correct, lora_correct = (values[:, : num_counts(values) // 3].max(1) > 0 for values in (full, lora))
     p_permutation = significance.permutation_p_value(full, lora, params.bootstrap_samples, params.seed)
     p_mcnemar = significance.mcnemar_p_value(full_correct, lora_correct)
     # With one seed, interval and permutation test answer one question; where they disagree, nothing is decided.

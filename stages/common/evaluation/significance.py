@@ -6,7 +6,7 @@ import numpy as np
 from scipy.stats import binomtest, norm, permutation_test, t
 
 from stages.common.core.console import ProgressBar
-from stages.common.evaluation.vectorized_metrics import NUM_CELLS, compute_metrics, confusion_metrics
+from stages.common.evaluation.vectorized_metrics import Metrics, count_metrics, num_counts
 
 CONFIDENCE_LEVEL = 0.95
 TOST_LEVEL = 0.90  # two one-sided tests at 5% each
@@ -37,7 +37,7 @@ def resampling_weights(groups: np.ndarray, num_samples: int, seed: int) -> Itera
 def bootstrap_replicates(
     statistics: Mapping[str, np.ndarray],
     weights: Iterable[np.ndarray],
-    metrics: Callable[[np.ndarray], dict[str, np.ndarray]] = compute_metrics,
+    metrics: Callable[[np.ndarray], Metrics],
 ) -> dict[str, dict[str, np.ndarray]]:
     """Each metric (samples,) of each method, the mean over its runs, in resamples that all methods share.
 
@@ -102,16 +102,16 @@ def permutation_p_value(a: np.ndarray, b: np.ndarray, num_samples: int, seed: in
     Args:
         a, b: `per_example_statistics` of the two checkpoints, (rows, columns).
     """
-    cells_a, cells_b = a[:, :NUM_CELLS], b[:, :NUM_CELLS]
-    discordant = (cells_a != cells_b).any(1)
+    a, b = a[:, : num_counts(a)], b[:, : num_counts(b)]
+    discordant = (a != b).any(1)
     if discordant.sum() < 2:
         return 1.0  # every permutation is as extreme
-    counts_a, counts_b = cells_a.sum(0), cells_b.sum(0)
-    change = (cells_b - cells_a)[discordant]  # of a's counts by swapping a row
+    counts_a, counts_b, class_names = a.sum(0), b.sum(0), [str(index) for index in range(a.shape[1] // 3)]
+    change = (b - a)[discordant]  # of a's counts by swapping a row
 
     def difference(swapped: np.ndarray, _: np.ndarray, axis: int) -> np.ndarray:
         pair = (counts_a + swapped @ change, counts_b - swapped @ change)
-        f1_a, f1_b = (confusion_metrics(counts)["macro_f1"] for counts in pair)
+        f1_a, f1_b = (count_metrics(counts, class_names)["macro_f1"] for counts in pair)
         return f1_a - f1_b
 
     # SciPy swaps the entries of the two arrays at random, so that the first array says which rows are swapped.

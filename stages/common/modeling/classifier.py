@@ -6,7 +6,7 @@ layer. So its checkpoints need no code of ours.
 
 import shutil
 import warnings
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,6 @@ from torch import nn
 
 from stages.common.core.exceptions import UserError
 from stages.common.core.files import read_json, write_json
-from stages.common.core.labels import LABELS
 from stages.common.core.params import LoraParams
 from stages.common.modeling.types import Model
 
@@ -43,7 +42,7 @@ They belong on the base model `{name}`, revision `{revision}`, whose files have 
 """
 
 
-def _load(folder: Path, has_head: bool, **config_values: Any) -> transformers.PreTrainedModel:
+def _load(folder: Path, labels: Sequence[str], has_head: bool, **config_values: Any) -> transformers.PreTrainedModel:
     """Load the token classifier in `folder` as data alone; without a head of its own it gets a new one.
 
     Raises:
@@ -56,8 +55,8 @@ def _load(folder: Path, has_head: bool, **config_values: Any) -> transformers.Pr
         raise UserError(f"{config_file}: transformers has no model_type {model_type!r}, and no code of a model is run")
     if values.get("quantization_config") or (folder / "adapter_config.json").exists():
         raise UserError(f"{folder}: is quantized, or holds an adapter beside the whole model; neither is supported")
-    labels = {"id2label": dict(enumerate(LABELS)), "label2id": {label: index for index, label in enumerate(LABELS)}}
-    config_values |= {"num_labels": len(LABELS), **labels}
+    config_values |= {"num_labels": len(labels), "id2label": dict(enumerate(labels))}
+    config_values["label2id"] = {label: index for index, label in enumerate(labels)}
     try:
         config = transformers.AutoConfig.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False, **config_values
@@ -88,14 +87,14 @@ def _check_weights(model: Model, path: Path, missing: Collection[str], unexpecte
         raise UserError(f"{path}: {damaged[0]} holds NaN or infinity")
 
 
-def build_classifier(folder: Path, dropout: float, seed: int) -> transformers.PreTrainedModel:
-    """Load the base model in `folder` and add a new head, initialised from `seed`.
+def build_classifier(folder: Path, labels: Sequence[str], dropout: float, seed: int) -> transformers.PreTrainedModel:
+    """Load the base model in `folder` and add a new head for the classes `labels`, initialised from `seed`.
 
     Raises:
         UserError: the folder's weights do not fit its config, or the encoder has no dropout before its head.
     """
     torch.manual_seed(seed)
-    model = _load(folder, has_head=False, classifier_dropout=dropout)
+    model = _load(folder, labels, has_head=False, classifier_dropout=dropout)
     # Some encoders ignore classifier_dropout in their config, and the layer has one of two names.
     layers = [layer for name in ("dropout", "drop") if (layer := getattr(model, name, None))]
     if not layers:
@@ -182,17 +181,17 @@ def save_checkpoint(model: Model, folder: Path, metadata: dict[str, Any], tokeni
     write_json(folder / "training.json", metadata)
 
 
-def load_checkpoint(folder: Path, base_model: Path) -> Model:
-    """Load the classifier in `folder`; one that holds adapters alone is put on `base_model`.
+def load_checkpoint(folder: Path, labels: Sequence[str], base_model: Path) -> Model:
+    """Load the classifier in `folder` for the classes `labels`; one that holds adapters alone is put on `base_model`.
 
     Raises:
         UserError: the folder holds no complete checkpoint, or adapters of another base model.
     """
     if (folder / "adapter_config.json").is_file():
-        return _load_adapters(folder, build_classifier(base_model, dropout=0.0, seed=0))
+        return _load_adapters(folder, build_classifier(base_model, labels, dropout=0.0, seed=0))
     if not (weights := folder / "model.safetensors").is_file():
         raise UserError(f"{weights}: no such file; run `dvc repro` to make it")
-    return _load(folder, has_head=True)
+    return _load(folder, labels, has_head=True)
 
 
 def _load_adapters(folder: Path, model: transformers.PreTrainedModel) -> PeftModel:

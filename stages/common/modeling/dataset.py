@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from stages.common.artifacts.arrow import read_table
+from stages.common.artifacts.arrow import get_class_names, read_table
 
 
 @dataclass(frozen=True, eq=False)
@@ -15,6 +15,7 @@ class TokenizedDataset:
 
     input_ids: pa.ListArray  # int32, one row per example
     labels: np.ndarray  # (examples,) int64 class indices
+    class_names: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -28,4 +29,5 @@ class TokenizedDataset:
 def read_dataset(path: Path) -> TokenizedDataset:
     """Read one of `data/splits/*.arrow`; a UserError says that the file is missing or damaged."""
     table = read_table(path)
-    return TokenizedDataset(table["input_ids"].combine_chunks(), table["labels"].to_numpy().copy())
+    input_ids, labels = table["input_ids"].combine_chunks(), table["labels"].to_numpy().copy()
+    return TokenizedDataset(input_ids, labels, get_class_names(table.schema))

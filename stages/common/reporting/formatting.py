@@ -1,16 +1,13 @@
 """The comparison as sentences and tables, with no more digits than the width of an interval justifies."""
 
-import csv
 import math
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
-from stages.common.core.files import atomic_write
-from stages.common.core.labels import LABELS, METHODS
+from stages.common.core.methods import METHODS
 
 Details = dict[str, Any]  # metrics/compare_details.json
 DISPLAY_NAMES = {
@@ -66,7 +63,7 @@ TEMPLATES = Environment(
 )
 TEMPLATES.filters |= {"metric": format_metric, "interval": format_with_interval, "difference": format_difference}
 TEMPLATES.filters |= {"p_value": format_p_value, "rate": "{:g}".format, "mean": fmean, "stdev": stdev}
-TEMPLATES.globals |= {"labels": LABELS, "methods": METHODS, "names": DISPLAY_NAMES, "decimal_places": decimal_places}
+TEMPLATES.globals |= {"methods": METHODS, "names": DISPLAY_NAMES, "decimal_places": decimal_places}
 
 
 def verdict_sentences(details: Details) -> dict[str, list[list[str]]]:
@@ -75,11 +72,3 @@ def verdict_sentences(details: Details) -> dict[str, list[list[str]]]:
         part: [line.split(" | ") for line in TEMPLATES.get_template(f"{part}.txt").render(details=details).splitlines()]
         for part in ("findings", "limits")
     }
-
-
-def write_spreadsheet(path: Path, frame: pd.DataFrame) -> None:
-    """Write CSV with a byte order mark, which Excel needs for UTF-8, and a `'` before what would run as a formula."""
-    frame = frame.replace(r"^([=+\-@\t\r])", r"'\1", regex=True)
-    with atomic_write(path) as temporary:
-        options = {"index": False, "encoding": "utf-8-sig", "lineterminator": "\n", "float_format": "%.3f"}
-        frame.to_csv(temporary, quoting=csv.QUOTE_ALL, **options)

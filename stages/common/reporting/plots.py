@@ -21,7 +21,7 @@ from matplotlib.ticker import MaxNLocator
 from sklearn.metrics import ConfusionMatrixDisplay
 
 from stages.common.core.files import atomic_write
-from stages.common.core.labels import LABELS, METHODS
+from stages.common.core.methods import METHODS
 from stages.common.reporting.formatting import DISPLAY_NAMES, Details, format_metric, get_with_interval
 
 COLORS = {"full": "#0072b2", "lora": "#d55e00", "linear_probe": "#cc79a7", "tfidf": "#009e73", "majority": "#555555"}
@@ -29,6 +29,7 @@ MARKERS = {"full": "o", "lora": "s", "linear_probe": "v", "tfidf": "^", "majorit
 LINE_STYLES = {"full": "-", "lora": "--", "linear_probe": (0, (5, 1, 1, 1, 1, 1)), "tfidf": "-.", "majority": ":"}
 COSTS = {"trainable_parameters": "trainable parameters", "checkpoint_bytes": "bytes of weights"}
 MEASURED_COSTS = {"seconds_to_best_epoch": "seconds to the best epoch", "peak_memory_mib": "peak memory, MiB"}
+MAX_CLASSES_WITH_NUMBERS = 5  # more would overlap
 Rows = list[dict[str, Any]]
 
 
@@ -141,15 +142,20 @@ def plot_expected_best(details: Details) -> Figure:
 
 
 def plot_confusion(counts: Mapping[str, Rows]) -> Figure:
-    """One confusion matrix per method, from its 9 cells; each matrix row adds up to 100%."""
-    figure, axes = _subplots(4.6, 2, "Confusion on the test rows: percent of the actual class, and number of rows")
+    """One confusion matrix per method, from its cells; each matrix row adds up to 100%. Few classes have numbers."""
+    labels = list(dict.fromkeys(cell["actual"] for cell in counts[METHODS[0]]))
+    few = len(labels) <= MAX_CLASSES_WITH_NUMBERS
+    content = "percent of the actual class" + (", and number of rows" if few else "; dark: all of it")
+    figure, axes = _subplots(max(4.6, 0.16 * len(labels)), 2, f"Confusion on the test rows: {content}")
     for axis, (method, cells) in zip(axes, counts.items(), strict=True):
-        matrix = np.reshape([cell["count"] for cell in cells], (len(LABELS), len(LABELS)))
+        matrix = np.reshape([cell["count"] for cell in cells], (len(labels), len(labels)))
         fractions = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
-        display = ConfusionMatrixDisplay(fractions, display_labels=LABELS)
-        display.plot(ax=axis, cmap="Blues", colorbar=False, im_kw={"vmin": 0, "vmax": 1})
-        for index, text in np.ndenumerate(display.text_):
+        display = ConfusionMatrixDisplay(fractions, display_labels=labels)
+        options: dict[str, Any] = {} if few else {"include_values": False, "xticks_rotation": "vertical"}
+        display.plot(ax=axis, cmap="Blues", colorbar=False, im_kw={"vmin": 0, "vmax": 1}, **options)
+        for index, text in np.ndenumerate(display.text_) if few else ():
             text.set_text(f"{fractions[index]:.0%}\n({matrix[index]})")
+        axis.tick_params(labelsize="medium" if few else 6)
         axis.set(title=DISPLAY_NAMES[method], xlabel="predicted", ylabel="actual")
         axis.grid(False)
     return figure
@@ -173,7 +179,7 @@ def plot_reliability(bins: Rows, details: Details) -> Figure:
             axis.scatter(x, y, area, facecolor=fill, edgecolor=color, marker=marker, alpha=0.7)
         axis.set(title=DISPLAY_NAMES[method], xlabel="confidence", ylabel="accuracy")
         axis.legend(loc="lower right")
-    axes[0].set(xlim=(0.3, 1.02), ylim=(-0.02, 1.02))
+    axes[0].set(xlim=(1 / len(details["labels"]) - 0.03, 1.02), ylim=(-0.02, 1.02))
     return figure
 
 
@@ -184,16 +190,20 @@ def _plot_with_interval(axis: Axes, x: float, method: str, values: tuple[float, 
 
 
 def plot_f1(details: Details, verdict: str) -> Figure:
-    """Macro-F1 and the F1 of each class, with 95% intervals, of both methods and the baselines."""
+    """Macro-F1 and the F1 of each class, with 95% intervals, of both methods and the baselines.
+
+    Of many classes only macro-F1: the report's table has the others.
+    """
     figure, (axis,) = _subplots(4.6, 1, f"{verdict}\nF1 on {details['rows']:,} test rows, with 95% intervals")
+    labels = details["labels"] if len(details["labels"]) <= MAX_CLASSES_WITH_NUMBERS else []
     for index, (method, name) in enumerate(DISPLAY_NAMES.items()):
-        for group, metric in enumerate(("macro_f1", *(f"per_class.{label}.f1" for label in LABELS))):
+        for group, metric in enumerate(("macro_f1", *(f"per_class.{label}.f1" for label in labels))):
             x = group + 0.17 * (index - (len(DISPLAY_NAMES) - 1) / 2)
             score, low, high = get_with_interval(details[method], metric)
             _plot_with_interval(axis, x, method, (score, low, high), "" if group else name)
             text = format_metric(details[method], metric)
             axis.annotate(text, (x, high), (0, 7), textcoords="offset points", ha="center", fontsize="small")
-    axis.set_xticks(range(len(LABELS) + 1), ["macro-F1", *LABELS])
+    axis.set_xticks(range(len(labels) + 1), ["macro-F1", *labels])
     axis.set(ylabel="F1", ylim=(-0.03, 1.1))
     axis.legend(ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.08))
     return figure

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from stages.common.core.labels import LABELS
 from stages.common.serving.text_classifier import TextClassifier
 
 MAX_WORDS = 60  # of a text that are attributed; each costs a prediction
@@ -32,13 +31,17 @@ def explain_prediction(classifier: TextClassifier, text: str) -> dict[str, Any]:
     attributions = [
         {"word": word, "attribution": round(float(fall), 6)} for word, fall in zip(shown, falls, strict=True)
     ]
-    return {"label": LABELS[best], "probabilities": probabilities.round(6).tolist(), "attributions": attributions}
+    return {
+        "label": classifier.labels[best],
+        "probabilities": probabilities.round(6).tolist(),
+        "attributions": attributions,
+    }
 
 
 class NearestTexts:
     """The training texts most similar to a text, by the cosine between TF-IDF vectors of character 2- to 4-grams."""
 
-    def __init__(self, texts: Sequence[str], labels: np.ndarray) -> None:
+    def __init__(self, texts: Sequence[str], labels: Sequence[str]) -> None:
         self._texts, self._labels = texts, labels
         self._vectorizer = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4), sublinear_tf=True, dtype=np.float32)
         self._vectors = self._vectorizer.fit_transform(texts)
@@ -50,7 +53,7 @@ class NearestTexts:
         return [
             {
                 "text": self._texts[index],
-                "label": LABELS[self._labels[index]],
+                "label": self._labels[index],
                 "similarity": round(float(similarities[index]), 3),
             }
             for index in nearest

@@ -30,12 +30,12 @@ def save_fast_tokenizer(classifier: TextClassifier, folder: Path) -> None:
     transformers itself truncates only where it is asked to, `truncation=True`, and then to `model_max_length`. Other
     readers of tokenizer.json follow the truncation in it.
     """
-    tokenizer = add_cleaning(classifier.tokenizer.to_fast(), classifier.preprocessing.clean)
-    tokenizer.enable_truncation(classifier.preprocessing.max_length)
+    tokenizer = add_cleaning(classifier.tokenizer.to_fast(), classifier.metadata.preprocessing.clean)
+    tokenizer.enable_truncation(classifier.metadata.preprocessing.max_length)
     fast = transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token=tokenizer.id_to_token(classifier.model.config.pad_token_id),
-        model_max_length=classifier.preprocessing.max_length,
+        model_max_length=classifier.metadata.preprocessing.max_length,
         model_input_names=["input_ids", "attention_mask"],
     )
     fast.save_pretrained(folder)

@@ -11,7 +11,6 @@ from jinja2 import Environment, StrictUndefined
 from stages.common.artifacts.timings import timing_key
 from stages.common.core import paths
 from stages.common.core.files import read_json
-from stages.common.core.labels import LABELS
 from stages.common.reporting.formatting import DISPLAY_NAMES, get_with_interval
 from stages.common.serving.text_classifier import TextClassifier
 
@@ -90,16 +89,16 @@ def render_model_card(classifier: TextClassifier, checkpoint: Path, kind: str, r
         kind: "sequence", "token", "adapter" or "onnx".
         revision: git's, of this project.
     """
-    results, base_model = find_results(checkpoint), classifier.metadata["base_model"]
+    results, base_model = find_results(checkpoint), classifier.metadata.base_model
     environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     text = template.render(
         kind=kind,
-        labels=LABELS,
-        id2label=dict(enumerate(LABELS)),
-        metadata=classifier.metadata,
+        labels=classifier.labels,
+        id2label=dict(enumerate(classifier.labels)),
+        metadata=classifier.metadata.values,
         base_model=base_model,
-        max_length=classifier.preprocessing.max_length,
+        max_length=classifier.metadata.preprocessing.max_length,
         results=results,
         with_interval=get_with_interval,
         revision=revision,

@@ -8,12 +8,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from pydantic import ValidationError
 
+from stages.common.artifacts.training_metadata import TrainingMetadata, read_training_metadata
 from stages.common.core.exceptions import UserError
-from stages.common.core.files import read_json, sha256
-from stages.common.core.labels import LABELS
-from stages.common.core.params import Preprocessing
+from stages.common.core.files import sha256
 from stages.common.core.paths import BASE_MODEL
 from stages.common.corpus.cleaning import clean
 from stages.common.modeling.classifier import load_checkpoint
@@ -33,20 +31,25 @@ class TextClassifier:
 
     model: Model
     tokenizer: Tokenizer
-    preprocessing: Preprocessing
-    metadata: dict[str, Any]  # training.json of the checkpoint
+    metadata: TrainingMetadata
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the classes."""
+        return self.metadata.labels
 
     @cached_property
     def _collator(self) -> Collator:
         return build_collator(self.model.to(get_device()), packing=True)
 
     def predict_proba(self, texts: Iterable[str]) -> np.ndarray:
-        """Probability of each class for each raw text, float64 (texts, 3); NaN where cleaning leaves no text."""
-        cleaned = clean(pa.array(texts, pa.string()), self.preprocessing.clean).to_pylist()
+        """Probability of each class for each raw text, float64 (texts, classes); NaN where cleaning leaves no text."""
+        preprocessing = self.metadata.preprocessing
+        cleaned = clean(pa.array(texts, pa.string()), preprocessing.clean).to_pylist()
         present = np.array(list(map(bool, cleaned)), dtype=bool)
-        probabilities = np.full((len(cleaned), len(LABELS)), np.nan)
+        probabilities = np.full((len(cleaned), len(self.labels)), np.nan)
         if present.any():
-            encoded = self.tokenizer.encode(list(filter(None, cleaned)), self.preprocessing.max_length)
+            encoded = self.tokenizer.encode(list(filter(None, cleaned)), preprocessing.max_length)
             dataset = TokenizedDataset(encoded.input_ids, np.zeros(present.sum(), np.int64))
             logits = predict_logits(self.model, self._collator, dataset, BATCH_SIZE)
             probabilities[present] = logits.double().softmax(1).numpy()
@@ -59,21 +62,15 @@ def load_text_classifier(folder: Path, base_model: Path | None = None) -> TextCl
     Raises:
         UserError: a file is missing or damaged, or the base model is not the one that was trained on.
     """
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; `dvc repro` makes data/models/full and data/models/lora")
-    metadata = read_json(folder / "training.json")
-    try:
-        preprocessing = Preprocessing.model_validate(metadata["preprocessing"])
-        trained_on = {"name": metadata["base_model"]["name"], "sha256": dict(metadata["base_model"]["sha256"])}
-    except (KeyError, TypeError, ValueError, ValidationError) as error:
-        raise UserError(f"{folder / 'training.json'}: lacks how the model was trained; train it again") from error
+    metadata = read_training_metadata(folder)
     if (folder / "adapter_config.json").is_file():
         base_model = base_model or BASE_MODEL
-        _check_base_model(base_model, trained_on, folder)
+        _check_base_model(base_model, metadata.base_model, folder)
     elif base_model:
         raise UserError(f"{folder} holds a whole model, or no adapter_config.json: leave out --base-model")
     base_model = base_model or folder
-    return TextClassifier(load_checkpoint(folder, base_model), load_tokenizer(base_model), preprocessing, metadata)
+    model = load_checkpoint(folder, metadata.labels, base_model)
+    return TextClassifier(model, load_tokenizer(base_model), metadata)
 
 
 def _check_base_model(folder: Path, trained_on: dict[str, Any], adapter: Path) -> None:

@@ -4,8 +4,6 @@ import datasets
 import evaluate
 from sklearn.metrics import precision_recall_fscore_support
 
-from stages.common.core.labels import LABELS
-
 
 class MacroScores(evaluate.Metric):
     """scikit-learn's macro averages over the classes; `evaluate.load` would fetch a script from the hub."""
@@ -19,13 +17,14 @@ class MacroScores(evaluate.Metric):
             features=features,
         )
 
-    def _compute(self, predictions: list[int], references: list[int]) -> dict[str, float]:
+    def _compute(self, predictions: list[int], references: list[int], num_classes: int) -> dict[str, float]:
         precision, recall, f1, _ = precision_recall_fscore_support(
-            references, predictions, labels=range(len(LABELS)), average="macro", zero_division=0
+            references, predictions, labels=range(num_classes), average="macro", zero_division=0
         )
         return {"macro_precision": float(precision), "macro_recall": float(recall), "macro_f1": float(f1)}
 
 
-def macro_scores(predictions: list[int], references: list[int]) -> dict[str, float]:
+def macro_scores(predictions: list[int], references: list[int], num_classes: int) -> dict[str, float]:
     """`macro_precision`, `macro_recall` and `macro_f1` of class indices, each in [0, 1]; an empty class counts as 0."""
-    return MacroScores(keep_in_memory=True).compute(predictions=predictions, references=references)
+    values = {"predictions": predictions, "references": references, "num_classes": num_classes}
+    return MacroScores(keep_in_memory=True).compute(**values)

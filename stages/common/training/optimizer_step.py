@@ -26,6 +26,7 @@ class OptimizerStep:
     Args:
         packed: batches are packed into rows without padding.
         num_training_steps: of the whole training, for the schedule.
+        class_weights: (classes,) of the loss.
     """
 
     def __init__(
@@ -36,9 +37,11 @@ class OptimizerStep:
         learning_rate: float,
         num_training_steps: int,
         distributed: DistributedContext,
+        class_weights: torch.Tensor | None = None,
     ) -> None:
         self._batch_size, self._distributed = params.batch_size, distributed
         device = distributed.device
+        self._class_weights = None if class_weights is None else class_weights.to(device)
         self.trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self._ddp = DistributedDataParallel(model) if distributed.world_size > 1 else model
         use_graphs = device.type == "cuda" and distributed.world_size == 1 and packed
@@ -80,13 +83,26 @@ class OptimizerStep:
             with self._ddp.no_sync() if is_accumulating else contextlib.nullcontext():
                 with self._autocast:
                     logits = cls_logits(self._ddp, batch)
-                loss = cross_entropy(logits.float(), batch.labels, reduction="sum", ignore_index=IGNORE_INDEX) * weight
+                loss = self._loss(logits.float(), batch.labels) * weight
                 # DistributedDataParallel averages gradients over processes; here they must be summed.
                 (loss * self._distributed.world_size).backward()
             total += loss.detach()
         self.optimizer.step()
         self.optimizer.zero_grad()
         return total
+
+    def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return cross_entropy(logits, labels, self._class_weights, reduction="sum", ignore_index=IGNORE_INDEX)
+
+
+def balanced_class_weights(labels: np.ndarray, num_classes: int) -> torch.Tensor:
+    """rows / (classes x rows of the class), as scikit-learn's `class_weight="balanced"`: their mean over rows is 1.
+
+    Args:
+        labels: (rows,) class indices, each of which occurs.
+    """
+    counts = np.bincount(labels, minlength=num_classes)
+    return torch.from_numpy(len(labels) / (num_classes * counts)).float()
 
 
 def _uses_bfloat16(precision: str, device: torch.device) -> bool:

@@ -61,6 +61,7 @@ def train_stage(model: Model, method: str, params: Params, seed: int, learning_r
             metadata = {
                 "base_model": base_model,
                 "preprocessing": read_preprocessing(TRAIN).model_dump(),
+                "labels": list(train.class_names),
                 "seed": seed,
                 "learning_rate": learning_rate,
                 "best_epoch": result.best_epoch,

@@ -25,7 +25,7 @@ from stages.common.modeling.types import Model
 from stages.common.training.checkpointing import CheckpointManager
 from stages.common.training.interruption import SavePolicy
 from stages.common.training.metrics import macro_scores
-from stages.common.training.optimizer_step import OptimizerStep
+from stages.common.training.optimizer_step import OptimizerStep, balanced_class_weights
 
 LOSS_CHECK_INTERVAL = 50  # steps between two reads of the losses; each makes a GPU wait
 
@@ -75,8 +75,10 @@ class Trainer:
         self._step_size = params.batch_size * params.gradient_accumulation_steps
         self._steps_per_epoch = math.ceil(len(dataset) / self._step_size)
         total_steps = self._steps_per_epoch * params.epochs
+        balanced = params.class_weights == "balanced"
+        class_weights = balanced_class_weights(dataset.labels, model.config.num_labels) if balanced else None
         self._optimizer_step = OptimizerStep(
-            model, self.collator.packed, params, learning_rate, total_steps, self.distributed
+            model, self.collator.packed, params, learning_rate, total_steps, self.distributed, class_weights
         )
         self._history: list[dict[str, float]] = []
         self._best_epoch = 0
@@ -172,7 +174,7 @@ class Trainer:
             "epoch": self._epoch,
             "train_loss": train_loss,
             "validation_loss": float(cross_entropy(logits, labels)),
-            **macro_scores(logits.argmax(1).tolist(), labels.tolist()),
+            **macro_scores(logits.argmax(1).tolist(), labels.tolist(), num_classes=logits.shape[1]),
             "learning_rate": float(self._optimizer_step.scheduler.get_last_lr()[0]),
         }
         is_best = not self._history or self._score(row) > self._score(self._history[self._best_epoch - 1])

@@ -1,0 +1,56 @@
+"""Reviews as every source format gives them, and what can be wrong with a file or a review."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The names that a source has for what the pipeline reads: keys of JSON objects, or columns of a table."""
+
+    text: str
+    label: str
+    id: str
+    category: str
+
+
+AIHUB = Columns(text="RawText", label="GeneralPolarity", id="Index", category="MainCategory")
+
+
+@dataclass
+class Records:
+    """Consecutive reviews, a list for each column; numbers as text, None where a value is null or missing."""
+
+    text: list[str] = field(default_factory=list)  # "" where there is none
+    label: list[str | None] = field(default_factory=list)
+    has_label: list[bool] = field(default_factory=list)  # whether there is such a key at all
+    id: list[str | None] = field(default_factory=list)
+    category: list[str | None] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.text)
+
+    def __iadd__(self, others: "Records") -> "Records":
+        for name, values in vars(self).items():
+            values += vars(others)[name]
+        return self
+
+    def pop(self, count: int) -> "Records":
+        """Remove the first reviews and return them."""
+        first = Records(**{name: values[:count] for name, values in vars(self).items()})
+        for values in vars(self).values():
+            del values[:count]
+        return first
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is wrong with a file, or with one record of it."""
+
+    reason: Literal["unreadable", "not_json", "not_unicode", "wrong_type", "not_a_row"]
+    place: str  # in the file: record, line and column, or byte
+    detail: str
+    of_record: bool
+
+    def __str__(self) -> str:
+        return ": ".join(filter(None, (self.place, self.detail)))

@@ -1,0 +1,55 @@
+"""Reviews of a table, one a row."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from stages.common.corpus.records import AIHUB, Columns, Fault, Records
+from stages.common.corpus.tables import missing_column, read_chunks
+
+
+def _check_columns(found: list[str], columns: Columns) -> None:
+    if not any(found):
+        raise ValueError("is empty: its first row must name the columns")
+    for field, name in vars(columns).items():
+        if name not in found and (field in ("text", "label") or name != vars(AIHUB)[field]):
+            raise ValueError(f"data.{field}_column: {missing_column(name, found)}")
+        if found.count(name) > 1:
+            raise ValueError(f"has two columns {name}")
+
+
+def read_table_records(path: Path, columns: Columns, encoding: str) -> Iterator[tuple[Records, list[Fault]]]:
+    """Yield the records of a table, and its faults, a chunk at a time; .txt is taken for .tsv.
+
+    Where a table has no column for ids, they are FILE:NUMBER.
+    """
+    suffix = ".tsv" if path.suffix.lower() == ".txt" else path.suffix.lower()
+    names: list[str] = []
+    num_rows = 0
+
+    def check_columns(found: list[str]) -> None:
+        _check_columns(found, columns)
+        names.extend(found)
+
+    try:
+        with path.open("rb") as file:
+            options = encoding, "set data.encoding to cp949", suffix
+            for chunk in read_chunks(path, file, columns.text, check_columns, *options):
+                if isinstance(chunk, Fault):
+                    yield Records(), [chunk]
+                    continue
+                size = len(chunk.texts)
+                has_id, has_category = columns.id in names, columns.category in names
+                numbered = [f"{path.name}:{number}" for number in range(num_rows + 1, num_rows + size + 1)]
+                num_rows += size
+                yield (
+                    Records(
+                        text=chunk.texts.tolist(),
+                        label=chunk.cells(columns.label),
+                        has_label=[True] * size,
+                        id=[cell or None for cell in chunk.cells(columns.id)] if has_id else [*numbered],
+                        category=[c or None for c in chunk.cells(columns.category)] if has_category else [None] * size,
+                    ),
+                    [],
+                )
+    except ValueError as error:
+        yield Records(), [Fault("unreadable", "", str(error), of_record=False)]

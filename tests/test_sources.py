@@ -1,0 +1,316 @@
+"""Tables as sources: equal rows of any format give equal bytes, and what is wrong with a table is told in one line."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import openpyxl
+import pandas as pd
+import pytest
+
+from stages.common.artifacts.arrow import get_class_names, read_table
+from tests.support.corpus import record, records, write_corpus
+
+INGESTED, FILTERED, TOKENIZED = (Path(f"data/{name}.arrow") for name in ("ingested", "filtered", "tokenized"))
+COLUMNS = {"data__text_column": "document", "data__label_column": "label", "data__id_column": "id"}
+
+
+def all_records() -> list[dict[str, Any]]:
+    """`records`, and some without a usable label, with quotes, tabs and line breaks in their texts."""
+    odd = [
+        record(1000, '"인용"\t탭, 쉼표\n줄', "1"),
+        record(1001, "없음", None),
+        record(1002, "밖", "7"),
+        record(1003, "", "0"),
+    ]
+    return [*records(), *odd]
+
+
+def write_table(path: Path, rows: list[dict[str, Any]], encoding: str = "utf-8") -> Path:
+    frame = pd.DataFrame(rows)
+    match path.suffix:
+        case ".csv" | ".tsv" | ".txt":
+            frame.to_csv(path, sep="," if path.suffix == ".csv" else "\t", index=False, encoding=encoding)
+        case ".jsonl":
+            frame.to_json(path, orient="records", lines=True, force_ascii=False)
+        case ".parquet":
+            frame.to_parquet(path)
+        case ".xlsx":
+            frame.to_excel(path, index=False)
+    return path
+
+
+def error_of(stage, *names: str, **changed: Any) -> str:
+    with pytest.raises(SystemExit) as raised:
+        for name in names:
+            stage(name, **changed)
+    error = str(raised.value)
+    assert error.startswith("error: ")
+    assert "\n" not in error
+    return error
+
+
+def ingest_metrics() -> dict[str, Any]:
+    return json.loads(Path("metrics/ingest.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def tokenized_json(tiny_base_model, tmp_path_factory) -> bytes:
+    """tokenized.arrow of `all_records` in the AI Hub layout."""
+    from tests.support.project import stage_runner
+
+    folder = tmp_path_factory.mktemp("json")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        stage = stage_runner()
+        stage("base_model", base_model__folder=str(tiny_base_model))
+        stage("ingest", data__source=str(write_corpus(folder / "raw", all_records())))
+        stage("filter")
+        stage("clean_and_tokenize", tokenize__max_length=64)
+        return TOKENIZED.read_bytes()
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "ratings_train.txt", "a.jsonl", "a.parquet", "a.xlsx", "cp949.csv"])
+def test_equal_rows_of_any_format_give_equal_bytes(stage, tmp_path, tiny_base_model, tokenized_json, name):
+    encoding = "cp949" if name == "cp949.csv" else "utf-8"
+    source = write_table(tmp_path / name, all_records(), encoding)
+    stage("base_model", base_model__folder=str(tiny_base_model))
+    stage("ingest", data__source=str(source), data__encoding=encoding)
+    stage("filter")
+    stage("clean_and_tokenize", tokenize__max_length=64)
+    assert TOKENIZED.read_bytes() == tokenized_json
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet", ".xlsx"])
+@pytest.mark.parametrize("kind", [int, float, str])
+def test_labels_of_any_type_are_the_same(stage, tmp_path, suffix, kind):
+    rows = [{"document": f"글 {number}", "label": kind(number % 2), "id": number} for number in range(4)]
+    stage("ingest", data__source=str(write_table(tmp_path / f"a{suffix}", rows)), **COLUMNS)
+    stage("filter", data__labels={"부정": [0], "긍정": [1]})
+    table = read_table(FILTERED)
+    assert table["labels"].to_pylist() == [0, 1, 0, 1]
+    assert table["Index"].to_pylist() == ["0", "1", "2", "3"]
+    assert get_class_names(table.schema) == ("부정", "긍정")
+
+
+def test_a_folder_may_hold_files_of_several_formats(stage, tmp_path):
+    (tmp_path / "raw").mkdir()
+    for number, suffix in enumerate((".csv", ".jsonl", ".parquet", ".xlsx")):
+        write_table(tmp_path / f"raw/{number}{suffix}", records()[number::4])
+    (tmp_path / "raw/~$3.xlsx").write_bytes(b"Excel has the file open")
+    stage("ingest", data__source=str(tmp_path / "raw"))
+    assert sorted(read_table(INGESTED)["RawText"].to_pylist()) == sorted(row["RawText"] for row in records())
+
+
+def test_rows_without_an_id_are_numbered(stage, tmp_path):
+    source = write_table(tmp_path / "a.csv", [{"RawText": "글", "GeneralPolarity": 1}] * 3)
+    stage("ingest", data__source=str(source))
+    assert read_table(INGESTED)["Index"].to_pylist() == ["a.csv:1", "a.csv:2", "a.csv:3"]
+    assert read_table(INGESTED)["MainCategory"].to_pylist() == [None] * 3
+
+
+BROKEN_CSV = b'RawText,GeneralPolarity\ngood 1,1\n"never closed,1\ngood 2,0\na,b,c\n"x"y,1\n\xff,1\ngood 3,-1\n'
+
+
+def test_broken_rows_are_skipped_and_counted_and_no_other(stage, tmp_path):
+    (tmp_path / "a.csv").write_bytes(BROKEN_CSV)
+    stage("ingest", data__source=str(tmp_path / "a.csv"), data__on_error="skip")
+    assert read_table(INGESTED)["RawText"].to_pylist() == ["good 1", "good 2", "good 3"]
+    metrics = ingest_metrics()
+    assert metrics["records"] == {"read": 3, "skipped": 4}
+    assert [fault["place"] for fault in metrics["first_faults"]] == ["line 3", "line 5", "line 6", "line 7"]
+
+
+def test_a_broken_row_stops_the_stage_with_its_line(stage, tmp_path):
+    (tmp_path / "a.csv").write_bytes(BROKEN_CSV)
+    assert "a.csv: line 3: " in error_of(stage, "ingest", data__source=str(tmp_path / "a.csv"))
+
+
+def password_protected(path: Path) -> None:
+    path.write_bytes(bytes.fromhex("d0cf11e0a1b11ae1") + b"\0" * 2000)
+
+
+def damaged(path: Path) -> None:
+    write_table(path, records())
+    path.write_bytes(path.read_bytes()[:3000])
+
+
+def empty_sheet(path: Path) -> None:
+    openpyxl.Workbook().save(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "message"),
+    [
+        ("a.xlsx", empty_sheet, "a.xlsx: is empty: its first row must name the columns"),
+        ("a.xlsx", password_protected, "a.xlsx: has a password, or is an .xls file"),
+        ("a.xlsx", damaged, "a.xlsx: not an Excel file"),
+        ("a.csv", lambda path: path.write_bytes(b""), "a.csv: is empty"),
+        ("a.csv", lambda path: path.write_bytes("RawText,GeneralPolarity\n글,1\n".encode("cp949")), "data.encoding"),
+        ("a.csv", lambda path: path.write_text("a,b\n1,2\n"), "data.text_column: has no column RawText; it has a, b"),
+        ("a.csv", lambda path: path.write_text("RawText,b\n1,2\n"), "data.label_column: has no column GeneralPolarity"),
+        ("a.csv", lambda path: path.write_text("RawText\tGeneralPolarity\n1\t2\n"), "between tabs: name it .tsv"),
+        ("a.csv", lambda path: path.write_text("RawText,RawText,GeneralPolarity\n"), "has two columns RawText"),
+        ("a.parquet", lambda path: path.write_bytes(b"PAR1"), "a.parquet: "),
+        ("a.parquet", lambda path: write_table(path, [{"RawText": 1, "GeneralPolarity": 1}]), "holds int64, not text"),
+        ("a.json", lambda path: path.write_text('[{"a": "글", "b": 1}]'), "no record .* has RawText.* a, b"),
+        ("a.pdf", lambda path: path.write_bytes(b""), "its name must end in .csv, "),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_a_table_is_one_line(stage, tmp_path, name, write, message):
+    write(tmp_path / name)
+    error = error_of(stage, "ingest", data__source=str(tmp_path / name))
+    assert name in error
+
+    assert re.search(message, error), error
+    assert not INGESTED.exists()
+
+
+def test_a_column_that_was_asked_for_must_be_there(stage, tmp_path):
+    source = write_table(tmp_path / "a.csv", records())
+    error = error_of(stage, "ingest", data__source=str(source), data__id_column="ID")
+    assert "data.id_column: has no column ID; it has Index, RawText" in error
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ({"부정": [0], "긍정": [0]}, "data.labels is .*names a value twice"),
+        ({"부정": [1], "긍정": ["1.0"]}, "names a value twice"),
+        ({"부정": [0]}, "data.labels"),
+        ({"부정": [], "긍정": [1]}, "data.labels.부정"),
+        ({f"c{number}": [number] for number in range(51)}, "data.labels"),
+        ("{부정: [0]", "data.labels"),
+    ],
+)
+def test_a_senseless_mapping_is_refused(stage, tmp_path, labels, message):
+    with pytest.raises(SystemExit, match=message) as raised:
+        stage("filter", data__labels=labels)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_mapping_may_be_text_as_dvc_sets_it(stage, tmp_path):
+    stage("ingest", data__source=str(write_corpus(tmp_path / "raw", records())))
+    stage("filter", data__labels="{나쁨: [-1, 0], 좋음: ['1']}")
+    table = read_table(FILTERED)
+    assert get_class_names(table.schema) == ("나쁨", "좋음")
+    assert table["labels"].to_pylist() == [0] * 120 + [1] * 60
+
+
+def test_a_class_without_rows_is_named(stage, tmp_path):
+    stage("ingest", data__source=str(write_corpus(tmp_path / "raw", records())))
+    error = error_of(stage, "filter", data__labels={"부정": [-1], "긍정": [1], "분노": ["angry"]})
+    assert "data.labels: class 분노 has no row" in error
+    assert "'0' 60" in error  # a value that stands for no class, and its rows
+    assert not FILTERED.exists()
+
+
+@pytest.fixture
+def with_test_source(stage, tmp_path, tiny_base_model):
+    """Sources of 150 and 30 rows; two texts of the test rows also stand among the others, one with another ending."""
+    rows = records()
+    test = rows[::6]
+    others = [row for row in rows if row not in test]
+    others += [record(2000, test[0]["RawText"], "1"), record(2001, test[1]["RawText"].replace("!", "!!!"), "1")]
+    stage("base_model", base_model__folder=str(tiny_base_model))
+
+    def run(**changed: Any) -> dict[str, Any]:
+        sources = {"data__source": write_table(tmp_path / "train.tsv", others)}
+        sources["data__test_source"] = write_table(tmp_path / "test.tsv", test)
+        stage("ingest", **{key: str(path) for key, path in sources.items()})
+        for name in ("filter", "clean_and_tokenize", "split"):
+            stage(name, tokenize__max_length=64, **changed)
+        return json.loads(Path("metrics/split.json").read_text(encoding="utf-8"))
+
+    return run
+
+
+def ids(split: str) -> list[str]:
+    return read_table(Path(f"data/splits/{split}.arrow"))["Index"].to_pylist()
+
+
+@pytest.mark.parametrize(("grouped", "left_out"), [(True, 2), (False, 1)])
+def test_the_rows_of_the_test_source_are_the_test_rows(with_test_source, grouped, left_out):
+    metrics = with_test_source(split__group_near_duplicates=grouped)
+    assert ids("test") == [row["Index"] for row in records()[::6]]
+    assert metrics["duplicates_of_test_source"] == left_out
+    assert len(ids("train")) + len(ids("validation")) == 152 - left_out
+    assert "2000" not in ids("train") + ids("validation")
+
+
+def test_a_fixed_test_set_may_serve_as_validation(with_test_source):
+    with_test_source(split__validation_size=0.0)
+    assert ids("validation") == ids("test") == [row["Index"] for row in records()[::6]]
+
+
+def test_a_test_source_without_a_label_is_named(stage, tmp_path):
+    sources = {"data__source": str(write_table(tmp_path / "train.csv", records()))}
+    test = write_table(tmp_path / "test.csv", [{"RawText": "글"}])
+    assert "test.csv: line 1: data.label_column: has no column" in error_of(
+        stage, "ingest", data__test_source=str(test), **sources
+    )
+    write_table(test, [record(1, "글", "9")])
+    stage("ingest")
+    assert "data.test_source: no row has one of the values" in error_of(stage, "filter")
+
+
+def test_a_missing_test_source_is_named(stage, tmp_path):
+    source = str(write_table(tmp_path / "train.csv", records()))
+    error = error_of(stage, "ingest", data__source=source, data__test_source="nowhere.csv")
+    assert "data.test_source: nowhere.csv is no folder or file" in error
+
+
+@pytest.fixture
+def tokenized(stage, tmp_path, tiny_base_model) -> None:
+    stage("base_model", base_model__folder=str(tiny_base_model))
+    stage("ingest", data__source=str(write_corpus(tmp_path / "raw", records())))
+    for name in ("filter", "clean_and_tokenize", "split"):
+        stage(name, tokenize__max_length=64)
+
+
+@pytest.mark.parametrize("name", ["ids.txt", "label_issues.csv", "cp949.csv", "ids.xlsx"])
+def test_excluded_rows_leave_and_all_others_stay_where_they_were(stage, tokenized, name):
+    before = {split: ids(split) for split in ("train", "validation", "test")}
+    excluded = [*before["train"][:3], before["validation"][0]]
+    frame = pd.DataFrame({"Index": excluded, "text": "글"})
+    if name == "ids.txt":
+        Path(name).write_text("\n".join(excluded) + "\n\n")
+    elif name == "ids.xlsx":
+        frame.to_excel(name, index=False)
+    else:
+        frame.to_csv(name, index=False, encoding="cp949" if name == "cp949.csv" else "utf-8-sig")
+    stage("split", data__exclude=name)
+    assert ids("train") == before["train"][3:]
+    assert ids("validation") == before["validation"][1:]
+    assert ids("test") == before["test"]
+    assert json.loads(Path("metrics/split.json").read_text(encoding="utf-8"))["excluded_rows"] == 4
+
+
+def test_excluded_ids_of_no_row_and_of_test_rows_are_told(stage, tokenized, capsys):
+    Path("ids.txt").write_text(f"{ids('test')[0]}\nnobody\n")
+    stage("split", data__exclude="ids.txt")
+    told = capsys.readouterr().err
+    assert "1 of the 2 ids in ids.txt are those of no row" in told
+    assert "1 test rows are left out" in told
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("nowhere.txt", None, "data.exclude: nowhere.txt: .*No such file"),
+        ("a.csv", "id,text\n1,글\n", "data.exclude: a.csv: line 1: has no column Index; it has id, text"),
+    ],
+)
+def test_a_file_of_ids_that_cannot_be_read_is_named(stage, tokenized, name, content, message):
+    if content:
+        Path(name).write_text(content, encoding="utf-8")
+    with pytest.raises(SystemExit, match=message):
+        stage("split", data__exclude=name)
+
+
+def test_a_class_must_not_be_excluded_as_a_whole(stage, tokenized):
+    table = read_table(Path("data/splits/train.arrow"))
+    of_class = [row["Index"] for row in table.select(["Index", "labels"]).to_pylist() if row["labels"] == 2]
+    Path("ids.txt").write_text("\n".join(of_class))
+    assert "data.exclude: leaves class 긍정 no train row" in error_of(stage, "split", data__exclude="ids.txt")
