@@ -24,7 +24,7 @@ def out_of_fold_probabilities(texts: np.ndarray, labels: np.ndarray, num_classes
     from sklearn.model_selection import GroupKFold
 
     from stages.common.core.console import ProgressBar
-    from stages.common.evaluation.linear_models import logistic_regression, tfidf_features
+    from stages.common.modeling.linear_models import logistic_regression, tfidf_features
 
     probabilities = np.zeros((len(texts), num_classes))
     groups = np.unique(texts, return_inverse=True)[1]

@@ -36,7 +36,7 @@ def main() -> None:
     # scikit-learn takes seconds to import; a fault in params.yaml is reported before that.
     from sklearn.dummy import DummyClassifier
 
-    from stages.common.evaluation.linear_models import TFIDF_C_GRID, fit_logistic_regression, tfidf_features
+    from stages.common.modeling.linear_models import TFIDF_C_GRID, fit_logistic_regression, tfidf_features
 
     tables = {split: read_table(path) for split, path in SPLITS.items()}
     labels = {split: table["labels"].to_numpy() for split, table in tables.items()}

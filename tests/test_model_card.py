@@ -124,7 +124,8 @@ def test_a_model_of_another_run_gets_no_results(classifier, tmp_path, monkeypatc
 
 def test_a_base_model_of_the_hub_stands_in_the_metadata(classifier):
     base_model = {"name": "monologg/kobert", "revision": COMMIT, "sha256": {}}
-    classifier = dataclasses.replace(classifier, metadata={**classifier.metadata, "base_model": base_model})
+    metadata = dataclasses.replace(classifier.metadata, base_model=base_model)
+    classifier = dataclasses.replace(classifier, metadata=metadata)
     text = render_model_card(classifier, CHECKPOINT, "adapter", "")
     assert ModelCard(text).data.base_model == "monologg/kobert"
     assert f"`monologg/kobert` at revision `{COMMIT}`" in text

@@ -1,13 +1,13 @@
 """Data at scale: time and peak memory of the data stages, and of the notebook's way through the same files.
 
     python -m tests.benchmarks.scale --rows 600000 2400000 [--reviews FILE.parquet] [--base-model DIR]
-        [--notebook 60000] [--output FILE.json]
+        [--formats csv parquet] [--notebook 60000] [--output FILE.json]
 
 FILE holds the columns `review` and `rating` (1 to 10); without it, or where it is too short, reviews are repeated with
 a number at the end, so that no two are equal. DIR holds a base model's tokenizer and config.json (weights are not
 read). Each number of rows is written as AI Hub files, and every stage is a process of its own, as in `dvc repro`.
-`--notebook` sends that many rows through `datasets` and KoBERT's reference tokenizer (DIR must be KoBERT's), and
-through our stages, on the same files.
+`--formats` sends the same rows through our stages as one table in each of these formats, `--notebook` that many rows
+through `datasets` and KoBERT's reference tokenizer (DIR must be KoBERT's), and through our stages, on the same files.
 """
 
 import argparse
@@ -22,10 +22,12 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import yaml
 
+from stages.common.artifacts.arrow import read_table
 from stages.common.core.files import write_json
 from stages.ingest import find_files, ingest
 
@@ -111,9 +113,28 @@ def our_way(folder: Path, source: Path, base_model: Path) -> dict[str, dict[str,
     params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     params["data"]["source"] = str(source)
     folder.mkdir()
-    (folder / "params.yaml").write_text(yaml.safe_dump(params, allow_unicode=True), encoding="utf-8")
+    (folder / "params.yaml").write_text(yaml.safe_dump(params, allow_unicode=True, sort_keys=False), encoding="utf-8")
     shutil.copytree(base_model, folder / "data/base_model", ignore=shutil.ignore_patterns("*.safetensors", "*.bin"))
     return {stage: run([sys.executable, "-m", f"stages.{stage}"], folder) for stage in STAGES}
+
+
+def in_total(stages: dict[str, dict[str, float]]) -> dict[str, float]:
+    """Time of all stages and memory of the largest one."""
+    times = {clock: round(sum(stage[clock] for stage in stages.values()), 2) for clock in ("seconds", "cpu_seconds")}
+    return {**times, "peak_mib": max(stage["peak_mib"] for stage in stages.values())}
+
+
+def write_as_table(ingested: Path, target: Path) -> Path:
+    """Write the rows of ingested.arrow as one table, in the format that the suffix of `target` names."""
+    frame = read_table(ingested).select(["Index", "RawText", "GeneralPolarity", "MainCategory"]).to_pandas()
+    match target.suffix:
+        case ".parquet":
+            frame.to_parquet(target)
+        case ".xlsx":
+            frame.to_excel(target, index=False)
+        case suffix:
+            frame.to_csv(target, sep="," if suffix == ".csv" else "\t", index=False)
+    return target
 
 
 def notebook_way(source: Path, files: Path) -> None:
@@ -147,6 +168,7 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--rows", type=int, nargs="*", default=[])
     arguments.add_argument("--reviews", type=Path)
+    arguments.add_argument("--formats", nargs="*", default=[], choices=("csv", "tsv", "parquet", "xlsx"))
     arguments.add_argument("--base-model", type=Path, default=ROOT / "data/kobert-mini")
     arguments.add_argument("--notebook", type=int, metavar="ROWS")
     arguments.add_argument("--run-notebook", type=Path, metavar="FOLDER", help=argparse.SUPPRESS)
@@ -158,16 +180,18 @@ def main() -> None:
         return
     base_model = options.base_model.resolve()
     work = options.work or Path(tempfile.mkdtemp())
-    measured: list[dict[str, object]] = []
+    measured: list[dict[str, Any]] = []
     try:
         for rows in sorted({*options.rows, *([options.notebook] if options.notebook else [])}):
             source = (work / f"{rows} 행").resolve()
             size = write_corpus(source, rows, options.reviews)
-            result: dict[str, object] = {"rows": rows, "bytes": size}
+            result: dict[str, Any] = {"rows": rows, "bytes": size}
             result["stages"] = stages = our_way(work / f"ours-{rows}", source, base_model)
-            for clock in ("seconds", "cpu_seconds"):
-                result[clock] = round(sum(stage[clock] for stage in stages.values()), 2)
-            result["peak_mib"] = max(stage["peak_mib"] for stage in stages.values())
+            result |= in_total(stages)
+            for name in options.formats:
+                table = write_as_table(work / f"ours-{rows}/data/ingested.arrow", work / f"{rows}.{name}")
+                of_format = in_total(our_way(work / f"{name}-{rows}", table, base_model))
+                result[name] = of_format | {"times_json": round(of_format["seconds"] / result["seconds"], 2)}
             if rows == options.notebook:
                 script = [sys.executable, "-m", "tests.benchmarks.scale", "--base-model", str(base_model)]
                 environment = {"HF_DATASETS_CACHE": str(work / "cache"), "HF_HUB_OFFLINE": "1"}
@@ -188,6 +212,9 @@ def print_result(result: dict) -> None:
     print(f"\n| {result['rows']:,} rows, {result['bytes'] / 1e6:,.0f} MB | seconds | of the processor | peak MiB |")
     print("| --- | ---: | ---: | ---: |")
     lines = {**result["stages"], "**all**": result}
+    for name in ("csv", "tsv", "parquet", "xlsx"):
+        if name in result:
+            lines[f"all, as .{name}, {result[name]['times_json']:.2f} times the JSON files"] = result[name]
     if notebook := result.get("notebook"):
         lines[f"the notebook's way, {notebook['times_ours']:.1f} times ours"] = notebook
     for name, figures in lines.items():

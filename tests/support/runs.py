@@ -99,5 +99,7 @@ def write_runs(
             }
             folder = paths.RUNS / method / paths.run_name(seed, learning_rate)
             _write_run(folder, logits, seed, learning_rate)
+    write_json(paths.AUDIT_METRICS, {"rows": 120, "suspected": 7, "estimated_wrong": 0.0625})
+    write_json(paths.LABEL_NOISE, [{"label": "부정", "suggested": "긍정", "rate": 0.1234}])
     for path in (paths.FILTER_METRICS, paths.SPLIT_METRICS, paths.TOKEN_METRICS):
         write_json(path, {"rows": len(rows)})

@@ -1,0 +1,50 @@
+"""NSMC's construction from a table of film reviews: two TSV files with id, document and label.
+
+    python -m tests.benchmarks.nsmc nsmc-corpus.parquet DIR
+
+100,000 reviews of ratings 1 to 4 (label 0) and 100,000 of ratings 9 and 10 (label 1), at most 140 characters long and
+drawn at random; 150,000 of them in DIR/ratings_train.tsv, 50,000 in DIR/ratings_test.tsv, each with as many of either
+label. The construction is that of github.com/e9t/nsmc; which reviews it drew is not known.
+"""
+
+import argparse
+import csv
+from pathlib import Path
+
+import pandas as pd
+
+from stages.common.core.files import atomic_write
+
+ROWS_OF_LABEL, TEST_ROWS_OF_LABEL = 100_000, 25_000
+MAX_CHARACTERS = 140
+SEED = 42
+
+
+def construct(corpus: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Training and test rows from the columns review and rating."""
+    # A row is a line: what else ends one becomes a space, as in NSMC's own files.
+    document = corpus["review"].str.replace(r"\s+", " ", regex=True).str.strip()
+    usable = corpus.assign(document=document)[document.str.len().between(1, MAX_CHARACTERS)]
+    parts = []
+    for label, ratings in enumerate((range(1, 5), range(9, 11))):
+        drawn = usable[usable["rating"].isin(ratings)].sample(ROWS_OF_LABEL, random_state=SEED)
+        parts.append(pd.DataFrame({"id": drawn.index, "document": drawn["document"], "label": label}))
+    test = pd.concat([part[:TEST_ROWS_OF_LABEL] for part in parts])
+    train = pd.concat([part[TEST_ROWS_OF_LABEL:] for part in parts])
+    return tuple(rows.sample(frac=1, random_state=SEED) for rows in (train, test))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("corpus", type=Path, metavar="PARQUET", help="with the columns review and rating")
+    parser.add_argument("output", type=Path, metavar="DIR")
+    arguments = parser.parse_args()
+    corpus = pd.read_parquet(arguments.corpus, columns=["review", "rating"])
+    for name, rows in zip(("train", "test"), construct(corpus), strict=True):
+        with atomic_write(arguments.output / f"ratings_{name}.tsv") as temporary:
+            rows.to_csv(temporary, sep="\t", index=False, quoting=csv.QUOTE_MINIMAL, lineterminator="\n")
+        print(f"{arguments.output / f'ratings_{name}.tsv'}: {len(rows):,} rows")
+
+
+if __name__ == "__main__":
+    main()
