@@ -4,12 +4,14 @@ from stages.common.core.exceptions import report_user_errors
 from stages.common.core.launch import parse_run, start_launcher
 from stages.common.core.params import load_params
 from stages.common.core.paths import BASE_MODEL, TRAIN
+from stages.common.core.threads import limit_spinning
 
 
 @report_user_errors
 def main() -> None:
     params, (seed, learning_rate) = load_params(), parse_run(__doc__)
     start_launcher(params.run.launcher, "stages.train_full")
+    limit_spinning()
     # torch takes seconds to import, and a fault in params.yaml is reported before.
     from stages.common.artifacts.arrow import read_class_names
     from stages.common.modeling.classifier import build_classifier

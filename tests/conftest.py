@@ -1,13 +1,16 @@
 """Fixtures: a tiny BERT in KoBERT's layout, and a folder in which both methods were trained on it."""
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
-from tests.support.corpus import records
-from tests.support.project import prepare, run_tool, stage_runner
+from tests.support.corpus import records, write_corpus
+from tests.support.dvc import DVC
+from tests.support.project import copy_project, prepare, run, run_tool, stage_runner
 
 # One thread for each of pytest's workers, which share the cores; set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -78,3 +81,39 @@ def tool(trained_project: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...
     """`run_tool` in the folder of `trained_project`."""
     monkeypatch.chdir(trained_project)
     return run_tool
+
+
+@pytest.fixture(scope="session")
+def clone(tmp_path_factory, tiny_base_model) -> Path:
+    """A clone with tiny data and a tiny base model of its own, committed."""
+    root = copy_project(tmp_path_factory.mktemp("a clone"))
+    (root / "dvc.lock").unlink()  # of the sample
+    write_corpus(root / "data/tiny", records())
+    shutil.copytree(tiny_base_model, root / "data/tiny-model")
+    params = yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8"))
+    params["data"]["source"], params["base_model"]["folder"] = "data/tiny", "data/tiny-model"
+    params["tokenize"]["max_length"], params["train"]["epochs"] = 32, 1
+    params["full"]["learning_rates"], params["lora"]["learning_rates"] = [0.001], [0.01]
+    params["lora"]["target_modules"] = ["query", "value"]
+    (root / "params.yaml").write_text(yaml.safe_dump(params, allow_unicode=True, sort_keys=False), encoding="utf-8")
+    for command in (
+        ["git", "init", "-q"],
+        ["git", "config", "user.email", "test@example.org"],
+        ["git", "config", "user.name", "test"],
+        ["git", "add", "-A"],
+        ["git", "commit", "-qm", "tiny"],
+    ):
+        assert run(*command, cwd=root).returncode == 0
+    result = run(*DVC, "repro", cwd=root)
+    assert result.returncode == 0, result.stderr
+    for command in (["git", "add", "-A"], ["git", "commit", "-qm", "results"]):
+        assert run(*command, cwd=root).returncode == 0
+    return root
+
+
+@pytest.fixture
+def repro(clone) -> Path:
+    """The clone with the parameters that it was committed with, up to date."""
+    assert run("git", "checkout", "-q", "HEAD", "--", ".", cwd=clone).returncode == 0
+    assert run(*DVC, "repro", cwd=clone).returncode == 0
+    return clone

@@ -4,75 +4,15 @@ import json
 import re
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
 import yaml
 
 from tests.support.browser import visit
-from tests.support.corpus import records, write_corpus
+from tests.support.dvc import DVC, ran, read, status
 from tests.support.hub import COMMIT, REPOSITORY, serving
 from tests.support.project import copy_project, run
-
-DVC = ("python", "-m", "dvc")
-
-
-@pytest.fixture(scope="module")
-def clone(tmp_path_factory, tiny_base_model) -> Path:
-    """A clone with tiny data and a tiny base model of its own, committed."""
-    root = copy_project(tmp_path_factory.mktemp("a clone"))
-    (root / "dvc.lock").unlink()  # of the sample
-    write_corpus(root / "data/tiny", records())
-    shutil.copytree(tiny_base_model, root / "data/tiny-model")
-    params = yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8"))
-    params["data"]["source"], params["base_model"]["folder"] = "data/tiny", "data/tiny-model"
-    params["tokenize"]["max_length"], params["train"]["epochs"] = 32, 1
-    params["full"]["learning_rates"], params["lora"]["learning_rates"] = [0.001], [0.01]
-    params["lora"]["target_modules"] = ["query", "value"]
-    (root / "params.yaml").write_text(yaml.safe_dump(params, allow_unicode=True), encoding="utf-8")
-    for command in (
-        ["git", "init", "-q"],
-        ["git", "config", "user.email", "test@example.org"],
-        ["git", "config", "user.name", "test"],
-        ["git", "add", "-A"],
-        ["git", "commit", "-qm", "tiny"],
-    ):
-        assert run(*command, cwd=root).returncode == 0
-    result = run(*DVC, "repro", cwd=root)
-    assert result.returncode == 0, result.stderr
-    for command in (["git", "add", "-A"], ["git", "commit", "-qm", "results"]):
-        assert run(*command, cwd=root).returncode == 0
-    return root
-
-
-def ran(text: str) -> set[str]:
-    """The stages that DVC ran."""
-    return {line.split("'")[1] for line in text.splitlines() if line.startswith("Running stage")}
-
-
-def read(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def status(root: Path) -> set[str]:
-    """The stages that DVC would run."""
-    result = run(*DVC, "status", "--json", cwd=root)
-    assert result.returncode == 0, result.stderr
-    return set(json.loads(result.stdout))
-
-
-def commit(root: Path, message: str) -> None:
-    for command in (["git", "add", "-A"], ["git", "commit", "-q", "--allow-empty", "-m", message]):
-        assert run(*command, cwd=root).returncode == 0
-
-
-@pytest.fixture
-def repro(clone) -> Path:
-    """The clone with the parameters that it was committed with, up to date."""
-    assert run("git", "checkout", "-q", "HEAD", "--", ".", cwd=clone).returncode == 0
-    assert run(*DVC, "repro", cwd=clone).returncode == 0
-    return clone
 
 
 def test_a_second_run_does_nothing(repro):
@@ -213,36 +153,6 @@ def test_an_edit_in_code_that_people_read_retrains_nothing(repro, package, expec
         assert status(repro) == expected
     finally:
         edited.write_text(text, encoding="utf-8")
-
-
-def test_a_moved_clone_is_up_to_date(repro, tmp_path):
-    shutil.copytree(repro, tmp_path / "first", symlinks=True)
-    (tmp_path / "first").rename(tmp_path / "second")
-    assert status(tmp_path / "second") == set()
-
-
-def test_a_copied_clone_watches_its_own_files(repro, tmp_path):
-    copied = shutil.copytree(repro, tmp_path / "copy", symlinks=True)
-    shutil.rmtree(repro / "data/tiny-model", ignore_errors=False)
-    try:
-        assert status(copied) == set()
-        (copied / "data/tiny-model/config.json").write_text("{}", encoding="utf-8")
-        assert "base_model" in status(copied)
-    finally:
-        assert run("git", "checkout", "-q", "HEAD", "--", "data/tiny-model", cwd=repro).returncode == 0
-
-
-def test_a_pulled_clone_is_up_to_date(repro, tmp_path):
-    remote = str(tmp_path / "remote")
-    for command in (("remote", "add", "-f", "-d", "storage", remote), ("push",), ("remote", "remove", "storage")):
-        assert run(*DVC, *command, cwd=repro).returncode == 0
-    assert run("git", "clone", "-q", str(repro), "pulled", cwd=tmp_path).returncode == 0
-    pulled = tmp_path / "pulled"
-    for command in (("remote", "add", "-d", "storage", remote), ("pull",)):
-        result = run(*DVC, *command, cwd=pulled)
-        assert result.returncode == 0, result.stderr
-    assert status(pulled) == set()
-    assert run("git", "status", "--porcelain", cwd=pulled).stdout in ("", " M .dvc/config\n")
 
 
 def contents(folder: Path) -> dict[str, bytes]:

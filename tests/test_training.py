@@ -1,18 +1,23 @@
 """The training loop: it learns, it changes what it should, and gives the same bytes twice."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
+from sklearn.utils.class_weight import compute_class_weight
 
 from stages.common.core.exceptions import UserError
+from stages.common.core.threads import SPIN_COUNT, limit_spinning
 from stages.common.modeling.classifier import add_lora, build_classifier, load_checkpoint
 from stages.common.modeling.collator import Collator
 from stages.common.modeling.dataset import TokenizedDataset, read_dataset
 from stages.common.modeling.inference import predict_logits
 from stages.common.training.metrics import macro_scores
+from stages.common.training.optimizer_step import balanced_class_weights
 from tests.support.corpus import LABELS
 from tests.support.project import prepare
 from tests.support.training import (
@@ -191,3 +196,35 @@ def test_scores_are_those_of_scikit_learn():
         expected = f1_score(labels, predictions, average="macro")
         assert macro_scores(predictions, labels, len(LABELS))["macro_f1"] == pytest.approx(expected)
     assert macro_scores([0, 0], [0, 0], len(LABELS))["macro_f1"] == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize("variables", [{}, {"OMP_WAIT_POLICY": "active"}, {"GOMP_SPINCOUNT": "7"}])
+def test_waiting_threads_sleep_unless_the_user_says_otherwise(monkeypatch, variables):
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    limit_spinning()
+    expected = variables.get("GOMP_SPINCOUNT") if variables else str(SPIN_COUNT)
+    assert os.environ.get("GOMP_SPINCOUNT") == expected
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+
+
+def test_weights_of_a_loss_are_those_of_scikit_learn(dataset):
+    labels = np.array([0] * 70 + [1] * 20 + [2] * 10)
+    expected = compute_class_weight("balanced", classes=np.arange(3), y=labels)
+    assert balanced_class_weights(labels, 3).numpy() == pytest.approx(expected)
+
+
+def test_balanced_weights_find_more_of_a_rare_class(tiny_base_model, dataset):
+    rare = np.flatnonzero(dataset.labels == 1)[:12]
+    others = np.flatnonzero(dataset.labels != 1)
+    indices = np.concatenate([rare, others])
+    unbalanced = TokenizedDataset(dataset.input_ids.take(pa.array(indices)), dataset.labels[indices], LABELS)
+    recall = {}
+    for weights in ("none", "balanced"):
+        model = without_dropout(build(tiny_base_model, "full"))
+        fit(model, unbalanced, dataset, train_params(class_weights=weights, epochs=4), 0.02)
+        predicted = predict_logits(model, Collator(model, packed=False), dataset, batch_size=64).argmax(1).numpy()
+        recall[weights] = (predicted == 1)[dataset.labels == 1].mean()
+    assert recall["balanced"] > recall["none"]

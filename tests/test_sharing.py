@@ -1,0 +1,103 @@
+"""Results in other places: a clone that was moved, copied or pulled, and what others get through Git and DVC."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.dvc import DVC, commit, ran, read, status
+from tests.support.project import run
+
+
+def dvc(*command: str, cwd: Path) -> str:
+    """Run a command of DVC that must end well; its output."""
+    result = run(*DVC, *command, cwd=cwd)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_a_moved_clone_is_up_to_date(repro, tmp_path):
+    shutil.copytree(repro, tmp_path / "first", symlinks=True)
+    (tmp_path / "first").rename(tmp_path / "second")
+    assert status(tmp_path / "second") == set()
+
+
+def test_a_copied_clone_watches_its_own_files(repro, tmp_path):
+    copied = shutil.copytree(repro, tmp_path / "copy", symlinks=True)
+    shutil.rmtree(repro / "data/tiny-model", ignore_errors=False)
+    try:
+        assert status(copied) == set()
+        (copied / "data/tiny-model/config.json").write_text("{}", encoding="utf-8")
+        assert "base_model" in status(copied)
+    finally:
+        assert run("git", "checkout", "-q", "HEAD", "--", "data/tiny-model", cwd=repro).returncode == 0
+
+
+@pytest.fixture
+def shared(repro, tmp_path) -> Path:
+    """A copy of the clone whose DVC remote is a folder and whose origin is a bare repository; both have its results."""
+    root = shutil.copytree(repro, tmp_path / "shared", symlinks=True)
+    assert run("git", "init", "-q", "--bare", "-b", "main", str(tmp_path / "origin.git"), cwd=tmp_path).returncode == 0
+    dvc("remote", "add", "-d", "storage", str(tmp_path / "remote"), cwd=root)
+    commit(root, "a remote")
+    dvc("push", cwd=root)
+    run("git", "branch", "-M", "main", cwd=root)
+    for command in (("remote", "add", "origin", str(tmp_path / "origin.git")), ("push", "-q", "origin", "main")):
+        result = run("git", *command, cwd=root)
+        assert result.returncode == 0, result.stderr
+    return root
+
+
+@pytest.fixture
+def colleague(shared, tmp_path) -> Path:
+    """Somebody else's clone."""
+    assert run("git", "clone", "-q", "-b", "main", str(tmp_path / "origin.git"), "theirs", cwd=tmp_path).returncode == 0
+    return tmp_path / "theirs"
+
+
+def test_a_pulled_clone_trains_nothing(colleague):
+    dvc("pull", cwd=colleague)
+    assert status(colleague) == set()
+    assert ran(dvc("repro", cwd=colleague)) == set()
+    assert run("git", "status", "--porcelain", cwd=colleague).stdout == ""
+
+
+def test_an_experiment_is_pushed_and_pulled(shared, colleague):
+    dvc("exp", "run", "-n", "rank", "-S", "lora.r=2", cwd=shared)
+    dvc("exp", "push", "origin", "rank", cwd=shared)
+    dvc("exp", "pull", "origin", "rank", cwd=colleague)
+    dvc("exp", "apply", "rank", cwd=colleague)
+    expected, applied = (read(root / "data/models/lora/adapter_config.json") for root in (shared, colleague))
+    assert applied == expected
+    assert applied["r"] == 2
+
+
+def test_a_model_is_got_by_its_name_and_tag(shared, tmp_path):
+    for command in (("tag", "sentiment-lora@v1.0.0"), ("push", "-q", "origin", "sentiment-lora@v1.0.0")):
+        assert run("git", *command, cwd=shared).returncode == 0
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    origin = str(tmp_path / "origin.git")
+    dvc("artifacts", "get", origin, "sentiment-lora", "-o", "lora", cwd=elsewhere)
+    assert (elsewhere / "lora/adapter_model.safetensors").read_bytes() == (
+        shared / "data/models/lora/adapter_model.safetensors"
+    ).read_bytes()
+    dvc("get", origin, "plots/report.html", cwd=elsewhere)
+    assert (elsewhere / "report.html").read_bytes() == (shared / "plots/report.html").read_bytes()
+
+
+def test_cells_of_the_matrix_run_side_by_side(repro, tmp_path):
+    root = shutil.copytree(repro, tmp_path / "parallel", symlinks=True)
+    params = (root / "params.yaml").read_text(encoding="utf-8").replace("- 42\n", "- 42\n  - 43\n", 1)
+    (root / "params.yaml").write_text(params, encoding="utf-8")
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    script = "dvc stage list --name-only | grep ^train_ | xargs -P 2 -n 1 dvc repro -s"
+    result = subprocess.run(
+        ["bash", "-c", script], cwd=root, capture_output=True, text=True, env=os.environ | {"PATH": path}
+    )
+    assert result.returncode == 0, result.stderr
+    assert ran(result.stdout) == {"train_full@43-0.001", "train_lora@43-0.01"}
+    assert not ran(dvc("repro", cwd=root)) & {"train_full@43-0.001", "train_lora@43-0.01"}
