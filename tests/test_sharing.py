@@ -76,7 +76,10 @@ def test_an_experiment_is_pushed_and_pulled(shared, colleague):
 
 
 def test_a_model_is_got_by_its_name_and_tag(shared, tmp_path):
-    for command in (("tag", "sentiment-lora@v1.0.0"), ("push", "-q", "origin", "sentiment-lora@v1.0.0")):
+    for command in (
+        ("tag", "-a", "-m", "first", "sentiment-lora@v1.0.0"),
+        ("push", "-q", "origin", "sentiment-lora@v1.0.0"),
+    ):
         assert run("git", *command, cwd=shared).returncode == 0
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
