@@ -1,0 +1,150 @@
+"""Models in use: ONNX in 32 and 8 bits beside torch, and prediction on a file beside transformers' pipeline.
+
+    dvc repro && python -m tests.benchmarks.serving [--model data/models/full] [--texts 20000]
+
+Accuracy is that on the test rows. Latency is the median time of one text, the others are texts per second; all take raw
+texts, cleaned and tokenized by what the model was exported with. Contenders alternate in one process.
+"""
+
+import argparse
+import csv
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+
+from stages.common.artifacts.arrow import read_batches, read_table
+from stages.common.core.paths import FILTERED, TEST
+
+BATCH_SIZE, NUM_SINGLE, ROUNDS = 64, 200, 3
+Classify = Callable[[Sequence[str]], np.ndarray]  # texts to class indices
+
+
+def raw_texts() -> dict[str, str]:
+    """Texts by their ids, before cleaning."""
+    pairs: dict[str, str] = {}
+    for batch in read_batches(FILTERED, ("Index", "RawText")):
+        pairs |= zip(batch["Index"].to_pylist(), batch["RawText"].to_pylist(), strict=True)
+    return pairs
+
+
+def export(model: Path, output: Path, *options: str) -> Path:
+    subprocess.run(
+        [sys.executable, "-m", "stages.export", "--model", str(model), "--output", str(output), *options], check=True
+    )
+    return output
+
+
+def torch_classifier(folder: Path) -> Classify:
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+
+    def classify(texts: Sequence[str]) -> np.ndarray:
+        with torch.inference_mode():
+            inputs = tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt")
+            return model(**inputs).logits.argmax(1).numpy()
+
+    return classify
+
+
+def onnx_classifier(folder: Path) -> Classify:
+    import onnxruntime
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    session = onnxruntime.InferenceSession(folder / "model.onnx")
+
+    def classify(texts: Sequence[str]) -> np.ndarray:
+        inputs = tokenizer(list(texts), padding=True, truncation=True, return_tensors="np")
+        (logits,) = session.run(["logits"], {name: inputs[name] for name in ("input_ids", "attention_mask")})
+        return logits.argmax(1)
+
+    return classify
+
+
+def in_batches(classify: Classify, texts: Sequence[str]) -> np.ndarray:
+    return np.concatenate([classify(texts[i : i + BATCH_SIZE]) for i in range(0, len(texts), BATCH_SIZE)])
+
+
+def seconds(function: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    function()
+    return time.perf_counter() - started
+
+
+def compare_formats(model: Path, work: Path) -> None:
+    """Print size, accuracy, latency and throughput of torch, ONNX and quantised ONNX."""
+    table, by_id = read_table(TEST), raw_texts()
+    texts, labels = [by_id[index] for index in table["Index"].to_pylist()], table["labels"].to_numpy()
+    folders = {"torch": export(model, work / "torch")}
+    folders["ONNX"] = export(model, work / "onnx", "--format", "onnx")
+    folders["ONNX, int8"] = export(model, work / "int8", "--format", "onnx", "--int8")
+    contenders = {name: (torch_classifier if name == "torch" else onnx_classifier)(f) for name, f in folders.items()}
+    single: dict[str, list[float]] = {name: [] for name in contenders}
+    batched: dict[str, list[float]] = {name: [] for name in contenders}
+    predictions = {}
+    for _ in range(ROUNDS):
+        for name, classify in contenders.items():
+            single[name] += [seconds(lambda text=text, c=classify: c([text])) for text in texts[:NUM_SINGLE]]
+            batched[name].append(seconds(lambda c=classify: in_batches(c, texts)))
+            predictions[name] = in_batches(classify, texts)
+    print("| | weights | accuracy | other labels than torch | one text | texts/s in batches of 64 |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: |")
+    for name, folder in folders.items():
+        (weights,) = [path for path in folder.iterdir() if path.suffix in (".safetensors", ".onnx")]
+        others = np.mean(predictions[name] != predictions["torch"])
+        columns = [
+            f"{weights.stat().st_size / 1e6:.1f} MB",
+            f"{np.mean(predictions[name] == labels):.3f}",
+            f"{others:.1%}",
+        ]
+        columns += [f"{1000 * median(single[name]):.1f} ms", f"{len(texts) / median(batched[name]):,.0f}"]
+        print(f"| {name} | " + " | ".join(columns) + " |")
+
+
+def compare_files(model: Path, work: Path, num_texts: int) -> None:
+    """Print the throughput of `stages.predict` on a CSV file and of transformers' pipeline, with batches, on its texts."""
+    texts = list(raw_texts().values())
+    texts = [f"{texts[number % len(texts)]} {number}" for number in range(num_texts)]
+    with (work / "in.csv").open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([["text"], *([text] for text in texts)])
+    command = [sys.executable, "-m", "stages.predict", "--model", str(model), "--input", str(work / "in.csv")]
+    command += ["--text-column", "text", "--output", str(work / "out.csv")]
+    script = f"""import csv, sys
+from transformers import pipeline
+with open({str(work / "in.csv")!r}, encoding="utf-8", newline="") as file:
+    texts = [row["text"] for row in csv.DictReader(file)]
+classify = pipeline("text-classification", model={str(work / "torch")!r}, truncation=True, batch_size={BATCH_SIZE})
+with open({str(work / "pipeline.csv")!r}, "w") as file:
+    csv.writer(file).writerows([[row["label"], row["score"]] for row in classify(texts)])
+"""
+    commands = {"stages.predict": command, "pipeline": [sys.executable, "-c", script]}
+    times: dict[str, list[float]] = {name: [] for name in commands}
+    for _ in range(ROUNDS):
+        for name, of_contender in commands.items():
+            times[name].append(seconds(lambda c=of_contender: subprocess.run(c, check=True, capture_output=True)))
+    print(f"\n| {num_texts:,} texts of a .csv | seconds | texts/s |\n| --- | ---: | ---: |")
+    for name, each in times.items():
+        print(f"| {name} | {median(each):.1f} | {num_texts / median(each):,.0f} |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, default=Path("data/models/full"))
+    parser.add_argument("--texts", type=int, default=20_000)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as work:
+        compare_formats(arguments.model, Path(work))
+        compare_files(arguments.model, Path(work), arguments.texts)
+
+
+if __name__ == "__main__":
+    main()
