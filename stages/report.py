@@ -14,6 +14,7 @@ from stages.common.core.methods import METHODS
 from stages.common.core.params import load_params
 
 NUM_SHOWN = 30  # misclassified rows on the page
+NAMED_COLUMNS = ("Index", "text", "label")  # of them
 PACKAGES = ("dvc", "evaluate", "numpy", "peft", "scikit-learn", "scipy", "torch", "transformers")
 
 
@@ -41,6 +42,8 @@ def main() -> None:
     }
     errors = misclassified(read_table(paths.TEST), best_logits).to_pandas()
     write_spreadsheet(paths.ERRORS, errors)
+    # The probabilities of many classes would be wider than the page.
+    shown = errors if num_classes <= plots.MAX_CLASSES_WITH_NUMBERS else errors[[*NAMED_COLUMNS, *METHODS]]
 
     plots.use_style()
     histories = {method: read_json(paths.PLOTS / f"{method}.json") for method in METHODS}
@@ -65,7 +68,7 @@ def main() -> None:
         sentences=sentences,
         details=details,
         pictures={name: base64.b64encode((paths.PLOTS / f"{name}.png").read_bytes()).decode() for name in pictures},
-        errors=errors.head(NUM_SHOWN).fillna("").to_dict("records"),
+        errors=shown.head(NUM_SHOWN).fillna("").to_dict("records"),
         num_errors=len(errors),
         label_noise=read_json(paths.LABEL_NOISE)[:NUM_SHOWN],
         audit=read_json(paths.AUDIT_METRICS),

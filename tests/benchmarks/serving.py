@@ -111,7 +111,7 @@ def compare_formats(model: Path, work: Path) -> None:
 
 
 def compare_files(model: Path, work: Path, num_texts: int) -> None:
-    """Print the throughput of `stages.predict` on a CSV file and of transformers' pipeline, with batches, on its texts."""
+    """Print the throughput of `stages.predict` on a CSV file, and of transformers' pipeline in batches."""
     texts = list(raw_texts().values())
     texts = [f"{texts[number % len(texts)]} {number}" for number in range(num_texts)]
     with (work / "in.csv").open("w", encoding="utf-8", newline="") as file:

@@ -146,7 +146,7 @@ def plot_confusion(counts: Mapping[str, Rows]) -> Figure:
     labels = list(dict.fromkeys(cell["actual"] for cell in counts[METHODS[0]]))
     few = len(labels) <= MAX_CLASSES_WITH_NUMBERS
     content = "percent of the actual class" + (", and number of rows" if few else "; dark: all of it")
-    figure, axes = _subplots(max(4.6, 0.16 * len(labels)), 2, f"Confusion on the test rows: {content}")
+    figure, axes = _subplots(4.6 if few else 7.0, 2, f"Confusion on the test rows: {content}")
     for axis, (method, cells) in zip(axes, counts.items(), strict=True):
         matrix = np.reshape([cell["count"] for cell in cells], (len(labels), len(labels)))
         fractions = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
@@ -192,20 +192,28 @@ def _plot_with_interval(axis: Axes, x: float, method: str, values: tuple[float, 
 def plot_f1(details: Details, verdict: str) -> Figure:
     """Macro-F1 and the F1 of each class, with 95% intervals, of both methods and the baselines.
 
-    Of many classes only macro-F1: the report's table has the others.
+    Of many classes the baselines are left out, and so are the numbers: the report's table has them.
     """
     figure, (axis,) = _subplots(4.6, 1, f"{verdict}\nF1 on {details['rows']:,} test rows, with 95% intervals")
-    labels = details["labels"] if len(details["labels"]) <= MAX_CLASSES_WITH_NUMBERS else []
+    labels = details["labels"]
+    few = len(labels) <= MAX_CLASSES_WITH_NUMBERS
     for index, (method, name) in enumerate(DISPLAY_NAMES.items()):
-        for group, metric in enumerate(("macro_f1", *(f"per_class.{label}.f1" for label in labels))):
+        of_classes = labels if few or method in METHODS else []
+        for group, metric in enumerate(("macro_f1", *(f"per_class.{label}.f1" for label in of_classes))):
             x = group + 0.17 * (index - (len(DISPLAY_NAMES) - 1) / 2)
             score, low, high = get_with_interval(details[method], metric)
             _plot_with_interval(axis, x, method, (score, low, high), "" if group else name)
-            text = format_metric(details[method], metric)
-            axis.annotate(text, (x, high), (0, 7), textcoords="offset points", ha="center", fontsize="small")
-    axis.set_xticks(range(len(labels) + 1), ["macro-F1", *labels])
+            if few:
+                text = format_metric(details[method], metric)
+                axis.annotate(text, (x, high), (0, 7), textcoords="offset points", ha="center", fontsize="small")
+    axis.set_xticks(
+        range(len(labels) + 1), ["macro-F1", *labels], rotation=0 if few else 90, fontsize="medium" if few else 7
+    )
     axis.set(ylabel="F1", ylim=(-0.03, 1.1))
-    axis.legend(ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.08))
+    if few:
+        axis.legend(ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.08))
+    else:
+        axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
