@@ -31,9 +31,10 @@ def history(folder: Path, method: str, launcher: str = "python", **changed: obje
     """Run a training stage; returns its history, one object per epoch."""
     params = yaml.safe_load((folder / "params.yaml").read_text())
     params["run"]["launcher"] = launcher
-    params["train"] |= {"dropout": 0.0, "epochs": 4, "schedule": "constant", "warmup_ratio": 0.0, **changed}
+    params["train"] |= {"dropout": 0.0, "epochs": 4, "schedule": "constant", "warmup_ratio": 0.0}
+    params["train"] |= {"precision": "fp32", **changed}
     params["lora"]["dropout"] = 0.0
-    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
     shutil.rmtree(folder / "data/runs", ignore_errors=True)
     command = ("python", "-m", f"stages.train_{method}", "--seed", "42", "--learning-rate", "0.02")
     result = run(*command, cwd=folder, PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1")

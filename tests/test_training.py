@@ -17,7 +17,7 @@ from stages.common.modeling.collator import Collator
 from stages.common.modeling.dataset import TokenizedDataset, read_dataset
 from stages.common.modeling.inference import predict_logits
 from stages.common.training.metrics import macro_scores
-from stages.common.training.optimizer_step import balanced_class_weights
+from stages.common.training.optimizer_step import balanced_class_weights, uses_bfloat16
 from tests.support.corpus import LABELS
 from tests.support.project import prepare
 from tests.support.training import (
@@ -228,3 +228,26 @@ def test_balanced_weights_find_more_of_a_rare_class(tiny_base_model, dataset):
         predicted = predict_logits(model, Collator(model, packed=False), dataset, batch_size=64).argmax(1).numpy()
         recall[weights] = (predicted == 1)[dataset.labels == 1].mean()
     assert recall["balanced"] > recall["none"]
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_bf16_learns_what_fp32_learns_and_keeps_weights_in_fp32(tiny_base_model, dataset, method):
+    results = {}
+    for precision in ("fp32", "bf16"):
+        model = without_dropout(build(tiny_base_model, method))
+        results[precision] = losses(fit(model, dataset, dataset, train_params(precision=precision), 0.01))
+        assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert results["bf16"] == pytest.approx(results["fp32"], rel=0.1)
+    assert not np.array_equal(results["bf16"], results["fp32"])
+
+
+@pytest.mark.parametrize(
+    ("native", "amx", "expected"), [(False, False, False), (True, False, True), (False, True, True)]
+)
+def test_auto_takes_bf16_where_a_processor_multiplies_it(monkeypatch, native, amx, expected):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    cpu = torch.device("cpu")
+    assert uses_bfloat16("auto", cpu) is expected
+    assert uses_bfloat16("bf16", cpu)
+    assert not uses_bfloat16("fp32", cpu)

@@ -16,8 +16,8 @@ from tests.support.project import encode
 
 
 def train_params(**changed: object) -> TrainParams:
-    """The shipped parameters for two epochs without early stopping, some changed."""
-    return SHIPPED.train.model_copy(update={"epochs": 2, "patience": 0, **changed})
+    """The shipped parameters for two epochs in fp32 without early stopping, some changed."""
+    return SHIPPED.train.model_copy(update={"epochs": 2, "patience": 0, "precision": "fp32", **changed})
 
 
 def build(base_model: Path, method: str) -> Model:

@@ -207,7 +207,9 @@ class TrainParams(Section):
     schedule: Literal["constant", "linear", "cosine"] = _described("of the learning rate: constant, linear or cosine")
     packing: bool = _described("compute on real tokens only: same batches, same losses, no padding")
     group_by_length: bool = _described("batches of examples of similar length, in random order")
-    precision: Literal["auto", "fp32", "bf16"] = _described("auto: bf16 on a GPU that has it, else fp32; or fp32, bf16")
+    precision: Literal["auto", "fp32", "bf16"] = _described(
+        "of matrix products in training: fp32, bf16, or auto: bf16 on a GPU or CPU that is made for it, else fp32"
+    )
 
 
 class FullParams(Section):

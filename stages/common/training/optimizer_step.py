@@ -57,7 +57,7 @@ class OptimizerStep:
         )
         warmup = round(params.warmup_ratio * num_training_steps)
         self.scheduler = get_scheduler(SCHEDULES[params.schedule], self.optimizer, warmup, num_training_steps)
-        self._autocast = torch.autocast(device.type, torch.bfloat16, enabled=_uses_bfloat16(params.precision, device))
+        self._autocast = torch.autocast(device.type, torch.bfloat16, enabled=uses_bfloat16(params.precision, device))
 
     def collate(self, dataset: TokenizedDataset, indices: np.ndarray) -> list[WeightedBatch]:
         """This process's share of the batches of a step, whose examples are at `indices`."""
@@ -105,7 +105,10 @@ def balanced_class_weights(labels: np.ndarray, num_classes: int) -> torch.Tensor
     return torch.from_numpy(len(labels) / (num_classes * counts)).float()
 
 
-def _uses_bfloat16(precision: str, device: torch.device) -> bool:
+def uses_bfloat16(precision: str, device: torch.device) -> bool:
+    """Whether `train.precision` means bf16 here: where a processor has no instructions for it, bf16 is slower."""
+    if precision == "auto" and device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
     if precision == "auto":
-        return device.type == "cuda" and torch.cuda.is_bf16_supported()
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return precision == "bf16"

@@ -21,6 +21,7 @@ from stages.common.modeling.inference import predict_logits
 from stages.common.modeling.types import Model
 from stages.common.training.checkpointing import CheckpointManager
 from stages.common.training.interruption import SavePolicy
+from stages.common.training.optimizer_step import uses_bfloat16
 from stages.common.training.trainer import Trainer
 
 LIBRARIES = ("numpy", "peft", "torch", "transformers")
@@ -43,6 +44,7 @@ def train_stage(model: Model, method: str, params: Params, seed: int, learning_r
             "parameters": [params.train.model_dump(), method_params, seed, learning_rate],
             "data": {str(path): sha256(path) for path in (TRAIN, VALIDATION)},
             "base model": base_model["sha256"],
+            "bf16": uses_bfloat16(params.train.precision, distributed.device),
             **_environment(distributed),
         }
         checkpoints = CheckpointManager(CHECKPOINTS / method / name, fingerprint, distributed)
