@@ -1,27 +1,31 @@
 """Training speed beside the notebook's loop and transformers' Trainer.
 
-    python -m tests.benchmarks.training [--reviews FILE] [--sizes 2x128 4x256 12x768] [--output FILE]
+    python -m tests.benchmarks.training [--reviews FILE] [--sizes 2x128 4x256 12x768] [--busy] [--output FILE]
 
     notebook          padded batches of 16, random order, the loss read after every step
     trainer           transformers' Trainer, padded batches of 16, random order
     trainer, grouped  the same with batches of reviews of similar length
     ours              the pipeline's loop, packed batches of 16, random order
     ours, grouped     the same with train.group_by_length
+    ours, fp32        ours, where train.precision is not fp32 already
 
 Models have random weights and KoBERT's vocabulary size; the reviews are those of FILE (Parquet with a column `review`)
 or of data/sample, tokenized by the embedded tokenizer. Every contender runs in a process of its own. In each of
 `--rounds` all contenders run one after another, so that a slow minute of the machine affects all of them; the results
 are medians over the rounds. A run trains two epochs to warm up, one of them under torch's FLOP counter, and is timed on
 the third. `peak` is the FLOP/s of the third epoch, padding included, as a fraction of the rate of a large matrix
-product measured in the same process: in float32; on a GPU, where all but the notebook use it, in bf16.
+product measured in the same process, in float32 or, where a contender uses it, bf16. On a CPU transformers' Trainer
+computes in float32, its default. With --busy another program takes one core all the time.
 """
 
 import argparse
+import atexit
 import json
+import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -34,12 +38,14 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from stages.common.core.params import Params, load_params
+from stages.common.core.threads import SPIN_COUNT
 from stages.common.modeling.classifier import add_lora
 from stages.common.modeling.dataset import TokenizedDataset
 from stages.common.modeling.distributed import get_device
+from stages.common.training.optimizer_step import uses_bfloat16
 from stages.common.training.trainer import Trainer
 
-CONTENDERS = ("notebook", "trainer", "trainer, grouped", "ours", "ours, grouped")
+CONTENDERS = ("notebook", "trainer", "trainer, grouped", "ours", "ours, grouped", "ours, fp32")
 BATCH_SIZE = 16
 STEPS = {"2x128": 40, "4x256": 30, "12x768": 8}  # of an epoch
 GPU_STEPS = 80  # of any size
@@ -202,7 +208,9 @@ def huggingface_epochs(
     return clock.flops, clock.seconds
 
 
-def our_epochs(size: str, lora: bool, dataset: TokenizedDataset, params: Params, grouped: bool) -> Callable[[], float]:
+def our_epochs(
+    size: str, lora: bool, dataset: TokenizedDataset, params: Params, grouped: bool, bf16: bool
+) -> Callable[[], float]:
     """A function that trains one epoch with the pipeline's loop and returns its seconds."""
     from transformers import BertForTokenClassification
 
@@ -210,9 +218,14 @@ def our_epochs(size: str, lora: bool, dataset: TokenizedDataset, params: Params,
     if lora:
         model = add_lora(model, params.lora, 42)
     train_params = params.train.model_copy(
-        update={"batch_size": BATCH_SIZE, "group_by_length": grouped, "schedule": "constant"}
+        update={
+            "batch_size": BATCH_SIZE,
+            "group_by_length": grouped,
+            "schedule": "constant",
+            "precision": "bf16" if bf16 else "fp32",
+        }
     )
-    learning_rate = params.lora.learning_rate if lora else params.full.learning_rate
+    learning_rate = (params.lora if lora else params.full).learning_rates[0]
     trainer = Trainer(model, dataset, dataset, train_params, learning_rate, seed=42)  # never validates here
     trainer._progress.disable = True
     step = trainer._optimizer_step
@@ -256,9 +269,10 @@ def contend(contender: str, size: str, method: str, reviews: Path | None) -> dic
     input_ids = read_reviews(reviews, params).slice(0, BATCH_SIZE * steps)
     dataset = TokenizedDataset(input_ids, np.random.default_rng(1).integers(0, 3, len(input_ids)))
     lora, grouped = method == "lora", contender.endswith("grouped")
-    learning_rate = params.lora.learning_rate if lora else params.full.learning_rate
+    learning_rate = (params.lora if lora else params.full).learning_rates[0]
     torch.manual_seed(0)
-    bf16 = gpu and contender != "notebook"
+    in_bf16 = ("trainer", "trainer, grouped", "ours", "ours, grouped") if gpu else ("ours", "ours, grouped")
+    bf16 = contender in in_bf16 and uses_bfloat16(params.train.precision, get_device())
     peak = matmul_rate(torch.bfloat16 if bf16 else torch.float32)
     if contender.startswith("trainer"):
         flops, seconds = huggingface_epochs(size, lora, dataset, learning_rate, grouped, bf16)
@@ -266,7 +280,7 @@ def contend(contender: str, size: str, method: str, reviews: Path | None) -> dic
         epoch = (
             notebook_epochs(size, lora, dataset, learning_rate)
             if contender == "notebook"
-            else our_epochs(size, lora, dataset, params, grouped)
+            else our_epochs(size, lora, dataset, params, grouped, bf16)
         )
         with FlopCounterMode(display=False) as counter:
             epoch()
@@ -288,6 +302,8 @@ def main() -> None:
     arguments.add_argument("--sizes", nargs="+", choices=list(STEPS), default=list(STEPS))
     arguments.add_argument("--methods", nargs="+", choices=("full", "lora"), default=["full", "lora"])
     arguments.add_argument("--rounds", type=int, default=3)
+    arguments.add_argument("--busy", action="store_true", help="with another program on one core")
+    arguments.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=CONTENDERS)
     arguments.add_argument("--output", type=Path, help="JSON file for the results of every run")
     arguments.add_argument("--contender", choices=CONTENDERS, help=argparse.SUPPRESS)  # one run, in this process
     options = arguments.parse_args()
@@ -296,26 +312,36 @@ def main() -> None:
         print(json.dumps(measured))
         return
     runs: dict[tuple[str, str, str], list[dict[str, float]]] = {}
+    if options.busy:
+        busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+        atexit.register(busy.kill)
     for size in options.sizes:
         for method in options.methods:
             for _ in range(options.rounds):
-                for contender in CONTENDERS:
+                for contender in options.contenders:
                     command = [sys.executable, "-m", "tests.benchmarks.training", "--contender", contender]
                     command += ["--sizes", size, "--methods", method]
                     command += ["--reviews", str(options.reviews)] if options.reviews else []
-                    result = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+                    environment = dict(os.environ)
+                    if contender.startswith("ours"):  # as the training stages do before they import torch
+                        environment.setdefault("GOMP_SPINCOUNT", str(SPIN_COUNT))
+                    result = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
                     measured = json.loads(result.stdout.splitlines()[-1])
                     runs.setdefault((size, method, contender), []).append(measured)
-            report(size, method, runs)
+            report(size, method, runs, options.contenders)
     if options.output:
         values = {", ".join(key): value for key, value in runs.items()}
         options.output.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
-def report(size: str, method: str, runs: dict[tuple[str, str, str], list[dict[str, float]]]) -> None:
+def report(
+    size: str, method: str, runs: dict[tuple[str, str, str], list[dict[str, float]]], contenders: Sequence[str]
+) -> None:
     """Print a table of one size and method. Each ratio compares runs of the same round."""
 
     def ratio(contender: str, others: list[str]) -> str:
+        if not set(others) <= set(contenders):
+            return ""
         pairs = zip(runs[size, method, contender], *(runs[size, method, other] for other in others), strict=True)
         ratios = [mine["samples_per_second"] / max(o["samples_per_second"] for o in others) for mine, *others in pairs]
         return f"{median(ratios):.2f}"
@@ -323,7 +349,7 @@ def report(size: str, method: str, runs: dict[tuple[str, str, str], list[dict[st
     print(f"\n{size}, {method}\n")
     print("| | samples/s | real tokens/s | ms a step | to notebook | to trainer | to grouped | peak |")
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
-    for contender in CONTENDERS:
+    for contender in contenders:
         rows = runs[size, method, contender]
         middle = {name: median(row[name] for row in rows) for name in rows[0]}
         print(
