@@ -12,11 +12,13 @@ from typing import Any
 
 import pandas as pd
 
+from stages.common.core.console import warn
 from stages.common.core.exceptions import UserError, report_user_errors
 from stages.common.core.files import atomic_write
 from stages.common.core.methods import METHODS
 from stages.common.core.paths import COMPARE_METRICS, PARAMS, PLOTS, VALIDATION_METRICS
 
+OTHERS = "other parameters"
 WHY_NO_TEST_SCORES = (
     "Test scores are left out: whoever picks the best of several experiments by its test score reports a score that is "
     "too good (with six equal configurations, one is falsely 'better' in 9 to 30% of cases). Pick by validation, then "
@@ -45,7 +47,8 @@ def _read(files: dict[str, Any] | None, path: Path) -> dict[str, Any]:
 def experiments_table(revisions: list[dict[str, Any]], parameter: str, test_scores: bool) -> pd.DataFrame:
     """One row per finished experiment: its name, the parameter, and the scores of each method.
 
-    `+-` is the margin of error, half the 95% confidence interval.
+    Of experiments that also differ in other parameters, those are kept that show the most values of this one. `+-` is
+    the margin of error, half the 95% confidence interval.
 
     Raises:
         UserError: no finished experiment has the parameter.
@@ -58,6 +61,7 @@ def experiments_table(revisions: list[dict[str, Any]], parameter: str, test_scor
         if parameter not in params or not validation:
             continue
         row = {"experiment": revision.get("name") or revision["rev"][:7], parameter: params[parameter]}
+        row[OTHERS] = json.dumps({**params, parameter: None}, sort_keys=True, default=str)
         for method in METHODS:
             row |= {f"{method} val F1": validation[f"{method}.val_f1"], f"{method} +-": validation[f"{method}.val_moe"]}
             if test_scores:
@@ -66,6 +70,10 @@ def experiments_table(revisions: list[dict[str, Any]], parameter: str, test_scor
     if not rows:
         raise UserError(f"{parameter}: no finished experiment has this parameter; see `dvc exp show`")
     table = pd.DataFrame(rows)
+    values = table[parameter].map(str).groupby(table[OTHERS], sort=False).nunique()
+    table = table[table[OTHERS] == values.idxmax()].drop(columns=OTHERS)
+    if left_out := len(rows) - len(table):
+        warn(f"left out, since they differ in other parameters as well: {left_out} experiments")
     if table[parameter].map(lambda value: isinstance(value, list | str | bool)).any():
         table[parameter] = table[parameter].map(str)
     return table.sort_values([parameter, "experiment"], ignore_index=True)
