@@ -17,6 +17,7 @@ from stages.common.modeling.types import Model
 from stages.common.training.cuda_graphs import CudaGraphs
 
 SCHEDULES = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}  # names of transformers
+MIN_WIDTH_FOR_BFLOAT16 = 512  # hidden_size, on a CPU
 WeightedBatch = tuple[Batch, float]  # the weight of each example's loss
 
 
@@ -57,7 +58,9 @@ class OptimizerStep:
         )
         warmup = round(params.warmup_ratio * num_training_steps)
         self.scheduler = get_scheduler(SCHEDULES[params.schedule], self.optimizer, warmup, num_training_steps)
-        self._autocast = torch.autocast(device.type, torch.bfloat16, enabled=uses_bfloat16(params.precision, device))
+        self._autocast = torch.autocast(
+            device.type, torch.bfloat16, enabled=uses_bfloat16(params.precision, device, model.config.hidden_size)
+        )
 
     def collate(self, dataset: TokenizedDataset, indices: np.ndarray) -> list[WeightedBatch]:
         """This process's share of the batches of a step, whose examples are at `indices`."""
@@ -105,10 +108,14 @@ def balanced_class_weights(labels: np.ndarray, num_classes: int) -> torch.Tensor
     return torch.from_numpy(len(labels) / (num_classes * counts)).float()
 
 
-def uses_bfloat16(precision: str, device: torch.device) -> bool:
-    """Whether `train.precision` means bf16 here: where a processor has no instructions for it, bf16 is slower."""
+def uses_bfloat16(precision: str, device: torch.device, hidden_size: int) -> bool:
+    """Whether `train.precision` means bf16 for an encoder of this width.
+
+    On a CPU without instructions for bf16, and with products of narrow matrices, it takes more time than it saves.
+    """
     if precision == "auto" and device.type == "cuda":
         return torch.cuda.is_bf16_supported()
     if precision == "auto":
-        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        is_native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        return is_native and hidden_size >= MIN_WIDTH_FOR_BFLOAT16
     return precision == "bf16"
