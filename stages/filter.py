@@ -49,7 +49,9 @@ def filter_batch(
     columns = [*(batch[name] for name in FIELDS if name != "labels"), pa.array(labels)]
     kept = pa.RecordBatch.from_arrays(columns, list(FIELDS)).filter(pa.array(labels >= 0))
     counts = pc.value_counts(value.filter(unmapped)).to_pylist()
-    unknown = Counter({count["values"][:MAX_CHARACTERS]: count["counts"] for count in counts})
+    unknown = Counter[str]()
+    for count in counts:  # two long values may begin alike
+        unknown[count["values"][:MAX_CHARACTERS]] += count["counts"]
     return kept, {reason: rows.true_count for reason, rows in dropped.items()}, unknown
 
 

@@ -182,6 +182,8 @@ def test_a_column_that_was_asked_for_must_be_there(stage, tmp_path):
         ({"부정": [], "긍정": [1]}, "data.labels.부정"),
         ({f"c{number}": [number] for number in range(51)}, "data.labels"),
         ("{부정: [0]", "data.labels"),
+        ("[" * 100_000, "data.labels"),
+        ({"부정": [""], "긍정": [1]}, "data.labels"),
     ],
 )
 def test_a_senseless_mapping_is_refused(stage, tmp_path, labels, message):
@@ -196,6 +198,14 @@ def test_a_mapping_may_be_text_as_dvc_sets_it(stage, tmp_path):
     table = read_table(FILTERED)
     assert get_class_names(table.schema) == ("나쁨", "좋음")
     assert table["labels"].to_pylist() == [0] * 120 + [1] * 60
+
+
+def test_long_values_of_no_class_that_begin_alike_are_counted_together(stage, tmp_path):
+    odd = [record(1000 + number, "글", "x" * 50 + str(number)) for number in range(3)]
+    stage("ingest", data__source=str(write_corpus(tmp_path / "raw", [*records(), *odd])))
+    stage("filter")
+    metrics = json.loads(Path("metrics/filter.json").read_text(encoding="utf-8"))
+    assert metrics["unmapped_values"] == [{"value": "x" * 40, "rows": 3}]
 
 
 def test_a_class_without_rows_is_named(stage, tmp_path):

@@ -27,12 +27,8 @@ def read_training_metadata(checkpoint: Path) -> TrainingMetadata:
         raise UserError(f"{checkpoint}: no such folder; `dvc repro` makes data/models/full and data/models/lora")
     values = read_json(checkpoint / "training.json")
     try:
-        base_model = values["base_model"]
-        base_model = {
-            "name": base_model["name"],
-            "revision": base_model["revision"],
-            "sha256": dict(base_model["sha256"]),
-        }
+        base_model = {key: values["base_model"][key] for key in ("name", "revision")}
+        base_model["sha256"] = dict(values["base_model"]["sha256"])
         labels = tuple(values["labels"])
         if len(labels) < 2 or not all(isinstance(label, str) for label in labels):
             raise ValueError("labels")

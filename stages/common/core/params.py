@@ -44,7 +44,7 @@ def _parse_yaml(value: Any) -> Any:
     # `dvc exp run -S` cannot replace a mapping, nor write a Korean key; it can set a text that holds one.
     try:
         return yaml.safe_load(value) if isinstance(value, str) else value
-    except yaml.YAMLError as error:
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise ValueError("not a mapping in YAML, such as {부정: [0], 긍정: [1]}") from error
 
 
@@ -76,7 +76,8 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 LearningRates = Annotated[list[PositiveFraction], Field(min_length=1), AfterValidator(_check_distinct)]
 NonEmptyString = Annotated[str, Field(min_length=1)]
 ClassName = Annotated[str, Field(pattern=r"^[^\x00-\x1f|]{1,50}$")]
-LabelValues = Annotated[list[str | bool | int | Float], Field(min_length=1)]
+LabelValue = Annotated[str, Field(pattern=r"\S")] | bool | int | Float  # an empty cell stands for no class
+LabelValues = Annotated[list[LabelValue], Field(min_length=1)]
 Labels = Annotated[
     dict[ClassName, LabelValues],
     Field(min_length=2, max_length=50),

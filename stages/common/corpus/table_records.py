@@ -38,18 +38,14 @@ def read_table_records(path: Path, columns: Columns, encoding: str) -> Iterator[
                     yield Records(), [chunk]
                     continue
                 size = len(chunk.texts)
-                has_id, has_category = columns.id in names, columns.category in names
-                numbered = [f"{path.name}:{number}" for number in range(num_rows + 1, num_rows + size + 1)]
+                ids: list[str | None] = [f"{path.name}:{num_rows + number}" for number in range(1, size + 1)]
                 num_rows += size
-                yield (
-                    Records(
-                        text=chunk.texts.tolist(),
-                        label=chunk.cells(columns.label),
-                        has_label=[True] * size,
-                        id=[cell or None for cell in chunk.cells(columns.id)] if has_id else [*numbered],
-                        category=[c or None for c in chunk.cells(columns.category)] if has_category else [None] * size,
-                    ),
-                    [],
-                )
+                if columns.id in names:
+                    ids = [cell or None for cell in chunk.cells(columns.id)]
+                categories: list[str | None] = [None] * size
+                if columns.category in names:
+                    categories = [cell or None for cell in chunk.cells(columns.category)]
+                label = chunk.cells(columns.label)
+                yield Records(chunk.texts.tolist(), label, [True] * size, ids, categories), []
     except ValueError as error:
         yield Records(), [Fault("unreadable", "", str(error), of_record=False)]
