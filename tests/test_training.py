@@ -8,7 +8,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from sklearn.utils.class_weight import compute_class_weight
 
 from stages.common.core.exceptions import UserError
 from stages.common.core.threads import SPIN_COUNT, limit_spinning
@@ -17,7 +16,7 @@ from stages.common.modeling.collator import Collator
 from stages.common.modeling.dataset import TokenizedDataset, read_dataset
 from stages.common.modeling.inference import predict_logits
 from stages.common.training.metrics import macro_scores
-from stages.common.training.optimizer_step import balanced_class_weights, uses_bfloat16
+from stages.common.training.optimizer_step import uses_bfloat16
 from tests.support.corpus import LABELS
 from tests.support.project import prepare
 from tests.support.training import (
@@ -208,12 +207,6 @@ def test_waiting_threads_sleep_unless_the_user_says_otherwise(monkeypatch, varia
     expected = variables.get("GOMP_SPINCOUNT") if variables else str(SPIN_COUNT)
     assert os.environ.get("GOMP_SPINCOUNT") == expected
     monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
-
-
-def test_weights_of_a_loss_are_those_of_scikit_learn(dataset):
-    labels = np.array([0] * 70 + [1] * 20 + [2] * 10)
-    expected = compute_class_weight("balanced", classes=np.arange(3), y=labels)
-    assert balanced_class_weights(labels, 3).numpy() == pytest.approx(expected)
 
 
 def test_balanced_weights_find_more_of_a_rare_class(tiny_base_model, dataset):

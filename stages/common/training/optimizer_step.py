@@ -98,16 +98,6 @@ class OptimizerStep:
         return cross_entropy(logits, labels, self._class_weights, reduction="sum", ignore_index=IGNORE_INDEX)
 
 
-def balanced_class_weights(labels: np.ndarray, num_classes: int) -> torch.Tensor:
-    """rows / (classes x rows of the class), as scikit-learn's `class_weight="balanced"`: their mean over rows is 1.
-
-    Args:
-        labels: (rows,) class indices, each of which occurs.
-    """
-    counts = np.bincount(labels, minlength=num_classes)
-    return torch.from_numpy(len(labels) / (num_classes * counts)).float()
-
-
 def uses_bfloat16(precision: str, device: torch.device, hidden_size: int) -> bool:
     """Whether `train.precision` means bf16 for an encoder of this width.
 

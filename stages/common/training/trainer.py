@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.utils.class_weight import compute_class_weight
 from torch.nn.functional import cross_entropy
 
 from stages.common.artifacts.history import validation_score
@@ -25,7 +26,7 @@ from stages.common.modeling.types import Model
 from stages.common.training.checkpointing import CheckpointManager
 from stages.common.training.interruption import SavePolicy
 from stages.common.training.metrics import macro_scores
-from stages.common.training.optimizer_step import OptimizerStep, balanced_class_weights
+from stages.common.training.optimizer_step import OptimizerStep
 
 LOSS_CHECK_INTERVAL = 50  # steps between two reads of the losses; each makes a GPU wait
 
@@ -75,8 +76,10 @@ class Trainer:
         self._step_size = params.batch_size * params.gradient_accumulation_steps
         self._steps_per_epoch = math.ceil(len(dataset) / self._step_size)
         total_steps = self._steps_per_epoch * params.epochs
-        balanced = params.class_weights == "balanced"
-        class_weights = balanced_class_weights(dataset.labels, model.config.num_labels) if balanced else None
+        class_weights = None
+        if params.class_weights == "balanced":
+            weights = compute_class_weight("balanced", classes=np.arange(model.config.num_labels), y=dataset.labels)
+            class_weights = torch.from_numpy(weights).float()
         self._optimizer_step = OptimizerStep(
             model, self.collator.packed, params, learning_rate, total_steps, self.distributed, class_weights
         )
