@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from stages.common.modeling.collator import Collator
+from stages.common.modeling.collator import IGNORE_INDEX, LENGTH_MULTIPLE, TOKENS_MULTIPLE, Collator
 from stages.common.modeling.dataset import TokenizedDataset
 from stages.common.modeling.inference import build_collator, cls_logits
 from tests.support.training import build, dataset_of_records, fit, losses, train_params, without_dropout
@@ -37,6 +37,16 @@ def test_the_logits_of_an_example_do_not_depend_on_its_batch(tiny_base_model, da
     for index in range(8):
         alone = cls_logits(model, collator(dataset, np.array([index])))
         assert torch.allclose(together[index], alone[0], atol=1e-6)
+
+
+def test_filling_up_to_one_of_few_shapes_changes_no_logit(tiny_base_model, dataset):
+    model = build(tiny_base_model, "full").eval()
+    exact, filled = (Collator(model, True, fill)(dataset, np.arange(8)) for fill in (False, True))
+    assert filled.inputs["input_ids"].shape[1] % TOKENS_MULTIPLE == 0
+    assert filled.inputs["layout"].mask.shape[-1] % LENGTH_MULTIPLE == 0
+    assert filled.labels.tolist() == [*exact.labels.tolist(), IGNORE_INDEX]
+    build_collator(model, packing=True)  # sets the attention
+    assert torch.allclose(cls_logits(model, exact), cls_logits(model, filled)[:-1], atol=1e-6)
 
 
 def test_the_gradient_of_an_example_reaches_its_own_tokens_alone(tiny_base_model, dataset):

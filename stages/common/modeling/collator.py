@@ -11,7 +11,8 @@ from stages.common.modeling.dataset import TokenizedDataset
 from stages.common.modeling.packing import PackedLayout
 from stages.common.modeling.types import Model
 
-# CUDA graphs need few distinct shapes: a batch's tokens are rounded up to 64, the length of its longest example to 32.
+# CUDA graphs and oneDNN's kernels need few distinct shapes: a batch's tokens are rounded up to 64, the length of its
+# longest example to 32.
 TOKENS_MULTIPLE, LENGTH_MULTIPLE = 64, 32
 IGNORE_INDEX = -100  # cross_entropy leaves such a label out
 
@@ -70,13 +71,16 @@ class Collator:
             labels = np.append(labels, IGNORE_INDEX)
             longest = -(-lengths.max() // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
         mask = np.arange(longest) < lengths[:, None]
+        positions = mask.nonzero()[1] + self._first_position
+        if self.pad_to_multiple:
+            positions[-lengths[-1] :] = self._first_position  # the encoder may have fewer positions than that example
         cls_positions = self._to_device(np.cumsum(lengths) - lengths)
         layout = PackedLayout(
             self._to_device(np.flatnonzero(mask)), self._to_device(mask[:, None, None, :]), cls_positions
         )
         inputs = {
             "input_ids": self._to_device(values[None].astype(np.int64)),
-            "position_ids": self._to_device(mask.nonzero()[1][None] + self._first_position),
+            "position_ids": self._to_device(positions[None]),
             "layout": layout,
         }
         return Batch(inputs, cls_positions, self._to_device(labels))

@@ -17,7 +17,6 @@ from stages.common.modeling.types import Model
 from stages.common.training.cuda_graphs import CudaGraphs
 
 SCHEDULES = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}  # names of transformers
-MIN_WIDTH_FOR_BFLOAT16 = 512  # hidden_size, on a CPU
 WeightedBatch = tuple[Batch, float]  # the weight of each example's loss
 
 
@@ -45,9 +44,12 @@ class OptimizerStep:
         self._class_weights = None if class_weights is None else class_weights.to(device)
         self.trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self._ddp = DistributedDataParallel(model) if distributed.world_size > 1 else model
+        bf16 = uses_bfloat16(params.precision, device)
+        self._autocast = torch.autocast(device.type, torch.bfloat16, enabled=bf16)
         use_graphs = device.type == "cuda" and distributed.world_size == 1 and packed
         self._graphs = CudaGraphs(lambda batch, weight: self._train_step([(batch, weight)])) if use_graphs else None
-        self._collator = Collator(model, packed, pad_to_multiple=use_graphs)
+        # On a CPU oneDNN compiles a kernel for each shape of a bf16 product.
+        self._collator = Collator(model, packed, pad_to_multiple=use_graphs or (bf16 and device.type == "cpu"))
         self.optimizer = torch.optim.AdamW(
             self.trainable.values(),
             # A CUDA graph would record a plain number as a constant.
@@ -58,9 +60,6 @@ class OptimizerStep:
         )
         warmup = round(params.warmup_ratio * num_training_steps)
         self.scheduler = get_scheduler(SCHEDULES[params.schedule], self.optimizer, warmup, num_training_steps)
-        self._autocast = torch.autocast(
-            device.type, torch.bfloat16, enabled=uses_bfloat16(params.precision, device, model.config.hidden_size)
-        )
 
     def collate(self, dataset: TokenizedDataset, indices: np.ndarray) -> list[WeightedBatch]:
         """This process's share of the batches of a step, whose examples are at `indices`."""
@@ -98,14 +97,10 @@ class OptimizerStep:
         return cross_entropy(logits, labels, self._class_weights, reduction="sum", ignore_index=IGNORE_INDEX)
 
 
-def uses_bfloat16(precision: str, device: torch.device, hidden_size: int) -> bool:
-    """Whether `train.precision` means bf16 for an encoder of this width.
-
-    On a CPU without instructions for bf16, and with products of narrow matrices, it takes more time than it saves.
-    """
-    if precision == "auto" and device.type == "cuda":
+def uses_bfloat16(precision: str, device: torch.device) -> bool:
+    """Whether `train.precision` means bf16: `auto` takes it where the device multiplies it natively."""
+    if precision != "auto":
+        return precision == "bf16"
+    if device.type == "cuda":
         return torch.cuda.is_bf16_supported()
-    if precision == "auto":
-        is_native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-        return is_native and hidden_size >= MIN_WIDTH_FOR_BFLOAT16
-    return precision == "bf16"
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

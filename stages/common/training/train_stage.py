@@ -44,7 +44,7 @@ def train_stage(model: Model, method: str, params: Params, seed: int, learning_r
             "parameters": [params.train.model_dump(), method_params, seed, learning_rate],
             "data": {str(path): sha256(path) for path in (TRAIN, VALIDATION)},
             "base model": base_model["sha256"],
-            "bf16": uses_bfloat16(params.train.precision, distributed.device, model.config.hidden_size),
+            "bf16": uses_bfloat16(params.train.precision, distributed.device),
             **_environment(distributed),
         }
         checkpoints = CheckpointManager(CHECKPOINTS / method / name, fingerprint, distributed)
