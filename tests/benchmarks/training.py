@@ -272,9 +272,7 @@ def contend(contender: str, size: str, method: str, reviews: Path | None) -> dic
     learning_rate = (params.lora if lora else params.full).learning_rates[0]
     torch.manual_seed(0)
     in_bf16 = ("trainer", "trainer, grouped", "ours", "ours, grouped") if gpu else ("ours", "ours, grouped")
-    bf16 = contender in in_bf16 and uses_bfloat16(
-        params.train.precision, get_device(), encoder_config(size).hidden_size
-    )
+    bf16 = contender in in_bf16 and uses_bfloat16(params.train.precision, get_device())
     peak = matmul_rate(torch.bfloat16 if bf16 else torch.float32)
     if contender.startswith("trainer"):
         flops, seconds = huggingface_epochs(size, lora, dataset, learning_rate, grouped, bf16)
