@@ -1,6 +1,6 @@
 """Training speed beside the notebook's loop and transformers' Trainer.
 
-    python -m tests.benchmarks.training [--reviews FILE] [--sizes 2x128 4x256 12x768] [--busy] [--output FILE]
+    python -m tests.benchmarks.training [--reviews FILE] [--join N] [--sizes 2x128 4x256 12x768] [--busy]
 
     notebook          padded batches of 16, random order, the loss read after every step
     trainer           transformers' Trainer, padded batches of 16, random order
@@ -8,6 +8,8 @@
     ours              the pipeline's loop, packed batches of 16, random order
     ours, grouped     the same with train.group_by_length
     ours, fp32        ours, where train.precision is not fp32 already
+    ours, eager       ours on a GPU without CUDA graphs
+    trainer, compiled the Trainer with its option torch_compile; both on request alone
 
 Models have random weights and KoBERT's vocabulary size; the reviews are those of FILE (Parquet with a column `review`)
 or of data/sample, tokenized by the embedded tokenizer. Every contender runs in a process of its own. In each of
@@ -46,14 +48,15 @@ from stages.common.training.optimizer_step import uses_bfloat16
 from stages.common.training.trainer import Trainer
 
 CONTENDERS = ("notebook", "trainer", "trainer, grouped", "ours", "ours, grouped", "ours, fp32")
+ON_REQUEST = ("ours, eager", "trainer, compiled")
 BATCH_SIZE = 16
 STEPS = {"2x128": 40, "4x256": 30, "12x768": 8}  # of an epoch
 GPU_STEPS = 80  # of any size
 VOCABULARY, PAD_ID = 8002, 1
 
 
-def read_reviews(path: Path | None, params: Params) -> pa.ListArray:
-    """Token ids of random reviews, cleaned as in params.yaml."""
+def read_reviews(path: Path | None, params: Params, joined: int = 1) -> pa.ListArray:
+    """Token ids of random reviews, cleaned as in params.yaml, `joined` of them making one."""
     import pyarrow.parquet as pq
 
     from stages.common.corpus.cleaning import clean
@@ -66,9 +69,11 @@ def read_reviews(path: Path | None, params: Params) -> pa.ListArray:
         folder = Path(params.data.source)
         texts = pa.Table.from_batches(ingest(folder, find_files(folder)))["RawText"]
     texts = [text for text in clean(texts, params.clean).to_pylist() if text]
-    chosen = np.random.default_rng(0).choice(len(texts), BATCH_SIZE * max(GPU_STEPS, *STEPS.values()), replace=False)
+    count = BATCH_SIZE * max(GPU_STEPS, *STEPS.values())
+    chosen = np.random.default_rng(0).choice(len(texts), (count, joined), replace=False)
     tokenizer = load_tokenizer(Path("data/kobert-mini"))
-    return tokenizer.encode([texts[number] for number in chosen], params.tokenize.max_length).input_ids
+    texts = [" ".join(texts[number] for number in numbers) for numbers in chosen]
+    return tokenizer.encode(texts, params.tokenize.max_length).input_ids
 
 
 def encoder_config(size: str, **others: Any) -> Any:
@@ -138,7 +143,7 @@ def notebook_epochs(size: str, lora: bool, dataset: TokenizedDataset, learning_r
 
 
 def huggingface_epochs(
-    size: str, lora: bool, dataset: TokenizedDataset, learning_rate: float, grouped: bool, bf16: bool
+    size: str, lora: bool, dataset: TokenizedDataset, learning_rate: float, grouped: bool, bf16: bool, compiled: bool
 ) -> tuple[int, float]:
     """Floating-point operations of the first epoch and seconds of the third, by transformers' Trainer."""
     import transformers
@@ -196,6 +201,7 @@ def huggingface_epochs(
         disable_tqdm=True,
         dataloader_pin_memory=get_device().type == "cuda",
         bf16=bf16,
+        torch_compile=compiled,
     )
     clock = Clock()
     transformers.Trainer(
@@ -209,7 +215,7 @@ def huggingface_epochs(
 
 
 def our_epochs(
-    size: str, lora: bool, dataset: TokenizedDataset, params: Params, grouped: bool, bf16: bool
+    size: str, lora: bool, dataset: TokenizedDataset, params: Params, grouped: bool, bf16: bool, eager: bool
 ) -> Callable[[], float]:
     """A function that trains one epoch with the pipeline's loop and returns its seconds."""
     from transformers import BertForTokenClassification
@@ -230,6 +236,8 @@ def our_epochs(
     trainer._progress.disable = True
     step = trainer._optimizer_step
     cuda_graphs, step._graphs = step._graphs, None  # the FLOP counter does not see what a graph replays
+    if eager:
+        cuda_graphs, step._collator.pad_to_multiple = None, False
 
     def epoch() -> float:
         trainer._epoch_losses = []  # as validation leaves it
@@ -261,26 +269,28 @@ def matmul_rate(dtype: torch.dtype) -> float:
     return 2 * size**3 / min(seconds)
 
 
-def contend(contender: str, size: str, method: str, reviews: Path | None) -> dict[str, float]:
+def contend(contender: str, size: str, method: str, reviews: Path | None, joined: int) -> dict[str, float]:
     """One contender's results, in this process."""
     params = load_params()
     gpu = get_device().type == "cuda"
     steps = GPU_STEPS if gpu else STEPS[size]
-    input_ids = read_reviews(reviews, params).slice(0, BATCH_SIZE * steps)
+    input_ids = read_reviews(reviews, params, joined).slice(0, BATCH_SIZE * steps)
     dataset = TokenizedDataset(input_ids, np.random.default_rng(1).integers(0, 3, len(input_ids)))
     lora, grouped = method == "lora", contender.endswith("grouped")
     learning_rate = (params.lora if lora else params.full).learning_rates[0]
     torch.manual_seed(0)
-    in_bf16 = ("trainer", "trainer, grouped", "ours", "ours, grouped") if gpu else ("ours", "ours, grouped")
-    bf16 = contender in in_bf16 and uses_bfloat16(params.train.precision, get_device())
+    in_fp32 = ("notebook", "ours, fp32") if gpu else ("notebook", "ours, fp32", "trainer", "trainer, grouped")
+    bf16 = contender not in in_fp32 and uses_bfloat16(params.train.precision, get_device())
     peak = matmul_rate(torch.bfloat16 if bf16 else torch.float32)
     if contender.startswith("trainer"):
-        flops, seconds = huggingface_epochs(size, lora, dataset, learning_rate, grouped, bf16)
+        flops, seconds = huggingface_epochs(
+            size, lora, dataset, learning_rate, grouped, bf16, contender.endswith("compiled")
+        )
     else:
         epoch = (
             notebook_epochs(size, lora, dataset, learning_rate)
             if contender == "notebook"
-            else our_epochs(size, lora, dataset, params, grouped, bf16)
+            else our_epochs(size, lora, dataset, params, grouped, bf16, contender.endswith("eager"))
         )
         with FlopCounterMode(display=False) as counter:
             epoch()
@@ -299,16 +309,19 @@ def contend(contender: str, size: str, method: str, reviews: Path | None) -> dic
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--reviews", type=Path, help="Parquet file with a column `review` (default: data/sample)")
+    arguments.add_argument("--join", type=int, default=1, metavar="N", help="make one review of N (default: 1)")
     arguments.add_argument("--sizes", nargs="+", choices=list(STEPS), default=list(STEPS))
     arguments.add_argument("--methods", nargs="+", choices=("full", "lora"), default=["full", "lora"])
     arguments.add_argument("--rounds", type=int, default=3)
     arguments.add_argument("--busy", action="store_true", help="with another program on one core")
-    arguments.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=CONTENDERS)
+    arguments.add_argument("--contenders", nargs="+", choices=CONTENDERS + ON_REQUEST, default=CONTENDERS)
     arguments.add_argument("--output", type=Path, help="JSON file for the results of every run")
-    arguments.add_argument("--contender", choices=CONTENDERS, help=argparse.SUPPRESS)  # one run, in this process
+    arguments.add_argument(
+        "--contender", choices=CONTENDERS + ON_REQUEST, help=argparse.SUPPRESS
+    )  # one run, in this process
     options = arguments.parse_args()
     if options.contender:
-        measured = contend(options.contender, options.sizes[0], options.methods[0], options.reviews)
+        measured = contend(options.contender, options.sizes[0], options.methods[0], options.reviews, options.join)
         print(json.dumps(measured))
         return
     runs: dict[tuple[str, str, str], list[dict[str, float]]] = {}
@@ -320,7 +333,7 @@ def main() -> None:
             for _ in range(options.rounds):
                 for contender in options.contenders:
                     command = [sys.executable, "-m", "tests.benchmarks.training", "--contender", contender]
-                    command += ["--sizes", size, "--methods", method]
+                    command += ["--sizes", size, "--methods", method, "--join", str(options.join)]
                     command += ["--reviews", str(options.reviews)] if options.reviews else []
                     environment = dict(os.environ)
                     if contender.startswith("ours"):  # as the training stages do before they import torch
