@@ -238,6 +238,9 @@ class Trainer:
                 parameter.copy_(state["model"][name])
         self._best_weights = {name: tensor.to(device) for name, tensor in state["best_weights"].items()}
         self._optimizer_step.optimizer.load_state_dict(state["optimizer"])
+        for group in self._optimizer_step.optimizer.param_groups:
+            if isinstance(group["lr"], torch.Tensor):  # load_state_dict leaves it where it was loaded, on the CPU
+                group["lr"] = group["lr"].to(device)
         self._optimizer_step.scheduler.load_state_dict(state["scheduler"])
         self._rng.set_rng_state(state["rng_states"][self.distributed.rank])
         self._history, self._best_epoch = state["history"], state["best_epoch"]
