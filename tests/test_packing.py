@@ -44,6 +44,7 @@ def test_filling_up_to_one_of_few_shapes_changes_no_logit(tiny_base_model, datas
     exact, filled = (Collator(model, True, fill)(dataset, np.arange(8)) for fill in (False, True))
     assert filled.inputs["input_ids"].shape[1] % TOKENS_MULTIPLE == 0
     assert filled.inputs["layout"].mask.shape[-1] % LENGTH_MULTIPLE == 0
+    assert filled.inputs["position_ids"].max() == exact.inputs["position_ids"].max()
     assert filled.labels.tolist() == [*exact.labels.tolist(), IGNORE_INDEX]
     build_collator(model, packing=True)  # sets the attention
     assert torch.allclose(cls_logits(model, exact), cls_logits(model, filled)[:-1], atol=1e-6)

@@ -8,8 +8,7 @@
     ours              the pipeline's loop, packed batches of 16, random order
     ours, grouped     the same with train.group_by_length
     ours, fp32        ours, where train.precision is not fp32 already
-    ours, eager       ours on a GPU without CUDA graphs
-    trainer, compiled the Trainer with its option torch_compile; both on request alone
+    ours, eager       ours on a GPU without CUDA graphs, on request alone
 
 Models have random weights and KoBERT's vocabulary size; the reviews are those of FILE (Parquet with a column `review`)
 or of data/sample, tokenized by the embedded tokenizer. Every contender runs in a process of its own. In each of
@@ -48,7 +47,7 @@ from stages.common.training.optimizer_step import uses_bfloat16
 from stages.common.training.trainer import Trainer
 
 CONTENDERS = ("notebook", "trainer", "trainer, grouped", "ours", "ours, grouped", "ours, fp32")
-ON_REQUEST = ("ours, eager", "trainer, compiled")
+ALL_CONTENDERS = (*CONTENDERS, "ours, eager")
 BATCH_SIZE = 16
 STEPS = {"2x128": 40, "4x256": 30, "12x768": 8}  # of an epoch
 GPU_STEPS = 200  # of any size; in the first two epochs nearly all CUDA graphs are captured
@@ -143,7 +142,7 @@ def notebook_epochs(size: str, lora: bool, dataset: TokenizedDataset, learning_r
 
 
 def huggingface_epochs(
-    size: str, lora: bool, dataset: TokenizedDataset, learning_rate: float, grouped: bool, bf16: bool, compiled: bool
+    size: str, lora: bool, dataset: TokenizedDataset, learning_rate: float, grouped: bool, bf16: bool
 ) -> tuple[int, float]:
     """Floating-point operations of the first epoch and seconds of the third, by transformers' Trainer."""
     import transformers
@@ -201,7 +200,6 @@ def huggingface_epochs(
         disable_tqdm=True,
         dataloader_pin_memory=get_device().type == "cuda",
         bf16=bf16,
-        torch_compile=compiled,
     )
     clock = Clock()
     transformers.Trainer(
@@ -283,9 +281,7 @@ def contend(contender: str, size: str, method: str, reviews: Path | None, joined
     bf16 = contender not in in_fp32 and uses_bfloat16(params.train.precision, get_device())
     peak = matmul_rate(torch.bfloat16 if bf16 else torch.float32)
     if contender.startswith("trainer"):
-        flops, seconds = huggingface_epochs(
-            size, lora, dataset, learning_rate, grouped, bf16, contender.endswith("compiled")
-        )
+        flops, seconds = huggingface_epochs(size, lora, dataset, learning_rate, grouped, bf16)
     else:
         epoch = (
             notebook_epochs(size, lora, dataset, learning_rate)
@@ -309,16 +305,14 @@ def contend(contender: str, size: str, method: str, reviews: Path | None, joined
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--reviews", type=Path, help="Parquet file with a column `review` (default: data/sample)")
-    arguments.add_argument("--join", type=int, default=1, metavar="N", help="make one review of N (default: 1)")
+    arguments.add_argument("--join", type=int, default=1, metavar="N", help="make one review of N of FILE (default: 1)")
     arguments.add_argument("--sizes", nargs="+", choices=list(STEPS), default=list(STEPS))
     arguments.add_argument("--methods", nargs="+", choices=("full", "lora"), default=["full", "lora"])
     arguments.add_argument("--rounds", type=int, default=3)
     arguments.add_argument("--busy", action="store_true", help="with another program on one core")
-    arguments.add_argument("--contenders", nargs="+", choices=CONTENDERS + ON_REQUEST, default=CONTENDERS)
+    arguments.add_argument("--contenders", nargs="+", choices=ALL_CONTENDERS, default=CONTENDERS)
     arguments.add_argument("--output", type=Path, help="JSON file for the results of every run")
-    arguments.add_argument(
-        "--contender", choices=CONTENDERS + ON_REQUEST, help=argparse.SUPPRESS
-    )  # one run, in this process
+    arguments.add_argument("--contender", choices=ALL_CONTENDERS, help=argparse.SUPPRESS)  # one run, in this process
     options = arguments.parse_args()
     if options.contender:
         measured = contend(options.contender, options.sizes[0], options.methods[0], options.reviews, options.join)
