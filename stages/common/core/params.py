@@ -209,7 +209,7 @@ class TrainParams(Section):
     packing: bool = _described("compute on real tokens only: same batches, same losses, no padding")
     group_by_length: bool = _described("batches of examples of similar length, in random order")
     precision: Literal["auto", "fp32", "bf16"] = _described(
-        "of matrix products: fp32, bf16, or auto: bf16 where the GPU or the CPU multiplies it natively"
+        "of matrix products in training: fp32, bf16, or auto: bf16 where the GPU or CPU multiplies it natively"
     )
 
 
