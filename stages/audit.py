@@ -10,10 +10,10 @@ import numpy as np
 import pyarrow as pa
 
 from stages.common.artifacts.arrow import get_class_names, read_table
-from stages.common.core.exceptions import report_user_errors
-from stages.common.core.files import write_json
-from stages.common.core.params import load_params
-from stages.common.core.paths import AUDIT_METRICS, LABEL_ISSUES, LABEL_NOISE, TRAIN, VALIDATION
+from stages.common.artifacts.files import write_json
+from stages.common.runtime.exceptions import report_user_errors
+from stages.common.runtime.params import load_params
+from stages.common.runtime.paths import AUDIT_METRICS, LABEL_ISSUES, LABEL_NOISE, TRAIN, VALIDATION
 
 NUM_FOLDS = 5
 C = 3.0  # inverse regularization strength: the middle one of the baseline's
@@ -23,8 +23,8 @@ def out_of_fold_probabilities(texts: np.ndarray, labels: np.ndarray, num_classes
     """Probabilities (rows, classes) by models that were fitted on other texts."""
     from sklearn.model_selection import GroupKFold
 
-    from stages.common.core.console import ProgressBar
-    from stages.common.modeling.linear_models import logistic_regression, tfidf_features
+    from stages.common.linear_models import logistic_regression, tfidf_features
+    from stages.common.runtime.console import ProgressBar
 
     probabilities = np.zeros((len(texts), num_classes))
     groups = np.unique(texts, return_inverse=True)[1]
@@ -65,7 +65,7 @@ def noise_rates(confident: np.ndarray, labels: np.ndarray, num_classes: int) -> 
 def main() -> None:
     params = load_params()
     # pandas takes half a second to import; a fault in params.yaml is reported before that.
-    from stages.common.artifacts.spreadsheet import write_spreadsheet
+    from stages.common.spreadsheet import write_spreadsheet
 
     # Without rows for validation the test rows stand in its file.
     table = pa.concat_tables(map(read_table, (TRAIN, VALIDATION) if params.split.validation_size else (TRAIN,)))

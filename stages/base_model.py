@@ -7,13 +7,13 @@ from pathlib import Path
 from huggingface_hub.utils import filter_repo_objects
 from safetensors import SafetensorError, safe_open
 
-from stages.common.core.console import warn
-from stages.common.core.exceptions import UserError, report_user_errors
-from stages.common.core.files import atomic_write, read_json, sha256, write_json
-from stages.common.core.params import BaseModelParams, load_params
-from stages.common.core.paths import BASE_MODEL
+from stages.common.artifacts.files import atomic_write, read_json, sha256, write_json
 from stages.common.pretrained.hub import download, list_files
 from stages.common.pretrained.tokenizer import load_tokenizer
+from stages.common.runtime.console import warn
+from stages.common.runtime.exceptions import UserError, report_user_errors
+from stages.common.runtime.params import BaseModelParams, load_params
+from stages.common.runtime.paths import BASE_MODEL
 
 CONFIG, WEIGHTS, PICKLED_WEIGHTS = "config.json", "model.safetensors", "pytorch_model.bin"
 TOKENIZER_CONFIG = "tokenizer_config.json"

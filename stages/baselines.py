@@ -8,9 +8,9 @@ from typing import Any
 
 from stages.common.artifacts.arrow import read_table
 from stages.common.artifacts.logits import write_logits
-from stages.common.core.exceptions import report_user_errors
-from stages.common.core.params import load_params
-from stages.common.core.paths import BASE_MODEL, BASELINE_LOGITS, SPLITS
+from stages.common.runtime.exceptions import report_user_errors
+from stages.common.runtime.params import load_params
+from stages.common.runtime.paths import BASE_MODEL, BASELINE_LOGITS, SPLITS
 
 PROBE_C_GRID = (0.01, 0.1, 1.0)  # around the best one; validation macro-F1 selects
 
@@ -36,7 +36,7 @@ def main() -> None:
     # scikit-learn takes seconds to import; a fault in params.yaml is reported before that.
     from sklearn.dummy import DummyClassifier
 
-    from stages.common.modeling.linear_models import TFIDF_C_GRID, fit_logistic_regression, tfidf_features
+    from stages.common.linear_models import TFIDF_C_GRID, fit_logistic_regression, tfidf_features
 
     tables = {split: read_table(path) for split, path in SPLITS.items()}
     labels = {split: table["labels"].to_numpy() for split, table in tables.items()}

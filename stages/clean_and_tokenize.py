@@ -16,14 +16,14 @@ from stages.common.artifacts.arrow import (
     with_preprocessing,
     write_table,
 )
-from stages.common.core.console import ProgressBar, warn
-from stages.common.core.exceptions import UserError, report_user_errors
-from stages.common.core.files import read_json, write_json
-from stages.common.core.params import Preprocessing, TokenizeParams, load_params
-from stages.common.core.paths import BASE_MODEL, FILTERED, TOKEN_METRICS, TOKENIZED
-from stages.common.core.prefetch import prefetch
+from stages.common.artifacts.files import read_json, write_json
 from stages.common.corpus.cleaning import clean
 from stages.common.pretrained.tokenizer import INT32_LIST, Tokenizer, load_tokenizer
+from stages.common.runtime.console import ProgressBar, warn
+from stages.common.runtime.exceptions import UserError, report_user_errors
+from stages.common.runtime.params import Preprocessing, TokenizeParams, load_params
+from stages.common.runtime.paths import BASE_MODEL, FILTERED, TOKEN_METRICS, TOKENIZED
+from stages.common.runtime.prefetch import prefetch
 
 FIELDS = {
     "input_ids": INT32_LIST,

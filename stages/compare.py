@@ -6,14 +6,13 @@ from typing import Any
 import numpy as np
 
 from stages.common.artifacts.arrow import get_class_names, read_table
+from stages.common.artifacts.files import read_json, write_json
 from stages.common.artifacts.logits import read_logits
-from stages.common.artifacts.timings import read_timing
-from stages.common.core import paths
-from stages.common.core.console import warn
-from stages.common.core.exceptions import report_user_errors
-from stages.common.core.files import read_json, write_json
-from stages.common.core.methods import BASELINES, METHODS
-from stages.common.core.params import load_params
+from stages.common.artifacts.methods import BASELINES, METHODS
+from stages.common.runtime import paths
+from stages.common.runtime.console import warn
+from stages.common.runtime.exceptions import report_user_errors
+from stages.common.runtime.params import load_params
 
 NUM_CALIBRATION_SAMPLES = 200  # of the validation rows, and of simulated outcomes
 
@@ -82,7 +81,7 @@ def main() -> None:
         warn("split.validation_size is 0: epochs were chosen on the test rows, so these metrics are optimistic")
     details |= {"rows": len(labels["test"]), "selected_on_test_rows": selected_on_test_rows}
 
-    bins, timings, validation = [], {}, {}
+    bins, validation = [], {}
     for method in METHODS:
         selected = selection[method]
         best = list(selected["runs"]).index(selected["best_run"])
@@ -105,9 +104,7 @@ def main() -> None:
             "val_moe": (interval[1] - interval[0]) / 2,  # margin of error; DVC leaves lists, as intervals are, out
             "learning_rate": selected["learning_rate"],
         }
-        timings[method] = {name: read_timing(run["timing_key"]) for name, run in selected["runs"].items()}
     write_json(paths.PLOTS / "reliability.json", bins)
-    write_json(paths.TIMING_TABLE, timings)
     write_json(paths.VALIDATION_METRICS, json.loads(json.dumps(validation), parse_float=round_float))
     details = json.loads(json.dumps(details), parse_float=round_float)
     write_json(paths.COMPARE_DETAILS, details)

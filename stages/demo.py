@@ -4,9 +4,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from stages.common.core.exceptions import UserError, report_user_errors
-from stages.common.core.methods import METHODS
-from stages.common.core.paths import MODELS, TRAIN
+from stages.common.artifacts.methods import METHODS
+from stages.common.runtime.exceptions import UserError, report_user_errors
+from stages.common.runtime.paths import MODELS, TRAIN
 
 NUM_NEAREST = 5
 

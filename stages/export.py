@@ -5,10 +5,10 @@ from pathlib import Path
 
 from peft import PeftModel
 
-from stages.common.core.exceptions import UserError, report_user_errors
-from stages.common.core.files import atomic_write
+from stages.common.artifacts.files import atomic_write
 from stages.common.modeling.classifier import base_model_reference
 from stages.common.reporting.provenance import git_revision
+from stages.common.runtime.exceptions import UserError, report_user_errors
 from stages.common.serving.fast_tokenizer import save_fast_tokenizer
 from stages.common.serving.model_card import render_model_card
 from stages.common.serving.onnx_export import check_onnx_packages, save_onnx

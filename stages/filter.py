@@ -8,10 +8,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from stages.common.artifacts.arrow import make_schema, read_batches, write_table
-from stages.common.core.exceptions import UserError, report_user_errors
-from stages.common.core.files import write_json
-from stages.common.core.params import label_index, load_params, normalize_label
-from stages.common.core.paths import FILTER_METRICS, FILTERED, INGESTED
+from stages.common.artifacts.files import write_json
+from stages.common.labels import label_index, normalize_label
+from stages.common.runtime.exceptions import UserError, report_user_errors
+from stages.common.runtime.params import load_params
+from stages.common.runtime.paths import FILTER_METRICS, FILTERED, INGESTED
 
 FIELDS = {
     "Index": pa.string(),

@@ -10,14 +10,14 @@ from typing import Any
 import pyarrow as pa
 
 from stages.common.artifacts.arrow import make_schema, write_table
-from stages.common.core.console import ProgressBar, warn
-from stages.common.core.exceptions import UserError, report_user_errors
-from stages.common.core.files import write_json
-from stages.common.core.params import load_params
-from stages.common.core.paths import INGEST_METRICS, INGESTED, NO_FILE
-from stages.common.core.prefetch import prefetch
+from stages.common.artifacts.files import write_json
 from stages.common.corpus.json_records import find_keys, parse_records
 from stages.common.corpus.records import AIHUB, Columns, Fault, Records
+from stages.common.runtime.console import ProgressBar, warn
+from stages.common.runtime.exceptions import UserError, report_user_errors
+from stages.common.runtime.params import load_params
+from stages.common.runtime.paths import INGEST_METRICS, INGESTED, NO_FILE
+from stages.common.runtime.prefetch import prefetch
 
 JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet", ".xlsx")

@@ -7,10 +7,10 @@ all runs, would see another folder here than in a fresh clone.
 import itertools
 import shutil
 
-from stages.common.core.exceptions import report_user_errors
-from stages.common.core.files import write_json
-from stages.common.core.params import load_params
-from stages.common.core.paths import RUN_PLAN, RUNS, run_name
+from stages.common.artifacts.files import write_json
+from stages.common.runtime.exceptions import report_user_errors
+from stages.common.runtime.params import load_params
+from stages.common.runtime.paths import RUN_PLAN, RUNS, run_name
 
 
 @report_user_errors

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stages.common.artifacts.training_metadata import read_training_metadata
-from stages.common.core.exceptions import UserError, report_user_errors
+from stages.common.runtime.exceptions import UserError, report_user_errors
 
 if TYPE_CHECKING:
     from stages.common.serving.text_classifier import TextClassifier

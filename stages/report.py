@@ -6,12 +6,12 @@ import string
 from importlib.metadata import version
 
 from stages.common.artifacts.arrow import read_table
+from stages.common.artifacts.files import atomic_write, read_json
 from stages.common.artifacts.logits import read_logits
-from stages.common.core import paths
-from stages.common.core.exceptions import report_user_errors
-from stages.common.core.files import atomic_write, read_json
-from stages.common.core.methods import METHODS
-from stages.common.core.params import load_params
+from stages.common.artifacts.methods import METHODS
+from stages.common.runtime import paths
+from stages.common.runtime.exceptions import report_user_errors
+from stages.common.runtime.params import load_params
 
 NUM_SHOWN = 30  # misclassified rows on the page
 NAMED_COLUMNS = ("Index", "text", "label")  # of them
@@ -24,10 +24,10 @@ def main() -> None:
     # pandas and matplotlib take seconds to import; a fault in params.yaml is reported before that.
     import pandas as pd
 
-    from stages.common.artifacts.spreadsheet import write_spreadsheet
     from stages.common.evaluation.error_analysis import misclassified
     from stages.common.reporting import formatting, plots
     from stages.common.reporting.provenance import git_revision
+    from stages.common.spreadsheet import write_spreadsheet
 
     details, selection = read_json(paths.COMPARE_DETAILS), read_json(paths.SELECTION)
     sentences = formatting.verdict_sentences(details)
@@ -52,17 +52,12 @@ def main() -> None:
         "curves": plots.plot_curves(histories, details),
         "confusion": plots.plot_confusion({m: read_json(paths.PLOTS / f"confusion_{m}.json") for m in METHODS}),
         "reliability": plots.plot_reliability(read_json(paths.PLOTS / "reliability.json"), details),
-        "cost": plots.plot_cost(details, details, plots.COSTS, "log"),
+        "cost": plots.plot_cost(details),
         "learning_rates": plots.plot_learning_rates(details),
         "expected_best": plots.plot_expected_best(details),
     }
     for name, picture in pictures.items():
         plots.save_png(picture, paths.PLOTS / f"{name}.png")
-    # What runs cost is not tracked by git or DVC, and unknown where they were trained on another machine.
-    timings = read_json(paths.TIMING_TABLE) if paths.TIMING_TABLE.is_file() else {}
-    means = {method: pd.DataFrame(runs).mean(axis=1) for method, runs in timings.items() if any(runs.values())}
-    if means.keys() == set(METHODS):
-        plots.save_png(plots.plot_cost(details, means, plots.MEASURED_COSTS, "linear"), paths.MEASURED_COST)
     counts = {"filter": paths.FILTER_METRICS, "split": paths.SPLIT_METRICS, "tokens": paths.TOKEN_METRICS}
     page = formatting.TEMPLATES.get_template("report.html").render(
         sentences=sentences,

@@ -2,16 +2,16 @@
 
 import shutil
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import Any
 
-from stages.common.artifacts.history import summarize, validation_score
-from stages.common.artifacts.timings import timing_key
-from stages.common.core.exceptions import UserError, report_user_errors
-from stages.common.core.files import atomic_write, read_json, write_json
-from stages.common.core.params import load_params
-from stages.common.core.paths import MODELS, PLOTS, RUN_PLAN, RUNS, SELECTION
+from stages.common.artifacts.files import atomic_write, read_json, sha256, write_json
+from stages.common.artifacts.history import History, validation_score
+from stages.common.runtime.exceptions import UserError, report_user_errors
+from stages.common.runtime.params import load_params
+from stages.common.runtime.paths import MODELS, PLOTS, RUN_PLAN, RUNS, SELECTION
 
 METADATA = ("seed", "learning_rate", "best_epoch", "validation", "trainable_parameters", "total_parameters")
 SCORES = ("macro_f1", "validation_loss")  # of a run, shown in plots
@@ -26,10 +26,11 @@ def read_run(folder: Path) -> dict[str, Any]:
         metadata = {name: training[name] for name in METADATA}
     except KeyError as error:
         raise UserError(f"{checkpoint / 'training.json'}: has no {error}; run `dvc repro` to train again") from error
+    (weights,) = checkpoint.glob("*.safetensors")
     return {
         **metadata,
-        "checkpoint_bytes": sum(path.stat().st_size for path in checkpoint.glob("*.safetensors")),
-        "timing_key": timing_key(checkpoint),
+        "checkpoint_bytes": weights.stat().st_size,
+        "weights_sha256": sha256(weights),
         "history": read_json(folder / "history.json"),
     }
 
@@ -58,6 +59,22 @@ def select(runs: Runs, select_by: str) -> dict[str, Any]:
             for rate, tried in sorted(by_learning_rate.items())
         ],
     }
+
+
+def summarize(histories: Mapping[str, History]) -> list[dict[str, Any]]:
+    """One object per epoch: the mean over the runs that reached it, `*_sd` (null for one run) and each run, `*_RUN`."""
+    rows = []
+    for index in range(max(map(len, histories.values()))):
+        reached = {run: history[index] for run, history in histories.items() if index < len(history)}
+        row: dict[str, Any] = {"epoch": index + 1, "runs": len(reached)}
+        for name in next(iter(reached.values())):
+            if name != "epoch":
+                values = [epoch[name] for epoch in reached.values()]
+                row[name] = fmean(values)
+                row[f"{name}_sd"] = stdev(values) if len(values) > 1 else None
+                row |= {f"{name}_{run}": epoch[name] for run, epoch in reached.items()}
+        rows.append(row)
+    return rows
 
 
 @report_user_errors

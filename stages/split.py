@@ -12,13 +12,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from stages.common.artifacts.arrow import map_table, read_batches, read_class_names, write_table
-from stages.common.core.console import warn
-from stages.common.core.exceptions import UserError, report_user_errors
-from stages.common.core.files import write_json
-from stages.common.core.params import SplitParams, load_params
-from stages.common.core.paths import NO_FILE, SPLIT_METRICS, SPLITS, TOKENIZED
-from stages.common.core.prefetch import prefetch
+from stages.common.artifacts.files import write_json
 from stages.common.corpus.records import Fault
+from stages.common.runtime.console import warn
+from stages.common.runtime.exceptions import UserError, report_user_errors
+from stages.common.runtime.params import SplitParams, load_params
+from stages.common.runtime.paths import NO_FILE, SPLIT_METRICS, SPLITS, TOKENIZED
+from stages.common.runtime.prefetch import prefetch
 
 UNUSED = -1  # in place of the number of a split
 ID_COLUMN = "Index"

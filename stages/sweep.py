@@ -12,11 +12,11 @@ from typing import Any
 
 import pandas as pd
 
-from stages.common.core.console import warn
-from stages.common.core.exceptions import UserError, report_user_errors
-from stages.common.core.files import atomic_write
-from stages.common.core.methods import METHODS
-from stages.common.core.paths import COMPARE_METRICS, PARAMS, PLOTS, VALIDATION_METRICS
+from stages.common.artifacts.files import atomic_write
+from stages.common.artifacts.methods import METHODS
+from stages.common.runtime.console import warn
+from stages.common.runtime.exceptions import UserError, report_user_errors
+from stages.common.runtime.paths import COMPARE_METRICS, PARAMS, PLOTS, VALIDATION_METRICS
 
 OTHERS = "other parameters"
 WHY_NO_TEST_SCORES = (

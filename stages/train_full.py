@@ -1,10 +1,10 @@
 """Fine-tune all weights of the base model."""
 
-from stages.common.core.exceptions import report_user_errors
-from stages.common.core.launch import parse_run, start_launcher
-from stages.common.core.params import load_params
-from stages.common.core.paths import BASE_MODEL, TRAIN
-from stages.common.core.threads import limit_spinning
+from stages.common.runtime.exceptions import report_user_errors
+from stages.common.runtime.launch import parse_run, start_launcher
+from stages.common.runtime.params import load_params
+from stages.common.runtime.paths import BASE_MODEL, TRAIN
+from stages.common.runtime.threads import limit_spinning
 
 
 @report_user_errors

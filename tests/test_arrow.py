@@ -9,7 +9,7 @@ import pytest
 
 from stages import clean_and_tokenize, filter, ingest
 from stages.common.artifacts.arrow import make_schema, read_preprocessing, read_table, write_table
-from stages.common.core.exceptions import UserError
+from stages.common.runtime.exceptions import UserError
 from tests.support.corpus import LABELS, records, write_corpus
 from tests.support.project import ROOT, prepare
 

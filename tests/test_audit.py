@@ -10,7 +10,7 @@ import pytest
 
 from stages.audit import confident_classes, noise_rates
 from stages.common.artifacts.arrow import make_schema, write_table
-from stages.common.core.paths import TEST, TRAIN, VALIDATION
+from stages.common.runtime.paths import TEST, TRAIN, VALIDATION
 from tests.support.corpus import LABELS, records
 
 

@@ -7,9 +7,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from stages.common.core.exceptions import UserError
-from stages.common.core.params import CleanParams
 from stages.common.corpus.cleaning import WHITE_SPACE, clean, patterns
+from stages.common.runtime.exceptions import UserError
+from stages.common.runtime.params import CleanParams
 
 NOTEBOOK = CleanParams(strip_tags=True, keep="0-9가-힣A-Za-z.,?!", keep_jamo=False, collapse_spaces=True)
 TEXTS = [

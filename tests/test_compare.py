@@ -9,9 +9,9 @@ import pytest
 
 from stages.common.artifacts.arrow import read_table
 from stages.common.artifacts.logits import read_logits
-from stages.common.core.methods import BASELINES, METHODS
+from stages.common.artifacts.methods import BASELINES, METHODS
 from tests.support.corpus import LABELS, records
-from tests.support.project import stage_runner
+from tests.support.project import run_tool, stage_runner
 from tests.support.runs import LEARNING_RATES, TIMING, write_runs
 
 SEEDS = [42, 43]
@@ -167,11 +167,15 @@ def test_confusion_plots_count_the_predictions_of_the_best_run(details, method):
     assert sum(cell["count"] for cell in cells if cell["actual"] == cell["predicted"]) == correct.sum()
 
 
-def test_timings_stand_in_a_file_of_their_own(details):
-    timings = read("metrics/timings.json")["full"]
-    assert list(timings) == list(read("data/selection.json")["full"]["runs"])
-    assert all(timing == TIMING for timing in timings.values())
+def test_no_metric_depends_on_the_hour(details):
     assert "seconds" not in Path("metrics/compare_details.json").read_text(encoding="utf-8")
+
+
+def test_the_tool_for_timings_shows_what_each_run_cost(details, capsys):
+    run_tool("timings")
+    table = capsys.readouterr().out
+    assert all(f"{TIMING[name]:.1f}" in table for name in TIMING)
+    assert table.count("full/") == table.count("lora/") == 2 * len(LEARNING_RATES["full"])  # two seeds
 
 
 def test_a_second_run_gives_the_same_bytes(details):
@@ -208,9 +212,9 @@ def test_a_missing_run_is_one_clear_line(stage, capsys):
 
 def compare_one_seed(num_better: int, num_worse: int) -> dict[str, Any]:
     """The difference between two checkpoints of one seed, of which LoRA has so many more or fewer rows right."""
-    from stages.common.core.params import CompareParams
     from stages.common.evaluation.comparison import compare_methods
     from stages.common.evaluation.vectorized_metrics import per_example_statistics
+    from stages.common.runtime.params import CompareParams
 
     labels = np.arange(120) % len(LABELS)
     rows = np.arange(len(labels))

@@ -2,22 +2,26 @@
 
 import ast
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
 
+from stages.common.runtime.paths import TIMINGS
 from tests.support.project import ROOT, run
 
 DAG = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
 STAGES = DAG["stages"]
-TOOLS = {"predict", "export", "sweep", "demo"}  # used after the DAG: they take arguments and do not read params.yaml
+TOOLS = {"predict", "export", "sweep", "demo", "timings"}  # They are used after the DAG and do not read params.yaml.
 COMMON = "stages/common/"
-# A package imports only from packages that stand before it.
-PACKAGES = (
-    *("core", "artifacts", "corpus", "pretrained"),
-    *("modeling", "training", "evaluation", "reporting", "serving"),
+RUNTIME = "runtime"  # The room of what shapes no bytes: no stage depends on it.
+# A room, which is a folder or a single module, imports only from rooms that stand before it.
+ROOMS = (
+    *("labels", RUNTIME, "artifacts", "spreadsheet", "corpus", "pretrained", "modeling"),
+    *("linear_models", "training", "evaluation", "reporting", "serving"),
 )
 # Parameters that a stage reads and that change none of its bytes.
 NOT_TRACKED = {"run.launcher", "run.save_interval_seconds"}
@@ -42,19 +46,23 @@ def imports(path: Path) -> set[str]:
     return found
 
 
-def all_imports(path: Path) -> set[str]:
-    """The modules of ours that a script imports, directly or not."""
+def room(module: str) -> str:
+    return module.removeprefix(COMMON).partition("/")[0].removesuffix(".py")
+
+
+def all_imports(path: Path, through: Callable[[str], bool] = lambda module: True) -> set[str]:
+    """The modules of ours that a script imports, directly or through modules for which `through` holds."""
     seen: set[str] = set()
     pending = imports(path)
     while pending:
         module = pending.pop()
         seen.add(module)
-        pending |= imports(ROOT / module) - seen
+        pending |= imports(ROOT / module) - seen if through(module) else set()
     return seen
 
 
-def packages(modules: set[str]) -> set[str]:
-    return {module.split("/")[2] for module in modules if module.startswith(COMMON)}
+def rooms(modules: set[str]) -> set[str]:
+    return {room(module) for module in modules if module.startswith(COMMON)}
 
 
 def accessed(path: Path) -> set[str]:
@@ -83,10 +91,22 @@ def paths(entries: list) -> list[str]:
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_a_stage_depends_on_its_script_and_on_the_packages_that_it_imports(name):
+def test_a_stage_depends_on_its_script_and_on_the_rooms_that_shape_its_bytes(name):
     code = {dep for dep in STAGES[name]["deps"] if dep.startswith("stages/")}
-    imported = packages(all_imports(ROOT / f"stages/{name}.py"))
-    assert code == {f"stages/{name}.py", *(f"stages/common/{package}" for package in imported)}
+    imported = rooms(all_imports(ROOT / f"stages/{name}.py", lambda module: room(module) != RUNTIME)) - {RUNTIME}
+    files = {COMMON + (each if (ROOT / COMMON / each).is_dir() else f"{each}.py") for each in imported}
+    assert code == {f"stages/{name}.py", *files}
+
+
+def test_what_shapes_no_bytes_writes_no_artifact():
+    """DVC does not see the runtime room, so that nothing in it may write what a stage puts out."""
+    modules = sorted((ROOT / COMMON / RUNTIME).glob("*.py"))
+    writers = [
+        path.stem for path in modules if re.search(r"\.write_(text|bytes)|open\([^)]*[\"'][wax]", path.read_text())
+    ]
+    assert writers == ["timings"]  # data/timings is tracked by nobody
+    outs = [path for stage in STAGES.values() for path in paths(stage.get("outs", []) + stage.get("metrics", []))]
+    assert not [path for path in outs if path.startswith(TIMINGS.as_posix())]
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -139,12 +159,13 @@ def test_every_artifact_is_made_by_a_stage():
         assert (ROOT / ".dvc/plots" / f"{properties['template']}.json").is_file()
 
 
-def test_a_package_imports_only_from_packages_before_it():
-    assert {path.name for path in (ROOT / COMMON).iterdir() if path.is_dir() and path.name[0] != "_"} == set(PACKAGES)
+def test_a_room_imports_only_from_rooms_before_it():
+    found = {path.stem for path in (ROOT / COMMON).iterdir() if path.name[0] != "_"}
+    assert found == set(ROOMS)
     for path in (ROOT / COMMON).rglob("*.py"):
-        (package,) = packages({module_of(path)})
-        for other in packages(imports(path)):
-            assert PACKAGES.index(other) <= PACKAGES.index(package), f"{module_of(path)} imports from {other}"
+        own = room(module_of(path))
+        for other in rooms(imports(path)):
+            assert ROOMS.index(other) <= ROOMS.index(own), f"{module_of(path)} imports from {other}"
 
 
 def test_no_module_imports_itself_in_a_circle():
@@ -152,7 +173,7 @@ def test_no_module_imports_itself_in_a_circle():
         assert module_of(path) not in all_imports(path)
 
 
-def test_no_package_imports_a_stage():
+def test_no_room_imports_a_stage():
     for path in (ROOT / COMMON).rglob("*.py"):
         assert all(module.startswith(COMMON) for module in imports(path))
 

@@ -13,10 +13,10 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreT
 
 from stages.clean_and_tokenize import POSITIONS_AFTER_PADDING
 from stages.common.artifacts.arrow import read_table
-from stages.common.core.exceptions import UserError
-from stages.common.core.files import write_json
+from stages.common.artifacts.files import write_json
 from stages.common.modeling.classifier import build_classifier
 from stages.common.pretrained.tokenizer import load_tokenizer
+from stages.common.runtime.exceptions import UserError
 from tests.support.corpus import LABELS, record, records, write_corpus
 from tests.support.project import run_tool
 

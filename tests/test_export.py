@@ -13,11 +13,11 @@ import pytest
 import torch
 import transformers
 
-from stages.common.core.exceptions import UserError
-from stages.common.core.params import load_params
 from stages.common.corpus.cleaning import clean
 from stages.common.modeling.classifier import load_checkpoint
 from stages.common.pretrained.tokenizer import load_tokenizer
+from stages.common.runtime.exceptions import UserError
+from stages.common.runtime.params import load_params
 from stages.common.serving.fast_tokenizer import add_cleaning
 from stages.common.serving.sequence_classifier import to_sequence_classifier
 from tests.support.corpus import LABELS, records

@@ -8,9 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from stages.common.core.exceptions import UserError
-from stages.common.core.files import write_json
-from stages.common.core.params import LoraParams, load_params
+from stages.common.artifacts.files import write_json
 from stages.common.modeling.classifier import (
     add_lora,
     build_classifier,
@@ -18,6 +16,8 @@ from stages.common.modeling.classifier import (
     load_checkpoint,
     save_checkpoint,
 )
+from stages.common.runtime.exceptions import UserError
+from stages.common.runtime.params import LoraParams, load_params
 from tests.support.corpus import LABELS
 from tests.support.project import ROOT, run
 
@@ -69,7 +69,7 @@ import pyarrow as pa
 from transformers import BertConfig, BertModel
 from stages.common.modeling.dataset import TokenizedDataset
 from stages.common.modeling.classifier import add_lora, build_classifier, save_checkpoint
-from stages.common.core.params import load_params
+from stages.common.runtime.params import load_params
 from stages.common.training.trainer import Trainer
 
 folder, method, params = Path(sys.argv[1]), sys.argv[2], load_params()

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from stages.common.core.exceptions import UserError
-from stages.common.core.params import load_params
+from stages.common.runtime.exceptions import UserError
+from stages.common.runtime.params import load_params
 from tests.support.project import ROOT
 
 SHIPPED = (ROOT / "params.yaml").read_text(encoding="utf-8")

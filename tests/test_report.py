@@ -11,7 +11,7 @@ import pytest
 
 from stages.common.artifacts.arrow import read_table
 from stages.common.artifacts.logits import read_logits
-from stages.common.core.methods import BASELINES, METHODS
+from stages.common.artifacts.methods import BASELINES, METHODS
 from tests.support.browser import visit
 from tests.support.corpus import LABELS, records
 from tests.support.project import ROOT, stage_runner
@@ -65,11 +65,6 @@ def test_a_second_run_gives_the_same_bytes(details):
     stage_runner()("report", run__seeds=SEEDS, compare__bootstrap_samples=200)
     assert {path: path.read_bytes() for path in written} == before
     assert {f"plots/{name}.png" for name in PICTURES} <= {str(path) for path in written}
-
-
-def test_measured_costs_are_drawn_outside_the_dag(details):
-    assert Path("plots/cost_measured.png").stat().st_size > 0
-    assert "plots/cost_measured.png" not in (ROOT / "dvc.yaml").read_text(encoding="utf-8")
 
 
 def sentences(details: dict[str, Any], part: str) -> tuple[str, str]:
@@ -393,13 +388,3 @@ def test_many_seeds_are_shown_as_mean_and_standard_deviation(stage):
     page = Path("plots/report.html").read_text(encoding="utf-8")
     assert "mean, 6 seeds" in page
     assert "<td>LoRA</td><td>3</td>" not in page
-
-
-def test_runs_that_were_trained_elsewhere_have_no_measured_cost(stage):
-    write_runs()
-    for path in Path("data/timings").iterdir():
-        path.unlink()
-    for name in ("plan_runs", "select", "compare", "report"):
-        stage(name, compare__bootstrap_samples=100)
-    assert Path("plots/report.html").is_file()
-    assert not Path("plots/cost_measured.png").exists()

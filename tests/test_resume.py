@@ -19,10 +19,10 @@ import pytest
 import torch
 import yaml
 
-from stages.common.core.exceptions import TrainingInterrupted
-from stages.common.core.files import write_json
+from stages.common.artifacts.files import write_json
 from stages.common.modeling.dataset import TokenizedDataset, read_dataset
 from stages.common.modeling.distributed import DistributedContext
+from stages.common.runtime.exceptions import TrainingInterrupted
 from stages.common.training.checkpointing import CheckpointManager
 from stages.common.training.interruption import SavePolicy
 from stages.common.training.trainer import Trainer, TrainResult

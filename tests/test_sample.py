@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from stages.common.core.params import load_params
 from stages.common.corpus.cleaning import clean
+from stages.common.runtime.params import load_params
 from stages.ingest import find_files
 from tests.support.project import ROOT
 

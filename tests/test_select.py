@@ -59,7 +59,7 @@ def test_runs_of_earlier_parameters_are_deleted(stage, tmp_path):
 
 
 def test_a_run_is_named_as_dvc_names_its_cell():
-    from stages.common.core.paths import run_name
+    from stages.common.runtime.paths import run_name
 
     assert run_name(42, 5.0e-5) == "42-5e-05"
     assert run_name(42, 0.002) == "42-0.002"
@@ -69,7 +69,7 @@ def test_a_run_is_named_as_dvc_names_its_cell():
 def test_a_fraction_of_the_training_rows_is_a_part_of_a_larger_one(fraction):
     import numpy as np
 
-    from stages.common.core.params import SplitParams
+    from stages.common.runtime.params import SplitParams
     from stages.split import split
 
     labels = np.random.default_rng(0).choice(3, 1000, p=[0.5, 0.3, 0.2])

@@ -12,7 +12,7 @@ from sklearn.metrics import accuracy_score, brier_score_loss, f1_score, log_loss
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
-from stages.common.artifacts.history import overfitting
+from stages.common.evaluation.histories import overfitting
 from stages.common.evaluation.calibration import NUM_BINS
 from stages.common.evaluation.comparison import expected_best, tuning
 from stages.common.evaluation.significance import (

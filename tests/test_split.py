@@ -9,9 +9,9 @@ import pytest
 
 from stages.clean_and_tokenize import FIELDS
 from stages.common.artifacts.arrow import make_schema, read_table, write_table
-from stages.common.core.exceptions import UserError
-from stages.common.core.params import SplitParams
-from stages.common.core.paths import TOKENIZED
+from stages.common.runtime.exceptions import UserError
+from stages.common.runtime.params import SplitParams
+from stages.common.runtime.paths import TOKENIZED
 from stages.split import labels_and_groups, split
 from tests.support.corpus import LABELS
 

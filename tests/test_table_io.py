@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from stages.common.core.exceptions import UserError
+from stages.common.runtime.exceptions import UserError
 from stages.common.serving.table_io import add_columns
 
 TEXTS = ["<b>최고</b> ㅋㅋ", '화면,\n"환불"\r또', "😊", "", "보통", "끝"]

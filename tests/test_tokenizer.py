@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from stages.common.core.exceptions import UserError
 from stages.common.pretrained.tokenizer import CHUNK_SIZE, PREFIX_LENGTH, load_tokenizer
+from stages.common.runtime.exceptions import UserError
 from tests.support.corpus import records
 from tests.support.project import ROOT, encode
 

@@ -9,13 +9,13 @@ import pyarrow as pa
 import pytest
 import torch
 
-from stages.common.core.exceptions import UserError
-from stages.common.core.threads import SPIN_COUNT, limit_spinning
 from stages.common.modeling.classifier import add_lora, build_classifier, load_checkpoint
 from stages.common.modeling.collator import Collator
 from stages.common.modeling.dataset import TokenizedDataset, read_dataset
 from stages.common.modeling.inference import predict_logits
-from stages.common.training.metrics import macro_scores
+from stages.common.modeling.macro_scores import macro_scores
+from stages.common.runtime.exceptions import UserError
+from stages.common.runtime.threads import SPIN_COUNT, limit_spinning
 from stages.common.training.optimizer_step import uses_bfloat16
 from tests.support.corpus import LABELS
 from tests.support.project import prepare

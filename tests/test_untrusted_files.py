@@ -19,10 +19,10 @@ from safetensors.numpy import save_file
 
 from stages import predict
 from stages.common.artifacts.arrow import make_schema, read_batches, read_table, write_table
+from stages.common.artifacts.files import atomic_write
 from stages.common.artifacts.logits import read_logits
-from stages.common.core.exceptions import UserError
-from stages.common.core.files import atomic_write
-from stages.common.core.params import load_params
+from stages.common.runtime.exceptions import UserError
+from stages.common.runtime.params import load_params
 from stages.common.serving.table_io import add_columns
 from stages.ingest import find_files, ingest
 from tests.support.corpus import LABELS, record, write_corpus

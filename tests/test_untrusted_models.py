@@ -13,10 +13,10 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from stages.base_model import convert_pickled_weights
-from stages.common.core.exceptions import UserError
 from stages.common.modeling.classifier import build_classifier, load_checkpoint
 from stages.common.pretrained import tokenizer as tokenizers
 from stages.common.pretrained.tokenizer import load_tokenizer
+from stages.common.runtime.exceptions import UserError
 from tests.support.corpus import LABELS
 from tests.support.project import ROOT, run
 

@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 
 from stages.common.artifacts.arrow import get_class_names, read_table
+from stages.common.artifacts.files import read_json
 from stages.common.artifacts.logits import read_logits
-from stages.common.core.files import read_json
-from stages.common.core.methods import METHODS
-from stages.common.core.params import load_params
-from stages.common.core.paths import LABEL_ISSUES, RUNS, SELECTION, TEST, TRAIN, VALIDATION
+from stages.common.artifacts.methods import METHODS
 from stages.common.evaluation.comparison import BootstrapEstimates
 from stages.common.evaluation.vectorized_metrics import per_example_statistics
+from stages.common.runtime.params import load_params
+from stages.common.runtime.paths import LABEL_ISSUES, RUNS, SELECTION, TEST, TRAIN, VALIDATION
 
 
 def planted() -> set[str]:

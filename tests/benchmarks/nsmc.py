@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from stages.common.core.files import atomic_write
+from stages.common.artifacts.files import atomic_write
 
 ROWS_OF_LABEL, TEST_ROWS_OF_LABEL = 100_000, 25_000
 MAX_CHARACTERS = 140

@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from stages.common.artifacts.arrow import read_table
-from stages.common.core.files import write_json
+from stages.common.artifacts.files import write_json
 from stages.ingest import find_files, ingest
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -15,14 +15,14 @@ import pyarrow as pa
 import torch
 from transformers import AutoModelForTokenClassification
 
-from stages.common.core.params import Params, label_index, load_params
 from stages.common.corpus.cleaning import clean
+from stages.common.linear_models import TFIDF_C_GRID, fit_logistic_regression, tfidf_features
 from stages.common.modeling.classifier import add_lora, build_classifier
 from stages.common.modeling.dataset import TokenizedDataset
 from stages.common.modeling.inference import predict_logits
-from stages.common.modeling.linear_models import TFIDF_C_GRID, fit_logistic_regression, tfidf_features
+from stages.common.modeling.macro_scores import macro_scores
 from stages.common.pretrained.tokenizer import load_tokenizer
-from stages.common.training.metrics import macro_scores
+from stages.common.runtime.params import Params, label_index, load_params
 from stages.common.training.trainer import Trainer
 from stages.filter import filter_batch
 from stages.ingest import find_files, ingest

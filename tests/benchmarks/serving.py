@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from stages.common.artifacts.arrow import read_batches, read_table
-from stages.common.core.paths import FILTERED, TEST
+from stages.common.runtime.paths import FILTERED, TEST
 
 BATCH_SIZE, NUM_SINGLE, ROUNDS = 64, 200, 3
 Classify = Callable[[Sequence[str]], np.ndarray]  # texts to class indices

@@ -38,11 +38,11 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from stages.common.core.params import Params, load_params
-from stages.common.core.threads import SPIN_COUNT
 from stages.common.modeling.classifier import add_lora
 from stages.common.modeling.dataset import TokenizedDataset
 from stages.common.modeling.distributed import get_device
+from stages.common.runtime.params import Params, load_params
+from stages.common.runtime.threads import SPIN_COUNT
 from stages.common.training.optimizer_step import uses_bfloat16
 from stages.common.training.trainer import Trainer
 

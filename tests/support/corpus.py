@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from stages.common.core.params import load_params
+from stages.common.runtime.params import load_params
 
 LABELS = ("부정", "중립", "긍정")
 SHIPPED = load_params(Path(__file__).parents[2] / "params.yaml")

@@ -1,4 +1,4 @@
-"""Writes the descriptions of the fields in stages/common/core/params.py where people read them.
+"""Writes the descriptions of the fields in stages/common/runtime/params.py where people read them.
 
     python -m tests.support.parameter_table
 
@@ -7,7 +7,7 @@ They become the comments of params.yaml and the table in stages/README.md; tests
 
 import re
 
-from stages.common.core.params import Params
+from stages.common.runtime.params import Params
 from tests.support.project import ROOT
 
 PARAMS, README = ROOT / "params.yaml", ROOT / "stages/README.md"

@@ -10,11 +10,11 @@ import pyarrow as pa
 from safetensors.numpy import save_file
 
 from stages.common.artifacts.arrow import make_schema, write_table
+from stages.common.artifacts.files import write_json
 from stages.common.artifacts.logits import write_logits
-from stages.common.artifacts.timings import write_timing
-from stages.common.core import paths
-from stages.common.core.files import write_json
-from stages.common.core.methods import METHODS
+from stages.common.artifacts.methods import METHODS
+from stages.common.runtime import paths
+from stages.common.runtime.timings import write_timing
 from tests.support.corpus import LABELS, records
 
 EPOCHS = 4

@@ -6,10 +6,10 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from stages.common.core.params import TrainParams
 from stages.common.modeling.classifier import add_lora, build_classifier
 from stages.common.modeling.dataset import TokenizedDataset
 from stages.common.modeling.types import Model
+from stages.common.runtime.params import TrainParams
 from stages.common.training.trainer import Trainer, TrainResult
 from tests.support.corpus import LABELS, SHIPPED, records
 from tests.support.project import encode

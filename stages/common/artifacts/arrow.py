@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from stages.common.core.exceptions import UserError
-from stages.common.core.files import atomic_write
-from stages.common.core.params import Preprocessing
+from stages.common.artifacts.files import atomic_write
+from stages.common.runtime.exceptions import UserError
+from stages.common.runtime.params import Preprocessing
 
 FEATURES_KEY, PREPROCESSING_KEY = b"huggingface", b"preprocessing"  # in a schema's metadata
 END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"  # Arrow itself takes a file cut between two batches for a whole one

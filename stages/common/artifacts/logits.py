@@ -7,8 +7,8 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from stages.common.core.exceptions import UserError
-from stages.common.core.files import atomic_write
+from stages.common.artifacts.files import atomic_write
+from stages.common.runtime.exceptions import UserError
 
 Logits = Mapping[str, np.ndarray]  # by split, for the baselines by METHOD/SPLIT: (rows, classes)
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from stages.common.core.exceptions import UserError
-from stages.common.core.files import read_json
-from stages.common.core.params import Preprocessing
+from stages.common.artifacts.files import read_json
+from stages.common.runtime.exceptions import UserError
+from stages.common.runtime.params import Preprocessing
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ import re
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from stages.common.core.exceptions import UserError
-from stages.common.core.params import CleanParams
+from stages.common.runtime.exceptions import UserError
+from stages.common.runtime.params import CleanParams
 
 # What Python's `\s` and `str.strip` take for white space; RE2's `\s` is ASCII only.
 WHITE_SPACE = "".join(filter(str.isspace, map(chr, range(0x3001))))

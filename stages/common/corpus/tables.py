@@ -19,15 +19,13 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stages.common.core.exceptions import UserError
 from stages.common.corpus.records import Fault
+from stages.common.runtime.exceptions import UserError
 
 CHUNK_ROWS = 4096
 MAX_EXCEL_BYTES = 2**30  # unpacked; an .xlsx of some kilobytes can hold more
 OLE_SIGNATURE = b"\xd0\xcf\x11\xe0"  # of the container around an Excel file with a password, and of .xls
 Row = TypeVar("Row")
-
-csv.field_size_limit(2**24)  # characters; without a limit a quote that is never closed reads the whole file into a cell
 
 
 def to_json(value: Any) -> str:

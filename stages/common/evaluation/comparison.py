@@ -9,11 +9,11 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 
-from stages.common.artifacts.history import has_not_converged, overfitting
-from stages.common.core.methods import BASELINES, METHODS
-from stages.common.core.params import CompareParams
+from stages.common.artifacts.methods import BASELINES, METHODS
 from stages.common.evaluation import significance
+from stages.common.evaluation.histories import has_not_converged, overfitting
 from stages.common.evaluation.vectorized_metrics import compute_metrics, num_counts
+from stages.common.runtime.params import CompareParams
 
 PER_RUN_METRICS = ("macro_f1", "macro_precision", "macro_recall", "accuracy", "loss", "brier", "ece")
 SIZES = ("trainable_parameters", "total_parameters", "checkpoint_bytes")

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import numpy as np
 from scipy.stats import binomtest, norm, permutation_test, t
 
-from stages.common.core.console import ProgressBar
 from stages.common.evaluation.vectorized_metrics import Metrics, count_metrics, num_counts
+from stages.common.runtime.console import ProgressBar
 
 CONFIDENCE_LEVEL = 0.95
 TOST_LEVEL = 0.90  # two one-sided tests at 5% each

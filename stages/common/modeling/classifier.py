@@ -5,7 +5,6 @@ layer. So its checkpoints need no code of ours.
 """
 
 import shutil
-import warnings
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,15 +17,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from stages.common.core.exceptions import UserError
-from stages.common.core.files import read_json, write_json
-from stages.common.core.params import LoraParams
+from stages.common.artifacts.files import read_json, write_json
 from stages.common.modeling.types import Model
-
-# transformers would warn that the head is new. A missing weight of the base model is refused below.
-transformers.utils.logging.set_verbosity_error()
-transformers.utils.logging.disable_progress_bar()
-warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")  # raised within PEFT
+from stages.common.runtime.exceptions import UserError
+from stages.common.runtime.params import LoraParams
 
 HEAD = "classifier"
 LORA_FIELDS = ("r", "alpha", "dropout", "target_modules", "rslora", "dora")  # of LoraParams
@@ -57,6 +51,7 @@ def _load(folder: Path, labels: Sequence[str], has_head: bool, **config_values: 
         raise UserError(f"{folder}: is quantized, or holds an adapter beside the whole model; neither is supported")
     config_values |= {"num_labels": len(labels), "id2label": dict(enumerate(labels))}
     config_values["label2id"] = {label: index for index, label in enumerate(labels)}
+    transformers.utils.logging.disable_progress_bar()  # It would tell of the loading of a file that takes a moment.
     try:
         config = transformers.AutoConfig.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False, **config_values

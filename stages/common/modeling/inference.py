@@ -4,13 +4,13 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from stages.common.core.console import warn
 from stages.common.modeling.collator import Batch, Collator
 from stages.common.modeling.dataset import TokenizedDataset
 from stages.common.modeling.distributed import DistributedContext, get_device
 from stages.common.modeling.packing import set_attention
 from stages.common.modeling.sampler import length_sorted_batches
 from stages.common.modeling.types import Model
+from stages.common.runtime.console import warn
 
 PROBE_LENGTHS = (3, 9, 5)  # in tokens, of the examples on which packing is tried
 TOLERANCE = 1e-4  # of their logits: far above float32's rounding, far below what a leak between examples causes

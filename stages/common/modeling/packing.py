@@ -96,12 +96,10 @@ def _cls_only_forward(
     return layer.feed_forward_chunk(attention.output(attended.flatten(1)[None], cls_states))
 
 
-AttentionInterface.register("packed", packed_attention)
-AttentionMaskInterface.register("packed", sdpa_mask)
-
-
 def set_attention(model: Model, implementation: str, cls_only_last_layer: bool) -> None:
     """Set the attention function of `model`, and whether its last layer computes all tokens or [CLS] alone."""
+    AttentionInterface.register("packed", packed_attention)
+    AttentionMaskInterface.register("packed", sdpa_mask)
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     base.set_attn_implementation(implementation)
     layers = [module for module in base.modules() if hasattr(module, "feed_forward_chunk")]

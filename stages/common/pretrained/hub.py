@@ -8,13 +8,9 @@ from pathlib import Path
 
 from huggingface_hub import HfApi, constants, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
-from huggingface_hub.utils import disable_progress_bars, logging
+from huggingface_hub.utils import disable_progress_bars
 
-from stages.common.core.exceptions import UserError
-
-logging.set_verbosity_error()  # faults are reported in one line, below
-if not sys.stderr.isatty():
-    disable_progress_bars()
+from stages.common.runtime.exceptions import UserError
 
 
 @contextmanager
@@ -69,6 +65,8 @@ def download(hub_id: str, revision: str, names: list[str], folder: Path) -> None
     Raises:
         UserError: a file did not arrive, or not with the hub's checksum.
     """
+    if not sys.stderr.isatty():
+        disable_progress_bars()
     for force_download in (False, True):  # otherwise a damaged file would stay in the cache
         with _report_hub_errors(hub_id):
             snapshot = snapshot_download(hub_id, revision=revision, allow_patterns=names, force_download=force_download)

@@ -27,7 +27,7 @@ import sentencepiece
 from tokenizers import AddedToken, Regex, models, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as RustTokenizer
 
-from stages.common.core.exceptions import UserError
+from stages.common.runtime.exceptions import UserError
 
 INT32_LIST = pa.list_(pa.int32())
 SPECIAL_TOKENS = ("[UNK]", "[PAD]", "[CLS]", "[SEP]", "[MASK]")

@@ -7,7 +7,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
-from stages.common.core.methods import METHODS
+from stages.common.artifacts.methods import METHODS
 
 Details = dict[str, Any]  # metrics/compare_details.json
 DISPLAY_NAMES = {

@@ -20,15 +20,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from sklearn.metrics import ConfusionMatrixDisplay
 
-from stages.common.core.files import atomic_write
-from stages.common.core.methods import METHODS
+from stages.common.artifacts.files import atomic_write
+from stages.common.artifacts.methods import METHODS
 from stages.common.reporting.formatting import DISPLAY_NAMES, Details, format_metric, get_with_interval
 
 COLORS = {"full": "#0072b2", "lora": "#d55e00", "linear_probe": "#cc79a7", "tfidf": "#009e73", "majority": "#555555"}
 MARKERS = {"full": "o", "lora": "s", "linear_probe": "v", "tfidf": "^", "majority": "D"}
 LINE_STYLES = {"full": "-", "lora": "--", "linear_probe": (0, (5, 1, 1, 1, 1, 1)), "tfidf": "-.", "majority": ":"}
 COSTS = {"trainable_parameters": "trainable parameters", "checkpoint_bytes": "bytes of weights"}
-MEASURED_COSTS = {"seconds_to_best_epoch": "seconds to the best epoch", "peak_memory_mib": "peak memory, MiB"}
 MAX_CLASSES_WITH_NUMBERS = 5  # more would overlap
 Rows = list[dict[str, Any]]
 
@@ -217,19 +216,19 @@ def plot_f1(details: Details, verdict: str) -> Figure:
     return figure
 
 
-def plot_cost(details: Details, costs: Details, labels: Mapping[str, str], scale: str) -> Figure:
-    """Macro-F1 with its interval against each of `labels`, the names of two costs in `costs`, by method."""
+def plot_cost(details: Details) -> Figure:
+    """Macro-F1 with its interval against each of `COSTS`, by method."""
     figure, axes = _subplots(4.2, 2, "Cost against quality, test rows", sharey=True)
-    for axis, (cost, axis_label) in zip(axes, labels.items(), strict=True):
+    for axis, (cost, axis_label) in zip(axes, COSTS.items(), strict=True):
         for method, name in DISPLAY_NAMES.items():
             values = get_with_interval(details[method], "macro_f1")
             label = f"{name}: {format_metric(details[method], 'macro_f1', interval=True)}"
             if method in METHODS:
-                _plot_with_interval(axis, costs[method][cost], method, values, label)
+                _plot_with_interval(axis, details[method][cost], method, values, label)
             else:
                 axis.axhline(values[0], linestyle=LINE_STYLES[method], color=COLORS[method], label=label)
-        axis.set(xscale=scale, xlabel=f"{axis_label} ({scale})", ylabel="macro-F1", ylim=(0, 1))
-        low, high = sorted(costs[method][cost] for method in METHODS)
-        axis.set_xlim(*((0, 1.2 * high) if scale == "linear" else (low / 3, 3 * high)))
+        axis.set(xscale="log", xlabel=f"{axis_label} (log)", ylabel="macro-F1", ylim=(0, 1))
+        low, high = sorted(details[method][cost] for method in METHODS)
+        axis.set_xlim(low / 3, 3 * high)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure

@@ -5,10 +5,10 @@ from pathlib import Path
 import transformers
 from tokenizers import Regex, Tokenizer, normalizers
 
-from stages.common.core.exceptions import UserError
-from stages.common.core.files import read_json, write_json
-from stages.common.core.params import CleanParams
+from stages.common.artifacts.files import read_json, write_json
 from stages.common.corpus.cleaning import WHITE_SPACE, patterns
+from stages.common.runtime.exceptions import UserError
+from stages.common.runtime.params import CleanParams
 from stages.common.serving.text_classifier import TextClassifier
 
 

@@ -8,10 +8,9 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, StrictUndefined
 
-from stages.common.artifacts.timings import timing_key
-from stages.common.core import paths
-from stages.common.core.files import read_json
+from stages.common.artifacts.files import read_json, sha256
 from stages.common.reporting.formatting import DISPLAY_NAMES, get_with_interval
+from stages.common.runtime import paths
 from stages.common.serving.text_classifier import TextClassifier
 
 LOCK = Path("dvc.lock")
@@ -37,8 +36,9 @@ def find_results(checkpoint: Path) -> dict[str, Any]:
     """
     if not (paths.SELECTION.is_file() and paths.COMPARE_DETAILS.is_file() and LOCK.is_file()):
         return {}
+    (weights,) = checkpoint.glob("*.safetensors")
     for method, selected in read_json(paths.SELECTION).items():
-        if selected["runs"][selected["best_run"]]["timing_key"] == timing_key(checkpoint):
+        if selected["runs"][selected["best_run"]]["weights_sha256"] == sha256(weights):
             run = paths.RUNS / method / selected["best_run"]
             return {
                 "method": DISPLAY_NAMES[method],

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from stages.common.core.exceptions import UserError
 from stages.common.modeling.types import Model
+from stages.common.runtime.exceptions import UserError
 
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 

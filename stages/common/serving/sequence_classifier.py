@@ -11,9 +11,9 @@ import transformers
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from torch import nn
 
-from stages.common.core.exceptions import UserError
 from stages.common.modeling.classifier import HEAD
 from stages.common.modeling.types import Model
+from stages.common.runtime.exceptions import UserError
 
 # The layer computes a(scale * h + shift), and the head after it undoes both. Near 0 tanh is the identity, and 2^-12 is
 # where its curvature is as small as float32's rounding; far above 0 ReLU and GELU are the identity.

@@ -20,11 +20,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from openpyxl.utils.exceptions import IllegalCharacterError
 
-from stages.common.core.console import ProgressBar
-from stages.common.core.exceptions import UserError
-from stages.common.core.files import atomic_write
+from stages.common.artifacts.files import atomic_write
 from stages.common.corpus.records import Fault
 from stages.common.corpus.tables import READERS, Chunk, missing_column, read_chunks, to_json
+from stages.common.runtime.console import ProgressBar
+from stages.common.runtime.exceptions import UserError
 
 ComputedChunks = Iterator[tuple[Chunk, pd.DataFrame]]  # rows, and their new columns
 

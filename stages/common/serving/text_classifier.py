@@ -9,10 +9,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from stages.common.artifacts.files import sha256
 from stages.common.artifacts.training_metadata import TrainingMetadata, read_training_metadata
-from stages.common.core.exceptions import UserError
-from stages.common.core.files import sha256
-from stages.common.core.paths import BASE_MODEL
 from stages.common.corpus.cleaning import clean
 from stages.common.modeling.classifier import load_checkpoint
 from stages.common.modeling.collator import Collator
@@ -21,6 +19,8 @@ from stages.common.modeling.distributed import get_device
 from stages.common.modeling.inference import build_collator, predict_logits
 from stages.common.modeling.types import Model
 from stages.common.pretrained.tokenizer import Tokenizer, load_tokenizer
+from stages.common.runtime.exceptions import UserError
+from stages.common.runtime.paths import BASE_MODEL
 
 BATCH_SIZE = 64  # texts
 

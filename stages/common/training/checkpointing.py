@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 
-from stages.common.core.console import warn
-from stages.common.core.exceptions import UserError
-from stages.common.core.files import atomic_write, lock_exclusively, read_json, sha256, write_json
+from stages.common.artifacts.files import atomic_write, lock_exclusively, read_json, sha256, write_json
 from stages.common.modeling.distributed import DistributedContext
+from stages.common.runtime.console import warn
+from stages.common.runtime.exceptions import UserError
 
 
 class CheckpointManager:

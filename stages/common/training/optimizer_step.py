@@ -8,12 +8,12 @@ from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 from transformers import get_scheduler
 
-from stages.common.core.params import TrainParams
 from stages.common.modeling.collator import IGNORE_INDEX, Batch, Collator
 from stages.common.modeling.dataset import TokenizedDataset
 from stages.common.modeling.distributed import DistributedContext
 from stages.common.modeling.inference import cls_logits
 from stages.common.modeling.types import Model
+from stages.common.runtime.params import TrainParams
 from stages.common.training.cuda_graphs import CudaGraphs
 
 SCHEDULES = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}  # names of transformers

@@ -9,16 +9,16 @@ from typing import Any
 import torch
 
 from stages.common.artifacts.arrow import read_preprocessing
+from stages.common.artifacts.files import atomic_write, read_json, sha256, write_json
 from stages.common.artifacts.logits import write_logits
-from stages.common.artifacts.timings import write_timing
-from stages.common.core.files import atomic_write, read_json, sha256, write_json
-from stages.common.core.params import Params
-from stages.common.core.paths import BASE_MODEL, CHECKPOINTS, RUNS, TEST, TRAIN, VALIDATION, run_name
 from stages.common.modeling.classifier import count_parameters, save_checkpoint
 from stages.common.modeling.dataset import read_dataset
 from stages.common.modeling.distributed import DistributedContext, init_distributed, peak_memory_mib
 from stages.common.modeling.inference import predict_logits
 from stages.common.modeling.types import Model
+from stages.common.runtime.params import Params
+from stages.common.runtime.paths import BASE_MODEL, CHECKPOINTS, RUNS, TEST, TRAIN, VALIDATION, run_name
+from stages.common.runtime.timings import write_timing
 from stages.common.training.checkpointing import CheckpointManager
 from stages.common.training.interruption import SavePolicy
 from stages.common.training.optimizer_step import uses_bfloat16
@@ -87,8 +87,9 @@ def train_stage(model: Model, method: str, params: Params, seed: int, learning_r
 
 
 def _environment(distributed: DistributedContext) -> dict[str, Any]:
-    """What else decides the bytes of a run."""
-    modules = [module for name, module in sys.modules.items() if name.startswith("stages.") or name == "__main__"]
+    """What else decides the bytes of a run; the runtime room does not."""
+    names = [name for name in sys.modules if name.startswith(("stages.", "__main__")) and ".runtime" not in name]
+    modules = [sys.modules[name] for name in names]
     files = sorted(Path(file) for module in modules if (file := getattr(module, "__file__", None)))
     gpu = torch.cuda.get_device_name(distributed.device) if distributed.device.type == "cuda" else ""
     return {

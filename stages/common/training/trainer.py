@@ -13,19 +13,19 @@ from sklearn.utils.class_weight import compute_class_weight
 from torch.nn.functional import cross_entropy
 
 from stages.common.artifacts.history import validation_score
-from stages.common.core.console import ProgressBar, format_duration
-from stages.common.core.exceptions import TrainingInterrupted, UserError
-from stages.common.core.params import TrainParams
-from stages.common.core.prefetch import prefetch
 from stages.common.modeling.dataset import TokenizedDataset
 from stages.common.modeling.distributed import DistributedContext
 from stages.common.modeling.dropout import use_fast_dropout
 from stages.common.modeling.inference import build_collator, predict_logits
+from stages.common.modeling.macro_scores import macro_scores
 from stages.common.modeling.sampler import shuffled_batches
 from stages.common.modeling.types import Model
+from stages.common.runtime.console import ProgressBar, format_duration
+from stages.common.runtime.exceptions import TrainingInterrupted, UserError
+from stages.common.runtime.params import TrainParams
+from stages.common.runtime.prefetch import prefetch
 from stages.common.training.checkpointing import CheckpointManager
 from stages.common.training.interruption import SavePolicy
-from stages.common.training.metrics import macro_scores
 from stages.common.training.optimizer_step import OptimizerStep
 
 LOSS_CHECK_INTERVAL = 50  # steps between two reads of the losses; each makes a GPU wait

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import f1_score
 
-from stages.common.core.console import ProgressBar
+from stages.common.modeling.macro_scores import macro_scores
+from stages.common.runtime.console import ProgressBar
 
 TFIDF_C_GRID = (1.0, 3.0, 10.0)  # inverse regularization strengths around the best one; validation macro-F1 selects
 MIN_ROWS_FOR_MIN_DF = 1000  # a smaller corpus may have no n-gram twice
@@ -41,5 +41,6 @@ def fit_logistic_regression(
     grid = ProgressBar(c_grid, desc=name)
     models = [logistic_regression(c, class_weights).fit(features["train"], labels["train"]) for c in grid]
     predictions = [model.predict(features["validation"]) for model in models]
-    scores = [f1_score(labels["validation"], predicted, average="macro") for predicted in predictions]
+    num_classes = len(np.unique(labels["train"]))
+    scores = [macro_scores(predicted, labels["validation"], num_classes)["macro_f1"] for predicted in predictions]
     return models[int(np.argmax(scores))]

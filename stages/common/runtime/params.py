@@ -3,18 +3,17 @@
 The descriptions of the fields are the comments of params.yaml and the table in stages/README.md; a test compares them.
 """
 
-import json
 import re
 import reprlib
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from stages.common.core.exceptions import UserError
-from stages.common.core.paths import PARAMS
+from stages.common.labels import label_index
+from stages.common.runtime.exceptions import UserError
+from stages.common.runtime.paths import PARAMS
 
 
 def _parse_exponent(value: Any) -> Any:
@@ -46,20 +45,6 @@ def _parse_yaml(value: Any) -> Any:
         return yaml.safe_load(value) if isinstance(value, str) else value
     except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise ValueError("not a mapping in YAML, such as {부정: [0], 긍정: [1]}") from error
-
-
-def normalize_label(value: str) -> str:
-    """One form for all that means one number, such as -1, "-1" and "-1.0"; any other text as it is."""
-    if not re.fullmatch(r"-?[0-9]+(\.[0-9]*)?", value):
-        return value
-    number = value.rstrip("0").rstrip(".") if "." in value else value
-    return number.removeprefix("-") if not number.strip("-0") else number
-
-
-def label_index(labels: Mapping[str, Sequence[Any]]) -> dict[str, int]:
-    """The index of the class of each value in `data.labels`, by the value's `normalize_label`."""
-    texts = [[value if isinstance(value, str) else json.dumps(value) for value in values] for values in labels.values()]
-    return {normalize_label(text): index for index, values in enumerate(texts) for text in values}
 
 
 def _check_labels(labels: dict[str, list[Any]]) -> dict[str, list[Any]]:

@@ -1,15 +1,10 @@
 """Faults that end a stage, and how they are reported: in one line, with a status that is not 0."""
 
 import functools
-import signal
 import sys
 from collections.abc import Callable
 
-_main_spec = getattr(sys.modules["__main__"], "__spec__", None)
-if _main_spec and _main_spec.name.startswith("stages."):
-    # The imports that follow take seconds, and Ctrl-C should not end them with a traceback. `report_user_errors`
-    # restores Python's own handler.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+from stages.common.runtime.process import set_up_process
 
 
 class UserError(Exception):
@@ -30,16 +25,15 @@ class TrainingInterrupted(BaseException):
 
 
 def report_user_errors(main: Callable[[], None]) -> Callable[[], None]:
-    """Decorate a `main`: a fault of the user or the disk prints one line and exits with status 1.
+    """Decorate a `main`: set up the process, and turn an error of the user or the disk into one line and status 1.
 
     Ctrl-C exits with 130, and a training that a signal stopped with 128 + its number, as shells do.
     """
 
     @functools.wraps(main)
     def run() -> None:
-        if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
+            set_up_process()
             main()
         except (UserError, OSError) as error:
             sys.exit(f"error: {' '.join(str(error).split())}")

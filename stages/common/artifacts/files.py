@@ -13,10 +13,7 @@ from typing import IO, Any
 
 from safetensors import SafetensorError
 
-from stages.common.core.exceptions import UserError
-
-_UMASK = os.umask(0)  # can only be read by setting it
-os.umask(_UMASK)
+from stages.common.runtime.exceptions import UserError
 
 
 def _remove(path: Path) -> None:
@@ -65,10 +62,13 @@ def atomic_write(path: Path) -> Iterator[Path]:
             raise OSError("it is neither a file nor a folder")
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(path)
+        temporary.touch()
+        mode = temporary.stat().st_mode  # that the user's umask gives a file
+        temporary.unlink()
         yield temporary
         for written in (*temporary.rglob("*"), temporary):
             if written.is_file():  # safetensors creates files that nobody else may read
-                written.chmod(0o666 & ~_UMASK)
+                written.chmod(mode)
             _fsync(written)
         if path.is_dir():  # a folder cannot be renamed over one that is not empty
             path.rename(before)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from stages.common.core.files import atomic_write
+from stages.common.artifacts.files import atomic_write
 
 
 def write_spreadsheet(path: Path, frame: pd.DataFrame) -> None:

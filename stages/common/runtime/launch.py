@@ -5,7 +5,7 @@ import os
 import shlex
 import sys
 
-from stages.common.core.exceptions import UserError
+from stages.common.runtime.exceptions import UserError
 
 LAUNCHED = "STAGE_LAUNCHED"  # environment variable: the launcher has started this process
 
