@@ -16,7 +16,7 @@ from stages.common.modeling.inference import predict_logits
 from stages.common.modeling.macro_scores import macro_scores
 from stages.common.runtime.exceptions import UserError
 from stages.common.runtime.threads import SPIN_COUNT, limit_spinning
-from stages.common.training.optimizer_step import uses_bfloat16
+from stages.common.training.training_step import uses_bfloat16
 from tests.support.corpus import LABELS
 from tests.support.project import prepare
 from tests.support.training import (

@@ -6,7 +6,6 @@
     trainer           transformers' Trainer, padded batches of 16, random order
     trainer, grouped  the same with batches of reviews of similar length
     ours              the pipeline's loop, packed batches of 16, random order
-    ours, grouped     the same with train.group_by_length
     ours, fp32        ours, where train.precision is not fp32 already
     ours, eager       ours on a GPU without CUDA graphs, on request alone
 
@@ -43,10 +42,10 @@ from stages.common.modeling.dataset import TokenizedDataset
 from stages.common.modeling.distributed import get_device
 from stages.common.runtime.params import Params, load_params
 from stages.common.runtime.threads import SPIN_COUNT
-from stages.common.training.optimizer_step import uses_bfloat16
 from stages.common.training.trainer import Trainer
+from stages.common.training.training_step import uses_bfloat16
 
-CONTENDERS = ("notebook", "trainer", "trainer, grouped", "ours", "ours, grouped", "ours, fp32")
+CONTENDERS = ("notebook", "trainer", "trainer, grouped", "ours", "ours, fp32")
 ALL_CONTENDERS = (*CONTENDERS, "ours, eager")
 BATCH_SIZE = 16
 STEPS = {"2x128": 40, "4x256": 30, "12x768": 8}  # of an epoch
@@ -213,7 +212,7 @@ def huggingface_epochs(
 
 
 def our_epochs(
-    size: str, lora: bool, dataset: TokenizedDataset, params: Params, grouped: bool, bf16: bool, eager: bool
+    size: str, lora: bool, dataset: TokenizedDataset, params: Params, bf16: bool, eager: bool
 ) -> Callable[[], float]:
     """A function that trains one epoch with the pipeline's loop and returns its seconds."""
     from transformers import BertForTokenClassification
@@ -224,7 +223,6 @@ def our_epochs(
     train_params = params.train.model_copy(
         update={
             "batch_size": BATCH_SIZE,
-            "group_by_length": grouped,
             "schedule": "constant",
             "precision": "bf16" if bf16 else "fp32",
         }
@@ -232,17 +230,18 @@ def our_epochs(
     learning_rate = (params.lora if lora else params.full).learning_rates[0]
     trainer = Trainer(model, dataset, dataset, train_params, learning_rate, seed=42)  # never validates here
     trainer._progress.disable = True
-    step = trainer._optimizer_step
-    cuda_graphs, step._graphs = step._graphs, None  # the FLOP counter does not see what a graph replays
+    step = trainer._step
+    use_cuda_graphs = step.use_cuda_graphs and not eager
+    step.use_cuda_graphs = False  # in the first epoch, since the FLOP counter does not see what a graph replays
     if eager:
-        cuda_graphs, step._collator.pad_to_multiple = None, False
+        step._collator.pad_to_multiple = False
 
     def epoch() -> float:
         trainer._epoch_losses = []  # as validation leaves it
         started = time.perf_counter()
         trainer._train_epoch()
         synchronize()
-        step._graphs = cuda_graphs
+        step.use_cuda_graphs = use_cuda_graphs
         return time.perf_counter() - started
 
     return epoch
@@ -286,7 +285,7 @@ def contend(contender: str, size: str, method: str, reviews: Path | None, joined
         epoch = (
             notebook_epochs(size, lora, dataset, learning_rate)
             if contender == "notebook"
-            else our_epochs(size, lora, dataset, params, grouped, bf16, contender.endswith("eager"))
+            else our_epochs(size, lora, dataset, params, bf16, contender.endswith("eager"))
         )
         with FlopCounterMode(display=False) as counter:
             epoch()

@@ -1,4 +1,4 @@
-"""Rank, world size and device of this process, and the collectives that training needs."""
+"""Rank, world size and device of this process, and the collective operations that training needs."""
 
 import gc
 import os
@@ -27,31 +27,33 @@ def peak_memory_mib(device: torch.device) -> float:
 
 @dataclass(frozen=True)
 class DistributedContext:
-    """One process among `world_size`; by default the only one."""
+    """The place of this process among all processes of a training. By default it is the only one."""
 
-    rank: int = 0
-    world_size: int = 1
+    rank: int = 0  # number of this process, counted from 0
+    world_size: int = 1  # number of processes
     device: torch.device = field(default_factory=get_device)
 
     @property
     def is_main_process(self) -> bool:
-        """Whether this process writes and prints."""
+        """Whether this is the process that writes and prints."""
         return self.rank == 0
 
     def all_reduce_sum(self, values: torch.Tensor) -> torch.Tensor:
-        """Element-wise sum over all processes, in place."""
+        """Sum element by element over all processes, in place; every process must call this."""
         if self.world_size > 1:
             dist.all_reduce(values)
         return values
 
-    def all_reduce_max(self, values: torch.Tensor) -> torch.Tensor:
-        """Element-wise maximum over all processes, in place."""
-        if self.world_size > 1:
-            dist.all_reduce(values, dist.ReduceOp.MAX)
-        return values
+    def max_over_processes(self, values: list[float]) -> list[float]:
+        """Return the maximum of each value over all processes; every process must call this."""
+        if self.world_size == 1:
+            return values
+        maxima = torch.tensor(values, dtype=torch.float64, device=self.device)
+        dist.all_reduce(maxima, dist.ReduceOp.MAX)
+        return maxima.tolist()
 
     def all_gather(self, values: torch.Tensor) -> list[torch.Tensor]:
-        """The values of every process, by rank."""
+        """Return the values of every process, in the order of ranks; every process must call this."""
         if self.world_size == 1:
             return [values]
         gathered = [torch.empty_like(values) for _ in range(self.world_size)]

@@ -1,30 +1,22 @@
-"""Which examples form a batch: indices of each batch, at most `batch_size`, from the lengths of the examples."""
+"""Which examples form a batch: the indices of each batch, of which the last may be smaller than the others."""
 
 import numpy as np
 
-BUCKET_FACTOR = 50  # batches that are sorted by length together
 
-
-def shuffled_batches(
-    lengths: np.ndarray, batch_size: int, seed: int, epoch: int, group_by_length: bool = False
-) -> list[np.ndarray]:
-    """Shuffle the examples of an epoch; the order depends on `seed` and `epoch` and on no other random draw.
-
-    Args:
-        lengths: (examples,) in tokens.
-        group_by_length: batches of examples of similar length, from random buckets of `BUCKET_FACTOR` batches, in
-            random order.
-    """
-    generator = np.random.default_rng([seed, epoch])
-    order = generator.permutation(len(lengths))
-    if group_by_length:
-        bucket = np.arange(len(order)) // (BUCKET_FACTOR * batch_size)
-        order = order[np.lexsort((lengths[order], bucket))]
-    batches = np.split(order, range(batch_size, len(order), batch_size))
-    return [batches[index] for index in generator.permutation(len(batches))] if group_by_length else batches
+def shuffled_batches(num_examples: int, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
+    """Shuffle the examples of an epoch; the order depends on `seed` and `epoch` and on no other random draw."""
+    order = np.random.default_rng([seed, epoch]).permutation(num_examples)
+    return _split(order, batch_size)
 
 
 def length_sorted_batches(lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:
-    """Batches of similar length, the longest first, so that running out of memory shows at once."""
-    order = np.argsort(-lengths, kind="stable")
+    """Form batches of examples of similar length, the longest first, so that running out of memory shows at once.
+
+    Args:
+        lengths: Number of tokens of each example, (examples,).
+    """
+    return _split(np.argsort(-lengths, kind="stable"), batch_size)
+
+
+def _split(order: np.ndarray, batch_size: int) -> list[np.ndarray]:
     return np.split(order, range(batch_size, len(order), batch_size))

@@ -192,7 +192,6 @@ class TrainParams(Section):
     warmup_ratio: Fraction = _described("fraction of all steps in which the learning rate rises")
     schedule: Literal["constant", "linear", "cosine"] = _described("of the learning rate: constant, linear or cosine")
     packing: bool = _described("compute on real tokens only: same batches, same losses, no padding")
-    group_by_length: bool = _described("batches of examples of similar length, in random order")
     precision: Literal["auto", "fp32", "bf16"] = _described(
         "of matrix products in training: fp32, bf16, or auto: bf16 where the GPU or CPU multiplies it natively"
     )

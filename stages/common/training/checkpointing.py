@@ -19,16 +19,19 @@ from stages.common.runtime.exceptions import UserError
 
 
 class CheckpointManager:
-    """The checkpoints of one training, in a subfolder of `folder` that is named by its fingerprint.
+    """Saves and loads the checkpoints of one training. A lock keeps out a second training of the same run.
 
-    Checkpoints with another fingerprint are deleted with a warning. A lock keeps a second training out.
+    The checkpoints are in a subfolder of `folder` whose name is a hash of the fingerprint. Those with another
+    fingerprint are deleted with a warning.
 
     Args:
-        fingerprint: JSON values by name.
-        max_to_keep: checkpoints; if the last one is damaged, the one before it is used.
+        folder: The folder of this run alone.
+        fingerprint: Everything that decides the bytes of the run, as JSON values by name.
+        distributed: Of several processes the main one deletes and writes.
+        max_to_keep: The number of checkpoints to keep. If the last one is damaged, the one before it is used.
 
     Raises:
-        UserError: another training holds the lock.
+        UserError: Another training holds the lock.
     """
 
     def __init__(
@@ -49,10 +52,9 @@ class CheckpointManager:
             write_json(self._folder / "fingerprint.json", fingerprint)
 
     def latest(self) -> dict[str, Any] | None:
-        """Load the last undamaged checkpoint that all processes can read, on the CPU."""
-        step = self._latest_step() if self._distributed.is_main_process else 0
-        step = int(self._distributed.all_reduce_max(torch.tensor(step, device=self._distributed.device)))
-        path = next(self._folder.glob(f"{step:09d}-*.pt"), None)
+        """Load the last undamaged checkpoint onto the CPU; None if there is none that all processes can read."""
+        (step,) = self._distributed.max_over_processes([self._latest_step()])
+        path = next(self._folder.glob(f"{int(step):09d}-*.pt"), None)
         readable = torch.tensor(path is not None and _is_undamaged(path), device=self._distributed.device)
         # Another machine may not see this one's folder.
         if path is None or not all(self._distributed.all_gather(readable)):
@@ -60,6 +62,8 @@ class CheckpointManager:
         return torch.load(path, map_location="cpu", weights_only=True)
 
     def _latest_step(self) -> int:
+        if not self._distributed.is_main_process:
+            return 0
         for path in sorted(self._folder.glob("*.pt"), reverse=True):
             if _is_undamaged(path):
                 return int(path.stem.partition("-")[0])
@@ -68,7 +72,7 @@ class CheckpointManager:
         return 0
 
     def save(self, step: int, state: dict[str, Any]) -> None:
-        """Write a checkpoint, then delete all but the last `max_to_keep`. Of several processes the main one writes."""
+        """Write the state after so many steps as a checkpoint, and delete all but the last `max_to_keep`."""
         if not self._distributed.is_main_process:
             return
         new = self._folder / "new"
@@ -80,7 +84,7 @@ class CheckpointManager:
             path.unlink()
 
     def delete(self) -> None:
-        """Delete all checkpoints: the training has ended."""
+        """Delete all checkpoints, since the training has ended."""
         shutil.rmtree(self._root, ignore_errors=True)
 
 

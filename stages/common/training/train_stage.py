@@ -21,8 +21,8 @@ from stages.common.runtime.paths import BASE_MODEL, CHECKPOINTS, RUNS, TEST, TRA
 from stages.common.runtime.timings import write_timing
 from stages.common.training.checkpointing import CheckpointManager
 from stages.common.training.interruption import SavePolicy
-from stages.common.training.optimizer_step import uses_bfloat16
 from stages.common.training.trainer import Trainer
+from stages.common.training.training_step import uses_bfloat16
 
 LIBRARIES = ("numpy", "peft", "torch", "transformers")
 MODEL_FILES = ("config.json", "model.safetensors")

@@ -1,4 +1,4 @@
-"""One training loop, independent of the method: it optimises whatever of the model requires a gradient."""
+"""The training loop: epochs of training steps, validation, checkpoints and progress, independent of the method."""
 
 import math
 import os
@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.utils.class_weight import compute_class_weight
 from torch.nn.functional import cross_entropy
 
-from stages.common.artifacts.history import validation_score
+from stages.common.artifacts.history import History, validation_score
 from stages.common.modeling.dataset import TokenizedDataset
 from stages.common.modeling.distributed import DistributedContext
 from stages.common.modeling.dropout import use_fast_dropout
@@ -25,8 +24,8 @@ from stages.common.runtime.exceptions import TrainingInterrupted, UserError
 from stages.common.runtime.params import TrainParams
 from stages.common.runtime.prefetch import prefetch
 from stages.common.training.checkpointing import CheckpointManager
-from stages.common.training.interruption import SavePolicy
-from stages.common.training.optimizer_step import OptimizerStep
+from stages.common.training.interruption import SaveDecision, SavePolicy
+from stages.common.training.training_step import TrainingStep
 
 LOSS_CHECK_INTERVAL = 50  # steps between two reads of the losses; each makes a GPU wait
 
@@ -35,9 +34,9 @@ LOSS_CHECK_INTERVAL = 50  # steps between two reads of the losses; each makes a 
 class TrainResult:
     """What a training returns besides the weights."""
 
-    history: list[dict[str, float]]  # one object per epoch
+    history: History
     best_epoch: int  # counted from 1
-    seconds: float = field(compare=False)  # pauses between an interruption and the resumption not counted
+    seconds: float = field(compare=False)  # without the pauses between an interruption and the resumption
 
 
 class Trainer:
@@ -48,7 +47,14 @@ class Trainer:
     of every batch.
 
     Args:
-        checkpoints, save_policy: to save checkpoints and to resume from the last one, to the same bytes.
+        model: Trained on the device of `distributed`.
+        dataset: The training examples.
+        validation_dataset: The examples that are scored after each epoch.
+        params: The parameters of the section `train`.
+        learning_rate: The highest learning rate of the schedule.
+        seed: Decides the order of the examples and dropout.
+        checkpoints: Where checkpoints are saved. Training resumes from the last of them, and ends with the same bytes.
+        save_policy: When checkpoints are saved.
     """
 
     def __init__(
@@ -64,30 +70,24 @@ class Trainer:
         save_policy: SavePolicy | None = None,
     ) -> None:
         use_deterministic_algorithms()
+        self._validation_dataset, self._params, self._seed = validation_dataset, params, seed
         self.distributed = distributed or DistributedContext()
-        self._dataset, self._validation_dataset, self._params, self._seed = dataset, validation_dataset, params, seed
-        self._checkpoints, self._save_policy = checkpoints, save_policy
+        self._checkpoints = checkpoints
+        self._save_policy = save_policy or SavePolicy(0, self.distributed)
         # A random stream of its own for each process's dropout.
         torch.manual_seed(int(np.random.default_rng([seed, self.distributed.rank]).integers(2**63)))
         self._rng: Any = torch.cuda if self.distributed.device.type == "cuda" else torch
         use_fast_dropout(model)
         self.model = model.to(self.distributed.device)
         self.collator = build_collator(model, params.packing)
-        self._step_size = params.batch_size * params.gradient_accumulation_steps
-        self._steps_per_epoch = math.ceil(len(dataset) / self._step_size)
-        total_steps = self._steps_per_epoch * params.epochs
-        class_weights = None
-        if params.class_weights == "balanced":
-            weights = compute_class_weight("balanced", classes=np.arange(model.config.num_labels), y=dataset.labels)
-            class_weights = torch.from_numpy(weights).float()
-        self._optimizer_step = OptimizerStep(
-            model, self.collator.packed, params, learning_rate, total_steps, self.distributed, class_weights
-        )
-        self._history: list[dict[str, float]] = []
+        self._num_examples = len(dataset)
+        self._step = TrainingStep(model, dataset, self.collator.packed, params, learning_rate, self.distributed)
+        self._history: History = []
         self._best_epoch = 0
         self._best_weights: dict[str, torch.Tensor] = {}
         self._epoch_losses: list[float] = []  # of the current epoch, one per step
         self._started = time.monotonic()
+        total_steps = self._step.steps_per_epoch * params.epochs
         self._progress = ProgressBar(total=total_steps, unit="step", disable=not self.distributed.is_main_process)
         if checkpoints and (state := checkpoints.latest()):
             self.load_state_dict(state)
@@ -96,17 +96,15 @@ class Trainer:
         """Train to the end.
 
         Raises:
-            UserError: a loss or an output is not finite.
-            TrainingInterrupted: a signal arrived; a checkpoint was saved.
+            UserError: A loss or an output is not finite.
+            TrainingInterrupted: A signal arrived, and a checkpoint was saved.
         """
         with self._progress:
             while not self._is_finished():
                 train_loss = self._train_epoch()
                 self._validate(train_loss)
-                self._save_if_due(*self._poll())
-        with torch.no_grad():
-            for name, parameter in self._optimizer_step.trainable.items():
-                parameter.copy_(self._best_weights[name])
+                self._save_if_due(self._save_policy.poll())
+        self._step.load_weights(self._best_weights)
         return TrainResult(self._history, self._best_epoch, self._seconds())
 
     @property
@@ -115,7 +113,7 @@ class Trainer:
 
     @property
     def _step_count(self) -> int:
-        return len(self._history) * self._steps_per_epoch + len(self._epoch_losses)
+        return len(self._history) * self._step.steps_per_epoch + len(self._epoch_losses)
 
     def _seconds(self) -> float:
         return time.monotonic() - self._started
@@ -125,27 +123,24 @@ class Trainer:
         return epochs == self._params.epochs or bool(patience and epochs - self._best_epoch >= patience)
 
     def _train_epoch(self) -> float:
-        """Train on every example once; returns the mean loss, that of a step being computed before its update."""
+        """Train on every example once; returns the mean loss, which each step computes before its update."""
         self.model.train()
-        steps = shuffled_batches(
-            self._dataset.lengths, self._step_size, self._seed, self._epoch, self._params.group_by_length
-        )
+        steps = shuffled_batches(self._num_examples, self._step.examples_per_step, self._seed, self._epoch)
         first = len(self._epoch_losses)  # after a resumption not 0
         pending_losses: list[torch.Tensor] = []
-        batches = prefetch(self._optimizer_step.collate(self._dataset, indices) for indices in steps[first:])
-        for number, step_batches in enumerate(batches, start=first + 1):
-            pending_losses.append(self._optimizer_step(step_batches))
+        for number, batches in enumerate(prefetch(map(self._step.collate, steps[first:])), start=first + 1):
+            pending_losses.append(self._step(batches))
             self._progress.update()
             check_losses = number % LOSS_CHECK_INTERVAL == 0 or number == len(steps)
-            # Polling exchanges a tensor between processes, for which a GPU would wait.
-            on_cpu_or_alone = self.distributed.world_size == 1 or self.distributed.device.type == "cpu"
-            save, signal_number = self._poll() if check_losses or on_cpu_or_alone else (False, 0)
-            if save or check_losses:
+            # Several processes exchange a tensor to decide, for which a GPU would wait.
+            may_poll = check_losses or self.distributed.world_size == 1 or self.distributed.device.type == "cpu"
+            decision = self._save_policy.poll() if may_poll else SaveDecision(save_now=False, signal_number=0)
+            if decision.save_now or check_losses:
                 self._epoch_losses += self.distributed.all_reduce_sum(torch.stack(pending_losses)).tolist()
                 pending_losses = []
                 self._check_losses()
                 self._show_progress()
-            self._save_if_due(save, signal_number)
+            self._save_if_due(decision)
         return float(np.average(self._epoch_losses, weights=list(map(len, steps))))
 
     def _check_losses(self) -> None:
@@ -162,7 +157,7 @@ class Trainer:
         self._progress.set_postfix({"epoch": self._epoch, **values}, refresh=False)
 
     def _examples_per_second(self) -> str:
-        return f"{self._step_count * len(self._dataset) / self._steps_per_epoch / self._seconds():.0f}"
+        return f"{self._step_count * self._num_examples / self._step.steps_per_epoch / self._seconds():.0f}"
 
     def _validate(self, train_loss: float) -> None:
         """Score the validation examples in float32, and keep the weights if they are the best so far."""
@@ -178,12 +173,12 @@ class Trainer:
             "train_loss": train_loss,
             "validation_loss": float(cross_entropy(logits, labels)),
             **macro_scores(logits.argmax(1).tolist(), labels.tolist(), num_classes=logits.shape[1]),
-            "learning_rate": float(self._optimizer_step.scheduler.get_last_lr()[0]),
+            "learning_rate": self._step.learning_rate,
         }
         is_best = not self._history or self._score(row) > self._score(self._history[self._best_epoch - 1])
         if is_best:
             self._best_epoch = self._epoch
-            self._best_weights = {name: p.detach().clone() for name, p in self._optimizer_step.trainable.items()}
+            self._best_weights = self._step.copy_weights()
         if self.distributed.is_main_process:
             self._print_epoch(row, is_best)
         self._history.append(row)
@@ -201,28 +196,23 @@ class Trainer:
         with self._progress.external_write_mode():
             print(line, flush=True)
 
-    def _poll(self) -> tuple[bool, int]:
-        return self._save_policy.poll() if self._save_policy else (False, 0)
-
-    def _save_if_due(self, save: bool, signal_number: int) -> None:
-        if not save or not self._checkpoints:
+    def _save_if_due(self, decision: SaveDecision) -> None:
+        if not decision.save_now or not self._checkpoints:
             return
         self._checkpoints.save(self._step_count, self.state_dict())
-        if signal_number:
+        if decision.signal_number:
             text = (
                 f"stopped in epoch {self._epoch} after step {len(self._epoch_losses)}; a checkpoint is saved, and "
                 "`dvc repro` resumes from it"
             )
-            raise TrainingInterrupted(signal_number, text if self.distributed.is_main_process else "")
+            raise TrainingInterrupted(decision.signal_number, text if self.distributed.is_main_process else "")
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the rest of the training depends on; frozen weights are in the base model."""
+        """Return everything that the rest of the training depends on."""
         rng_states = self.distributed.all_gather(self._rng.get_rng_state().to(self.distributed.device))
         return {
-            "model": {name: p.detach() for name, p in self._optimizer_step.trainable.items()},
+            "step": self._step.state_dict(),
             "best_weights": self._best_weights,
-            "optimizer": self._optimizer_step.optimizer.state_dict(),
-            "scheduler": self._optimizer_step.scheduler.state_dict(),
             "rng_states": [state.cpu() for state in rng_states],  # by rank
             "history": self._history,
             "best_epoch": self._best_epoch,
@@ -232,16 +222,8 @@ class Trainer:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
-        device = self.distributed.device
-        with torch.no_grad():
-            for name, parameter in self._optimizer_step.trainable.items():
-                parameter.copy_(state["model"][name])
-        self._best_weights = {name: tensor.to(device) for name, tensor in state["best_weights"].items()}
-        self._optimizer_step.optimizer.load_state_dict(state["optimizer"])
-        for group in self._optimizer_step.optimizer.param_groups:
-            if isinstance(group["lr"], torch.Tensor):  # load_state_dict leaves it where it was loaded, on the CPU
-                group["lr"] = group["lr"].to(device)
-        self._optimizer_step.scheduler.load_state_dict(state["scheduler"])
+        self._step.load_state_dict(state["step"])
+        self._best_weights = {name: w.to(self.distributed.device) for name, w in state["best_weights"].items()}
         self._rng.set_rng_state(state["rng_states"][self.distributed.rank])
         self._history, self._best_epoch = state["history"], state["best_epoch"]
         self._epoch_losses = state["epoch_losses"]

@@ -1,0 +1,201 @@
+"""A training step from top to bottom: its batches, forward pass, loss, backward pass, optimizer and schedule.
+
+On a GPU with 16 reviews a step is a thousand kernels of a few microseconds, and launching them one by one takes longer
+than running them. So the step is captured as a CUDA graph and replayed. A graph has fixed shapes, so batches are filled
+up to one of a few shapes (`Collator.pad_to_multiple`).
+"""
+
+import contextlib
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.utils.class_weight import compute_class_weight
+from torch.nn.functional import cross_entropy
+from torch.nn.parallel import DistributedDataParallel
+from transformers import get_scheduler
+
+from stages.common.modeling.collator import IGNORE_INDEX, Batch, Collator
+from stages.common.modeling.dataset import TokenizedDataset
+from stages.common.modeling.distributed import DistributedContext
+from stages.common.modeling.inference import cls_logits
+from stages.common.modeling.types import Model
+from stages.common.runtime.params import TrainParams
+
+SCHEDULES = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}  # names of transformers
+
+
+@dataclass(frozen=True)
+class WeightedBatch:
+    """This process's share of a batch."""
+
+    batch: Batch
+    weight: float  # of each example's loss in the loss of the step
+
+
+@dataclass(frozen=True)
+class _CapturedGraph:
+    graph: torch.cuda.CUDAGraph
+    batch: Batch  # The graph reads these tensors,
+    loss: torch.Tensor  # and writes this one.
+
+
+class TrainingStep:
+    """Trains whatever of a model requires a gradient, one optimizer step for each call.
+
+    Args:
+        model: The model, on this process's device.
+        dataset: The training examples.
+        packed: Whether batches are packed into rows without padding.
+        params: The parameters of the section `train`.
+        learning_rate: The highest learning rate of the schedule.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        dataset: TokenizedDataset,
+        packed: bool,
+        params: TrainParams,
+        learning_rate: float,
+        distributed: DistributedContext,
+    ) -> None:
+        self._dataset, self._batch_size, self._distributed = dataset, params.batch_size, distributed
+        self.examples_per_step = params.batch_size * params.gradient_accumulation_steps
+        self.steps_per_epoch = math.ceil(len(dataset) / self.examples_per_step)
+        num_training_steps = self.steps_per_epoch * params.epochs
+        device = distributed.device
+        self._trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self._model = DistributedDataParallel(model) if distributed.world_size > 1 else model
+        bf16 = uses_bfloat16(params.precision, device)
+        self._autocast = torch.autocast(device.type, torch.bfloat16, enabled=bf16)
+        self._class_weights: torch.Tensor | None = None
+        if params.class_weights == "balanced":
+            weights = compute_class_weight("balanced", classes=np.arange(model.config.num_labels), y=dataset.labels)
+            self._class_weights = torch.from_numpy(weights).float().to(device)
+        self.use_cuda_graphs = device.type == "cuda" and distributed.world_size == 1 and packed
+        self._graphs: dict[tuple[object, ...], _CapturedGraph | None] = {}  # None: warmed up, but not captured yet
+        self._graph_pool = torch.cuda.graph_pool_handle() if self.use_cuda_graphs else None  # memory of all graphs
+        # On a CPU oneDNN compiles a kernel for each shape of a bf16 product.
+        few_shapes = self.use_cuda_graphs or (bf16 and device.type == "cpu")
+        self._collator = Collator(model, packed, pad_to_multiple=few_shapes)
+        self._optimizer = torch.optim.AdamW(
+            self._trainable.values(),
+            # A CUDA graph would record a plain number as a constant.
+            lr=torch.tensor(learning_rate, device=device) if self.use_cuda_graphs else learning_rate,
+            weight_decay=params.weight_decay,
+            fused=True,
+            capturable=self.use_cuda_graphs,
+        )
+        warmup = round(params.warmup_ratio * num_training_steps)
+        self._scheduler = get_scheduler(SCHEDULES[params.schedule], self._optimizer, warmup, num_training_steps)
+
+    def collate(self, indices: np.ndarray) -> list[WeightedBatch]:
+        """Make this process's share of the batches of a step, whose examples are at `indices`."""
+        batches = []
+        for start in range(0, len(indices), self._batch_size):
+            batch = indices[start : start + self._batch_size]
+            share = batch[self._distributed.rank :: self._distributed.world_size]
+            # A process without an example takes part in the backward pass with one of weight 0.
+            weight = 1 / len(indices) if len(share) else 0.0
+            batches.append(WeightedBatch(self._collator(self._dataset, share if len(share) else batch[:1]), weight))
+        return batches
+
+    def __call__(self, batches: list[WeightedBatch]) -> torch.Tensor:
+        """Update the weights, then the learning rate.
+
+        Returns:
+            This process's share of the mean loss before the update, a scalar on its device.
+        """
+        if self.use_cuda_graphs and len(batches) == 1:
+            loss = self._update_by_graph(batches[0])
+        else:
+            loss = self._update(batches)
+        self._scheduler.step()
+        return loss
+
+    def _update(self, batches: list[WeightedBatch]) -> torch.Tensor:
+        total = torch.zeros((), device=self._distributed.device)
+        for number, weighted in enumerate(batches, start=1):
+            # Gradients are exchanged between processes once, in the backward pass of the last batch.
+            is_accumulating = number < len(batches) and self._distributed.world_size > 1
+            with self._model.no_sync() if is_accumulating else contextlib.nullcontext():
+                with self._autocast:
+                    logits = cls_logits(self._model, weighted.batch)
+                loss = weighted.weight * cross_entropy(
+                    logits.float(),
+                    weighted.batch.labels,
+                    self._class_weights,
+                    reduction="sum",
+                    ignore_index=IGNORE_INDEX,
+                )
+                # DistributedDataParallel averages gradients over processes; here they must be summed.
+                (loss * self._distributed.world_size).backward()
+            total += loss.detach()
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        return total
+
+    def _update_by_graph(self, weighted: WeightedBatch) -> torch.Tensor:
+        """Do what `_update` does. The first batch of a shape runs it as a warm-up, the second captures it."""
+        new = weighted.batch.tensors()
+        key = (weighted.weight, *(tensor.shape for tensor in new))
+        if key not in self._graphs:
+            self._graphs[key] = None
+            return self._update([weighted])
+        captured = self._graphs[key] or self._capture(weighted)
+        self._graphs[key] = captured
+        for static, tensor in zip(captured.batch.tensors(), new, strict=True):
+            static.copy_(tensor)
+        captured.graph.replay()
+        return captured.loss.clone()
+
+    def _capture(self, weighted: WeightedBatch) -> _CapturedGraph:
+        graph = torch.cuda.CUDAGraph()
+        # The thread that prefetches the next batch may use the GPU during the capture.
+        with torch.cuda.graph(graph, pool=self._graph_pool, capture_error_mode="thread_local"):
+            loss = self._update([weighted])
+        return _CapturedGraph(graph, weighted.batch, loss)
+
+    @property
+    def learning_rate(self) -> float:
+        """The learning rate of the next step."""
+        return float(self._scheduler.get_last_lr()[0])
+
+    def copy_weights(self) -> dict[str, torch.Tensor]:
+        """Copy the weights that are trained, by name."""
+        return {name: parameter.detach().clone() for name, parameter in self._trainable.items()}
+
+    @torch.no_grad()
+    def load_weights(self, weights: dict[str, torch.Tensor]) -> None:
+        """Set the weights that are trained to those that `copy_weights` returned."""
+        for name, parameter in self._trainable.items():
+            parameter.copy_(weights[name])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of weights, optimizer and schedule; frozen weights are in the base model."""
+        return {
+            "weights": {name: parameter.detach() for name, parameter in self._trainable.items()},
+            "optimizer": self._optimizer.state_dict(),
+            "scheduler": self._scheduler.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        self.load_weights(state["weights"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        for group in self._optimizer.param_groups:
+            if isinstance(group["lr"], torch.Tensor):  # load_state_dict leaves it where it was loaded, on the CPU
+                group["lr"] = group["lr"].to(self._distributed.device)
+        self._scheduler.load_state_dict(state["scheduler"])
+
+
+def uses_bfloat16(precision: str, device: torch.device) -> bool:
+    """Whether `train.precision` means bf16: `auto` takes it where the device multiplies it natively."""
+    if precision != "auto":
+        return precision == "bf16"
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
