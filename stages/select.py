@@ -3,59 +3,53 @@
 import shutil
 from collections import defaultdict
 from collections.abc import Mapping
-from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from stages.common.artifacts.files import atomic_write, read_json, sha256, write_json
+from stages.common.artifacts.files import atomic_write, read_json, write_json
 from stages.common.artifacts.history import History, validation_score
-from stages.common.runtime.exceptions import UserError, report_user_errors
+from stages.common.artifacts.trained_run import TrainedRun, read_trained_run
+from stages.common.runtime.exceptions import report_user_errors
 from stages.common.runtime.params import load_params
 from stages.common.runtime.paths import MODELS, PLOTS, RUN_PLAN, RUNS, SELECTION
 
-METADATA = ("seed", "learning_rate", "best_epoch", "validation", "trainable_parameters", "total_parameters")
 SCORES = ("macro_f1", "validation_loss")  # of a run, shown in plots
-Runs = dict[str, dict[str, Any]]  # by name
+Runs = dict[str, TrainedRun]  # by name
 
 
-def read_run(folder: Path) -> dict[str, Any]:
-    """What is known of a run; a UserError says which of its files is missing or damaged."""
-    checkpoint = folder / "checkpoint"
-    training = read_json(checkpoint / "training.json")
-    try:
-        metadata = {name: training[name] for name in METADATA}
-    except KeyError as error:
-        raise UserError(f"{checkpoint / 'training.json'}: has no {error}; run `dvc repro` to train again") from error
-    (weights,) = checkpoint.glob("*.safetensors")
+def describe(run: TrainedRun) -> dict[str, Any]:
+    """Return what data/selection.json says of a run."""
     return {
-        **metadata,
-        "checkpoint_bytes": weights.stat().st_size,
-        "weights_sha256": sha256(weights),
-        "history": read_json(folder / "history.json"),
+        **run.metadata.model_dump(exclude={"base_model", "preprocessing", "labels"}),
+        "checkpoint_bytes": run.checkpoint_bytes,
+        "weights_sha256": run.weights_sha256,
+        "history": run.history,
     }
 
 
 def select(runs: Runs, select_by: str) -> dict[str, Any]:
-    """Select the learning rate with the best mean validation score over seeds, and the best run at that rate.
+    """Select the learning rate with the best mean validation score over seeds, and the best run at that learning rate.
 
-    Of equal rates and runs the first is selected.
+    Of equal learning rates and runs the first is selected.
 
     Returns:
-        learning_rate, best_run, the runs at that rate by name, and the trials: each rate's runs, in the order of rates.
+        learning_rate, best_run, the runs at that learning rate by name, and the trials: the scores of the runs at each
+        learning rate, in the order of learning rates.
     """
     by_learning_rate: dict[float, Runs] = defaultdict(dict)
     for name, run in runs.items():
-        by_learning_rate[run["learning_rate"]][name] = run
-    scores = {name: validation_score(run["validation"], select_by) for name, run in runs.items()}
+        by_learning_rate[run.metadata.learning_rate][name] = run
+    scores = {name: validation_score(run.metadata.validation, select_by) for name, run in runs.items()}
     mean_scores = {rate: fmean(scores[name] for name in names) for rate, names in by_learning_rate.items()}
     learning_rate = max(mean_scores, key=lambda rate: mean_scores[rate])
     selected = by_learning_rate[learning_rate]
     return {
         "learning_rate": learning_rate,
         "best_run": max(selected, key=lambda name: scores[name]),
-        "runs": selected,
+        "runs": {name: describe(run) for name, run in selected.items()},
         "trials": [
-            {"learning_rate": rate, **{name: [run["validation"][name] for run in tried.values()] for name in SCORES}}
+            {"learning_rate": rate}
+            | {name: [run.metadata.validation[name] for run in tried.values()] for name in SCORES}
             for rate, tried in sorted(by_learning_rate.items())
         ],
     }
@@ -82,7 +76,8 @@ def main() -> None:
     select_by = load_params().train.select_by
     selection, rows = {}, []
     for method, names in read_json(RUN_PLAN).items():
-        selected = selection[method] = select({name: read_run(RUNS / method / name) for name in names}, select_by)
+        runs = {name: read_trained_run(RUNS / method / name) for name in names}
+        selected = selection[method] = select(runs, select_by)
         with atomic_write(MODELS / method) as folder:
             shutil.copytree(RUNS / method / selected["best_run"] / "checkpoint", folder)
         histories = {str(run["seed"]): run["history"] for run in selected["runs"].values()}

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from stages.common.artifacts.files import write_json
+from stages.common.artifacts.training_metadata import BaseModelSource
 from stages.common.modeling.classifier import (
     add_lora,
     build_classifier,
@@ -40,10 +41,10 @@ def test_counts_are_exact(tiny_base_model):
     vocab = json.loads((tiny_base_model / "config.json").read_text(encoding="utf-8"))["vocab_size"]
     base, head = expected_base_parameters(vocab), 8 * 3 + 3
     full = build_classifier(tiny_base_model, LABELS, 0.1, 42)
-    assert count_parameters(full) == {"trainable_parameters": base + head, "total_parameters": base + head}
+    assert count_parameters(full) == (base + head, base + head)
     adapters = 2 * 2 * (8 * 8 + 8 * 8)  # layers x (query, value) x (A: r x width, B: width x r)
     counts = count_parameters(add_lora(full, lora(), 42))
-    assert counts == {"trainable_parameters": adapters + head, "total_parameters": base + adapters + head}
+    assert counts == (adapters + head, base + adapters + head)
 
 
 def test_counts_at_the_size_of_kobert():
@@ -51,14 +52,14 @@ def test_counts_at_the_size_of_kobert():
 
     with torch.device("meta"):
         model = BertForTokenClassification(BertConfig(vocab_size=8002, pad_token_id=1, num_labels=3))
-        assert count_parameters(model)["total_parameters"] == 91_598_595
+        assert count_parameters(model).total == 91_598_595
         counts = count_parameters(add_lora(model, lora(), 42))
-    assert counts == {"trainable_parameters": 297_219, "total_parameters": 91_893_507}
+    assert counts == (297_219, 91_893_507)
 
 
-def metadata_of(base_model: Path) -> dict:
-    """Of a checkpoint's metadata what saving needs."""
-    return {"base_model": {"name": str(base_model), "revision": None, "sha256": {}}}
+def source_of(base_model: Path) -> BaseModelSource:
+    """What saving needs to know of a base model."""
+    return BaseModelSource(name=str(base_model), revision=None, sha256={})
 
 
 TWO_STEPS = """
@@ -67,6 +68,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 from transformers import BertConfig, BertModel
+from stages.common.artifacts.training_metadata import BaseModelSource
 from stages.common.modeling.dataset import TokenizedDataset
 from stages.common.modeling.classifier import add_lora, build_classifier, save_checkpoint
 from stages.common.runtime.params import load_params
@@ -82,8 +84,7 @@ ids[:, 0], ids[:, -1] = 2, 3
 dataset = TokenizedDataset(pa.array(list(ids)), np.arange(12) % 3)
 two_steps = params.train.model_copy(update={"epochs": 1, "batch_size": 6})
 history = Trainer(model, dataset, dataset, two_steps, 5e-5, seed=42).train().history
-base_model = {"name": str(folder / "base"), "revision": None, "sha256": {}}
-save_checkpoint(model, folder / "model", {"base_model": base_model})
+save_checkpoint(model, folder / "model", BaseModelSource(name=str(folder / "base"), revision=None, sha256={}))
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # GiB
 size = sum(path.stat().st_size for path in (folder / "model").glob("*.safetensors"))
 print(json.dumps({"loss": history[0]["train_loss"], "peak": peak, "bytes": size}))
@@ -116,7 +117,7 @@ def test_variants_of_lora_start_from_the_base_and_reload(tiny_base_model, tmp_pa
     base = build_classifier(tiny_base_model, LABELS, 0.1, 42).eval()
     model = add_lora(build_classifier(tiny_base_model, LABELS, 0.1, 42), lora(**changed), 42).eval()
     assert torch.allclose(model(**INPUTS).logits, base(**INPUTS).logits, atol=1e-5)
-    save_checkpoint(model, tmp_path / "model", metadata_of(tiny_base_model))
+    save_checkpoint(model, tmp_path / "model", source_of(tiny_base_model))
     again = load_checkpoint(tmp_path / "model", LABELS, tiny_base_model).eval()
     assert torch.equal(again(**INPUTS).logits, model(**INPUTS).logits)
 
@@ -156,7 +157,7 @@ def test_a_checkpoint_reloads_exactly(tiny_base_model, tmp_path, method):
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.add_(0.1 * torch.randn_like(parameter))
-    save_checkpoint(model, tmp_path / "model", metadata_of(tiny_base_model))
+    save_checkpoint(model, tmp_path / "model", source_of(tiny_base_model))
     again = load_checkpoint(tmp_path / "model", LABELS, tiny_base_model)
     assert torch.equal(again.eval()(**INPUTS).logits, model.eval()(**INPUTS).logits)
     assert not list((tmp_path / "model").glob("*.bin"))
@@ -166,7 +167,7 @@ def test_a_checkpoint_reloads_exactly(tiny_base_model, tmp_path, method):
         with safe_open(tmp_path / "model/adapter_model.safetensors", "numpy") as weights:
             assert all("lora_" in name or "classifier" in name for name in weights.keys())  # noqa: SIM118
             sizes = [weights.get_tensor(name).size for name in weights.keys()]  # noqa: SIM118
-        assert sum(sizes) == count_parameters(model)["trainable_parameters"]
+        assert sum(sizes) == count_parameters(model).trainable
 
 
 def test_peft_and_transformers_load_checkpoints_without_our_code(tiny_base_model, tmp_path):
@@ -174,12 +175,12 @@ def test_peft_and_transformers_load_checkpoints_without_our_code(tiny_base_model
     from transformers import AutoModelForTokenClassification
 
     full = build_classifier(tiny_base_model, LABELS, 0.1, 42)
-    save_checkpoint(full, tmp_path / "full", {})
+    save_checkpoint(full, tmp_path / "full", source_of(tiny_base_model))
     stock = AutoModelForTokenClassification.from_pretrained(tmp_path / "full")
     assert torch.equal(stock.eval()(**INPUTS).logits, full.eval()(**INPUTS).logits)
     assert stock.config.id2label == {0: "부정", 1: "중립", 2: "긍정"}
     model = add_lora(full, lora(), 42)
-    save_checkpoint(model, tmp_path / "lora", metadata_of(tiny_base_model))
+    save_checkpoint(model, tmp_path / "lora", source_of(tiny_base_model))
     stock = AutoPeftModelForTokenClassification.from_pretrained(tmp_path / "lora", num_labels=3)
     assert torch.equal(stock.eval()(**INPUTS).logits, model.eval()(**INPUTS).logits)
 

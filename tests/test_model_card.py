@@ -9,6 +9,7 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard, metadata_eval_result, metadata_load
 
+from stages.common.artifacts.training_metadata import BaseModelSource
 from stages.common.serving.model_card import render_model_card
 from stages.common.serving.text_classifier import TextClassifier, load_text_classifier
 from tests.support.corpus import LABELS
@@ -123,8 +124,8 @@ def test_a_model_of_another_run_gets_no_results(classifier, tmp_path, monkeypatc
 
 
 def test_a_base_model_of_the_hub_stands_in_the_metadata(classifier):
-    base_model = {"name": "monologg/kobert", "revision": COMMIT, "sha256": {}}
-    metadata = dataclasses.replace(classifier.metadata, base_model=base_model)
+    base_model = BaseModelSource(name="monologg/kobert", revision=COMMIT, sha256={})
+    metadata = classifier.metadata.model_copy(update={"base_model": base_model})
     classifier = dataclasses.replace(classifier, metadata=metadata)
     text = render_model_card(classifier, CHECKPOINT, "adapter", "")
     assert ModelCard(text).data.base_model == "monologg/kobert"

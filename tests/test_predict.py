@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from stages.common.artifacts.training_metadata import BaseModelSource
 from stages.common.modeling.classifier import base_model_reference, load_checkpoint
 from tests.support.corpus import LABELS
 from tests.support.project import ROOT, encode
@@ -182,7 +183,7 @@ def test_adapters_name_their_base_model_and_its_hashes(trained_project):
     ],
 )
 def test_a_path_is_never_taken_for_a_model_of_the_hub(name, revision, expected):
-    reference = base_model_reference({"name": name, "revision": revision})
+    reference = base_model_reference(BaseModelSource(name=name, revision=revision, sha256={}))
     assert reference == {"base_model_name_or_path": expected, "revision": revision}
 
 
@@ -251,7 +252,7 @@ DAMAGED_MODELS = {
     "empty metadata": (
         ["--model", "full"],
         lambda: Path("full/training.json").write_text("{}", encoding="utf-8"),
-        "lacks how the model was trained",
+        r"training\.json: base_model: Field required",
     ),
     "no metadata": (["--model", "full"], lambda: Path("full/training.json").unlink(), "cannot be read as JSON"),
 }

@@ -1,17 +1,21 @@
 """Which learning rate and run are selected, and which runs are kept."""
 
+from pathlib import Path
+
 import pytest
 
+from stages.common.artifacts.files import read_json, write_json
+from stages.common.artifacts.trained_run import TrainedRun, read_trained_run
+from stages.common.runtime.exceptions import UserError
 from stages.select import select
 from tests.support.corpus import LABELS
+from tests.support.runs import training_metadata, write_runs
 
 
-def run(seed: int, learning_rate: float, macro_f1: float, loss: float = 1.0) -> dict:
-    return {
-        "seed": seed,
-        "learning_rate": learning_rate,
-        "validation": {"macro_f1": macro_f1, "validation_loss": loss},
-    }
+def run(seed: int, learning_rate: float, macro_f1: float, loss: float = 1.0) -> TrainedRun:
+    epoch = {"epoch": 1, "macro_f1": macro_f1, "validation_loss": loss}
+    metadata = training_metadata(seed, learning_rate, epoch)
+    return TrainedRun(metadata, checkpoint_bytes=0, weights_sha256="", history=[epoch])
 
 
 RUNS = {
@@ -56,6 +60,27 @@ def test_runs_of_earlier_parameters_are_deleted(stage, tmp_path):
     stage("plan_runs", full__learning_rates=[0.001], lora__learning_rates=[0.01])
     assert not old.exists()
     assert new.exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda values: values.pop("best_epoch"), "best_epoch: Field required"),
+        (lambda values: values["base_model"].pop("sha256"), r"base_model\.sha256: Field required"),
+        (lambda values: values.update(seed="42"), "seed: Input should be a valid integer"),
+        (lambda values: values["validation"].pop("macro_f1"), "validation: .*macro_f1"),
+        (lambda values: values.update(labels=["긍정"]), "labels: .*at least 2 items"),
+    ],
+)
+def test_a_run_whose_metadata_is_incomplete_is_refused_with_file_and_key(monkeypatch, tmp_path, change, message):
+    monkeypatch.chdir(tmp_path)
+    write_runs()
+    folder = Path("data/runs/full/42-0.0002")
+    values = read_json(folder / "checkpoint/training.json")
+    change(values)
+    write_json(folder / "checkpoint/training.json", values)
+    with pytest.raises(UserError, match=rf"full/42-0\.0002/checkpoint/training\.json: {message}"):
+        read_trained_run(folder)
 
 
 def test_a_run_is_named_as_dvc_names_its_cell():

@@ -13,9 +13,11 @@ from stages.common.artifacts.arrow import make_schema, write_table
 from stages.common.artifacts.files import write_json
 from stages.common.artifacts.logits import write_logits
 from stages.common.artifacts.methods import METHODS
+from stages.common.artifacts.training_metadata import BaseModelSource, TrainingMetadata, write_training_metadata
 from stages.common.runtime import paths
+from stages.common.runtime.params import Preprocessing
 from stages.common.runtime.timings import write_timing
-from tests.support.corpus import LABELS, records
+from tests.support.corpus import LABELS, SHIPPED, records
 
 EPOCHS = 4
 SEPARATION = {"full": 1.5, "lora": 1.2}  # of the right class' logit from the others, in standard deviations
@@ -43,14 +45,27 @@ def _history(seed: int, learning_rate: float) -> list[dict[str, float]]:
     ]
 
 
+def training_metadata(seed: int, learning_rate: float, validation: dict[str, Any]) -> TrainingMetadata:
+    """Metadata of a run whose best epoch has these validation scores."""
+    return TrainingMetadata(
+        base_model=BaseModelSource(name="data/kobert-mini", revision=None, sha256={}),
+        preprocessing=Preprocessing(clean=SHIPPED.clean, max_length=SHIPPED.tokenize.max_length),
+        labels=LABELS,
+        seed=seed,
+        learning_rate=learning_rate,
+        best_epoch=validation["epoch"],
+        validation=validation,
+        trainable_parameters=30 + seed % 2,
+        total_parameters=1000,
+    )
+
+
 def _write_run(folder: Path, logits: dict[str, np.ndarray], seed: int, learning_rate: float) -> None:
     history = _history(seed, learning_rate)
     best = max(history, key=lambda row: row["macro_f1"])
-    sizes = {"trainable_parameters": 30 + seed % 2, "total_parameters": 1000}
     (folder / "checkpoint").mkdir(parents=True)
     save_file({"weight": logits["test"][:1].astype(np.float32)}, folder / "checkpoint/model.safetensors")
-    training = {"seed": seed, "learning_rate": learning_rate, "best_epoch": best["epoch"], "validation": best, **sizes}
-    write_json(folder / "checkpoint/training.json", training)
+    write_training_metadata(folder / "checkpoint", training_metadata(seed, learning_rate, best))
     write_json(folder / "history.json", history)
     write_logits(folder / "logits.safetensors", logits)
     write_timing(folder / "checkpoint", **TIMING)

@@ -1,37 +1,67 @@
-"""training.json of a checkpoint: how it was made, and what it takes to use it; read without torch."""
+"""How a checkpoint was trained, and what it takes to use it: its `training.json`. Reading it needs no torch."""
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
-from pydantic import ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from stages.common.artifacts.files import read_json
+from stages.common.artifacts.files import read_json, write_json
 from stages.common.runtime.exceptions import UserError
 from stages.common.runtime.params import Preprocessing
 
+FILE_NAME = "training.json"
 
-@dataclass(frozen=True)
-class TrainingMetadata:
-    """What `train_stage` stored with the weights."""
 
+def _check_scores(scores: dict[str, int | float]) -> dict[str, int | float]:
+    if missing := sorted({"macro_f1", "validation_loss"} - scores.keys()):
+        raise ValueError(f"has no {', '.join(missing)}")
+    return scores
+
+
+class BaseModelSource(BaseModel):
+    """Where the base model came from, and the files that it consists of."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    name: str  # id on the Hugging Face hub, or path of a folder
+    revision: str | None  # hash of the commit on the hub; None for a folder
+    sha256: dict[str, str]  # hash of each file, by the file's name
+
+
+class TrainingMetadata(BaseModel):
+    """What a training run stores with the weights of its best epoch."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    base_model: BaseModelSource
     preprocessing: Preprocessing
-    labels: tuple[str, ...]  # names of the classes
-    base_model: dict[str, Any]  # name, revision, and sha256 of each file by its name
-    values: dict[str, Any]  # all of the file
+    labels: Annotated[tuple[str, ...], Field(min_length=2, strict=False)]  # names of the classes; JSON has no tuples
+    seed: int
+    learning_rate: float
+    best_epoch: int  # counted from 1
+    validation: Annotated[dict[str, int | float], AfterValidator(_check_scores)]  # the best epoch's row of the history
+    trainable_parameters: int
+    total_parameters: int
+
+
+def write_training_metadata(checkpoint: Path, metadata: TrainingMetadata) -> None:
+    """Write the metadata into the folder of a checkpoint."""
+    write_json(checkpoint / FILE_NAME, metadata.model_dump())
 
 
 def read_training_metadata(checkpoint: Path) -> TrainingMetadata:
-    """Read the metadata of the checkpoint in a folder; a UserError says that it is missing or damaged."""
+    """Read the metadata of the checkpoint in a folder.
+
+    Raises:
+        UserError: The folder or the file is missing, or the file is damaged or incomplete.
+    """
     if not checkpoint.is_dir():
         raise UserError(f"{checkpoint}: no such folder; `dvc repro` makes data/models/full and data/models/lora")
-    values = read_json(checkpoint / "training.json")
+    path = checkpoint / FILE_NAME
+    values = read_json(path)
     try:
-        base_model = {key: values["base_model"][key] for key in ("name", "revision")}
-        base_model["sha256"] = dict(values["base_model"]["sha256"])
-        labels = tuple(values["labels"])
-        if len(labels) < 2 or not all(isinstance(label, str) for label in labels):
-            raise ValueError("labels")
-        return TrainingMetadata(Preprocessing.model_validate(values["preprocessing"]), labels, base_model, values)
-    except (KeyError, TypeError, ValueError, ValidationError) as error:
-        raise UserError(f"{checkpoint / 'training.json'}: lacks how the model was trained; train it again") from error
+        return TrainingMetadata.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"])) or "the file"
+        raise UserError(f"{path}: {key}: {first['msg']}; run `dvc repro` to train the model again") from error

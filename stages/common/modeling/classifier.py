@@ -7,7 +7,7 @@ layer. So its checkpoints need no code of ours.
 import shutil
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import transformers
@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from stages.common.artifacts.files import read_json, write_json
+from stages.common.artifacts.training_metadata import BaseModelSource
 from stages.common.modeling.types import Model
 from stages.common.runtime.exceptions import UserError
 from stages.common.runtime.params import LoraParams
@@ -133,31 +134,38 @@ def add_lora(model: transformers.PreTrainedModel, params: LoraParams, seed: int)
         raise UserError(f"lora: {error}") from error
 
 
-def count_parameters(model: Model) -> dict[str, int]:
-    """`trainable_parameters` and `total_parameters`, each distinct tensor once.
+class ParameterCounts(NamedTuple):
+    """Numbers of weights, in which a tensor that two layers share counts once."""
+
+    trainable: int
+    total: int
+
+
+def count_parameters(model: Model) -> ParameterCounts:
+    """Count the weights of a model.
 
     PEFT keeps a frozen copy of the head beside the trained one. It takes part in nothing and is not counted.
     """
     parameters = {id(p): p for name, p in model.named_parameters() if ".original_module." not in name}.values()
-    return {
-        "trainable_parameters": sum(p.numel() for p in parameters if p.requires_grad),
-        "total_parameters": sum(p.numel() for p in parameters),
-    }
+    trainable = sum(p.numel() for p in parameters if p.requires_grad)
+    return ParameterCounts(trainable, total=sum(p.numel() for p in parameters))
 
 
-def base_model_reference(base_model: dict[str, Any]) -> dict[str, str | None]:
+def base_model_reference(base_model: BaseModelSource) -> dict[str, str | None]:
     """What PEFT's config calls a base model: id and revision on the hub, or a path.
 
     A relative path starts with `./`, or PEFT would look for the id `data/kobert-mini` on the hub, for 50 s without a
     network.
     """
-    name, revision = base_model["name"], base_model["revision"]
+    name, revision = base_model.name, base_model.revision
     is_relative = not revision and not Path(name).is_absolute()
     return {"base_model_name_or_path": f"./{name}" if is_relative else name, "revision": revision}
 
 
-def save_checkpoint(model: Model, folder: Path, metadata: dict[str, Any], tokenizer_files: Iterable[Path] = ()) -> None:
-    """Write weights, config, `training.json` with `metadata`, and copies of `tokenizer_files`.
+def save_checkpoint(
+    model: Model, folder: Path, base_model: BaseModelSource, tokenizer_files: Iterable[Path] = ()
+) -> None:
+    """Write weights, config, and copies of `tokenizer_files`.
 
     Of a model with adapters only these and the head are written: the rest, tokenizer included, is in its base model.
     """
@@ -166,14 +174,13 @@ def save_checkpoint(model: Model, folder: Path, metadata: dict[str, Any], tokeni
     for path in () if has_adapters else tokenizer_files:
         shutil.copyfile(path, folder / path.name)
     if has_adapters:
-        base_model = metadata["base_model"]
         values = read_json(folder / "adapter_config.json") | base_model_reference(base_model)
         # PEFT writes a set, whose order differs from process to process.
         values["target_modules"] = sorted(values["target_modules"])
         write_json(folder / "adapter_config.json", values)
-        hashes = "\n".join(f"- `{name}`: `{value}`" for name, value in base_model["sha256"].items())
-        (folder / "README.md").write_text(ADAPTER_README.format(**base_model, hashes=hashes), encoding="utf-8")
-    write_json(folder / "training.json", metadata)
+        hashes = "\n".join(f"- `{name}`: `{value}`" for name, value in base_model.sha256.items())
+        text = ADAPTER_README.format(name=base_model.name, revision=base_model.revision, hashes=hashes)
+        (folder / "README.md").write_text(text, encoding="utf-8")
 
 
 def load_checkpoint(folder: Path, labels: Sequence[str], base_model: Path) -> Model:

@@ -9,6 +9,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, StrictUndefined
 
 from stages.common.artifacts.files import read_json, sha256
+from stages.common.artifacts.training_metadata import BaseModelSource
 from stages.common.reporting.formatting import DISPLAY_NAMES, get_with_interval
 from stages.common.runtime import paths
 from stages.common.serving.text_classifier import TextClassifier
@@ -51,7 +52,7 @@ def find_results(checkpoint: Path) -> dict[str, Any]:
     return {}
 
 
-def _metadata(kind: str, base_model: dict[str, Any], results: dict[str, Any]) -> ModelCardData:
+def _metadata(kind: str, base_model: BaseModelSource, results: dict[str, Any]) -> ModelCardData:
     evaluation = []
     dataset = Path(results["source"]).name if results else ""
     for key, (metric_type, name, arguments) in METRICS.items() if results else ():
@@ -74,7 +75,7 @@ def _metadata(kind: str, base_model: dict[str, Any], results: dict[str, Any]) ->
         library_name=LIBRARIES[kind],
         pipeline_tag="text-classification",
         tags=["sentiment-analysis", "korean"],
-        base_model=base_model["name"] if base_model["revision"] else None,  # else it is not on the hub
+        base_model=base_model.name if base_model.revision else None,  # else it is not on the hub
         datasets=[dataset] if dataset else None,
         metrics=[metric_type for metric_type, _, _ in METRICS.values()],
         model_name="Sentiment of Korean reviews" if evaluation else None,
@@ -96,7 +97,7 @@ def render_model_card(classifier: TextClassifier, checkpoint: Path, kind: str, r
         kind=kind,
         labels=classifier.labels,
         id2label=dict(enumerate(classifier.labels)),
-        metadata=classifier.metadata.values,
+        metadata=classifier.metadata,
         base_model=base_model,
         max_length=classifier.metadata.preprocessing.max_length,
         results=results,

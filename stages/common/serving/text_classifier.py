@@ -4,13 +4,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from stages.common.artifacts.files import sha256
-from stages.common.artifacts.training_metadata import TrainingMetadata, read_training_metadata
+from stages.common.artifacts.training_metadata import BaseModelSource, TrainingMetadata, read_training_metadata
 from stages.common.corpus.cleaning import clean
 from stages.common.modeling.classifier import load_checkpoint
 from stages.common.modeling.collator import Collator
@@ -73,14 +72,14 @@ def load_text_classifier(folder: Path, base_model: Path | None = None) -> TextCl
     return TextClassifier(model, load_tokenizer(base_model), metadata)
 
 
-def _check_base_model(folder: Path, trained_on: dict[str, Any], adapter: Path) -> None:
-    name = trained_on["name"]
+def _check_base_model(folder: Path, trained_on: BaseModelSource, adapter: Path) -> None:
+    name = trained_on.name
     if not folder.is_dir():
         raise UserError(
             f"{adapter} needs its base model {name}, but {folder} is no folder: make it with `dvc repro base_model` "
             "or name another with --base-model"
         )
-    for file, expected in trained_on["sha256"].items():
+    for file, expected in trained_on.sha256.items():
         if not (folder / file).is_file():
             raise UserError(f"{folder} has no {file}, so it is not {name}, the base model of {adapter}")
         if sha256(folder / file) != expected:

@@ -11,6 +11,7 @@ import torch
 from stages.common.artifacts.arrow import read_preprocessing
 from stages.common.artifacts.files import atomic_write, read_json, sha256, write_json
 from stages.common.artifacts.logits import write_logits
+from stages.common.artifacts.training_metadata import BaseModelSource, TrainingMetadata, write_training_metadata
 from stages.common.modeling.classifier import count_parameters, save_checkpoint
 from stages.common.modeling.dataset import read_dataset
 from stages.common.modeling.distributed import DistributedContext, init_distributed, peak_memory_mib
@@ -36,14 +37,14 @@ def train_stage(model: Model, method: str, params: Params, seed: int, learning_r
     name = run_name(seed, learning_rate)
     run = RUNS / method / name
     train, validation, test = map(read_dataset, (TRAIN, VALIDATION, TEST))
-    base_model = read_json(BASE_MODEL / "base_model.json")
-    tokenizer_files = [BASE_MODEL / file for file in base_model["sha256"] if file not in MODEL_FILES]
+    base_model = BaseModelSource.model_validate(read_json(BASE_MODEL / "base_model.json"))
+    tokenizer_files = [BASE_MODEL / file for file in base_model.sha256 if file not in MODEL_FILES]
     with init_distributed() as distributed:
         method_params = getattr(params, method).model_dump(exclude={"learning_rates"})
         fingerprint = {
             "parameters": [params.train.model_dump(), method_params, seed, learning_rate],
             "data": {str(path): sha256(path) for path in (TRAIN, VALIDATION)},
-            "base model": base_model["sha256"],
+            "base model": base_model.sha256,
             "bf16": uses_bfloat16(params.train.precision, distributed.device),
             **_environment(distributed),
         }
@@ -60,19 +61,22 @@ def train_stage(model: Model, method: str, params: Params, seed: int, learning_r
             for split, dataset in (("validation", validation), ("test", test)):
                 batch_size = params.train.eval_batch_size
                 logits[split] = predict_logits(model, collator, dataset, batch_size, distributed).numpy()
-            metadata = {
-                "base_model": base_model,
-                "preprocessing": read_preprocessing(TRAIN).model_dump(),
-                "labels": list(train.class_names),
-                "seed": seed,
-                "learning_rate": learning_rate,
-                "best_epoch": result.best_epoch,
-                "validation": result.history[result.best_epoch - 1],
-                **count_parameters(model),
-            }
+            counts = count_parameters(model)
+            metadata = TrainingMetadata(
+                base_model=base_model,
+                preprocessing=read_preprocessing(TRAIN),
+                labels=train.class_names,
+                seed=seed,
+                learning_rate=learning_rate,
+                best_epoch=result.best_epoch,
+                validation=result.history[result.best_epoch - 1],
+                trainable_parameters=counts.trainable,
+                total_parameters=counts.total,
+            )
             if distributed.is_main_process:
                 with atomic_write(run) as temporary:
-                    save_checkpoint(model, temporary / "checkpoint", metadata, tokenizer_files)
+                    save_checkpoint(model, temporary / "checkpoint", base_model, tokenizer_files)
+                    write_training_metadata(temporary / "checkpoint", metadata)
                     write_json(temporary / "history.json", result.history)
                     write_logits(temporary / "logits.safetensors", logits)
                 checkpoints.delete()
