@@ -1,13 +1,15 @@
-"""Rows whose label is one of `data.labels`, and the count of what was dropped and why."""
+"""Keep the rows whose label is one of `data.labels`; count why the others were dropped."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from stages.common.artifacts.arrow import make_schema, read_batches, write_table
+from stages.common.artifacts.arrow import make_schema, read_batches, table_writer
 from stages.common.artifacts.files import write_json
 from stages.common.labels import label_index, normalize_label
 from stages.common.runtime.exceptions import UserError, report_user_errors
@@ -22,17 +24,45 @@ FIELDS = {
     "is_test": pa.bool_(),
     "labels": pa.int64(),
 }
-NUM_VALUES_LISTED = 10  # of those that stand for no class, the most frequent
-MAX_CHARACTERS = 40  # of such a value
+NUM_VALUES_LISTED = 10  # the most frequent of the values that belong to no class
+MAX_CHARACTERS = 40  # of such a value; the rest is cut off
 
 
-def filter_batch(
-    batch: pa.RecordBatch, index: Mapping[str, int]
-) -> tuple[pa.RecordBatch, dict[str, int], Counter[str]]:
-    """The valid rows of a batch of ingested rows, how many were dropped for each reason, and the values of no class.
+@dataclass
+class FilterCounts:
+    """How many rows were read, kept and dropped."""
+
+    rows_read: int = 0
+    rows_kept: int = 0
+    test_rows_read: int = 0  # of these, rows from data.test_source
+    test_rows_kept: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)  # rows by reason
+    unmapped_values: Counter[str] = field(default_factory=Counter)  # rows by value that belongs to no class
+    classes: Counter[int] = field(default_factory=Counter)  # kept rows by class
+
+    def __iadd__(self, other: "FilterCounts") -> "FilterCounts":
+        self.rows_read += other.rows_read
+        self.rows_kept += other.rows_kept
+        self.test_rows_read += other.test_rows_read
+        self.test_rows_kept += other.test_rows_kept
+        self.dropped.update(other.dropped)
+        self.unmapped_values.update(other.unmapped_values)
+        self.classes.update(other.classes)
+        return self
+
+    def to_metrics(self) -> dict[str, Any]:
+        """The content of metrics/filter.json."""
+        # DVC leaves lists out of its tables; as keys, the values would make other columns for every corpus.
+        values = [{"value": value, "rows": rows} for value, rows in self.unmapped_values.most_common(NUM_VALUES_LISTED)]
+        rows = {"rows_read": self.rows_read, "rows_kept": self.rows_kept}
+        return {**rows, "dropped": self.dropped, "unmapped_values": values}
+
+
+def filter_batch(batch: pa.RecordBatch, index: Mapping[str, int]) -> tuple[pa.RecordBatch, FilterCounts]:
+    """Return the rows of a batch of ingested rows that have a class, and the counts of the batch.
 
     Args:
-        index: of the class of each normalized value.
+        index: The class of each normalized value, an index into the names of the classes.
     """
     has_key, value = batch["HasPolarity"], batch["GeneralPolarity"]
     encoded = pc.fill_null(value, "").dictionary_encode()
@@ -49,47 +79,48 @@ def filter_batch(
     }
     columns = [*(batch[name] for name in FIELDS if name != "labels"), pa.array(labels)]
     kept = pa.RecordBatch.from_arrays(columns, list(FIELDS)).filter(pa.array(labels >= 0))
-    counts = pc.value_counts(value.filter(unmapped)).to_pylist()
-    unknown = Counter[str]()
-    for count in counts:  # two long values may begin alike
-        unknown[count["values"][:MAX_CHARACTERS]] += count["counts"]
-    return kept, {reason: rows.true_count for reason, rows in dropped.items()}, unknown
+    counts = FilterCounts(
+        rows_read=batch.num_rows,
+        rows_kept=kept.num_rows,
+        test_rows_read=batch["is_test"].true_count,
+        test_rows_kept=kept["is_test"].true_count,
+        dropped=Counter({reason: rows.true_count for reason, rows in dropped.items()}),
+        classes=Counter(kept["labels"].to_pylist()),
+    )
+    for found in pc.value_counts(value.filter(unmapped)).to_pylist():  # two long values may begin alike
+        counts.unmapped_values[found["values"][:MAX_CHARACTERS]] += found["counts"]
+    return kept, counts
+
+
+def check_counts(counts: FilterCounts, class_names: Sequence[str], label_column: str) -> None:
+    """Check that every class has a row, and a test source, if there is one, a row of any class.
+
+    Raises:
+        UserError: A row is missing; the message says why rows were dropped.
+    """
+    reasons = ", ".join(f"{reason} {rows}" for reason, rows in counts.dropped.items())
+    values = ", ".join(f"{value!r} {rows}" for value, rows in counts.unmapped_values.most_common(NUM_VALUES_LISTED))
+    why = f"rows dropped: {reasons}{f'; values of no class: {values}' if values else ''}"
+    if not counts.rows_kept:
+        raise UserError(f"data.labels: no row of data.source has one of its values in {label_column}; {why}")
+    if empty := [name for number, name in enumerate(class_names) if not counts.classes[number]]:
+        raise UserError(f"data.labels: class {empty[0]} has no row; {why}")
+    if counts.test_rows_read and not counts.test_rows_kept:
+        raise UserError(f"data.test_source: no row has one of the values of data.labels; {why}")
 
 
 @report_user_errors
 def main() -> None:
-    params = load_params()
-    class_names, index = list(params.data.labels), label_index(params.data.labels)
-    rows: Counter[str] = Counter(rows_read=0, rows_kept=0)
-    dropped, unmapped, of_class = Counter[str](), Counter[str](), Counter[int]()
-    read_test, kept_test = 0, 0
-
-    def kept_batches() -> Iterator[pa.RecordBatch]:
-        nonlocal read_test, kept_test
+    data = load_params().data
+    class_names, index = list(data.labels), label_index(data.labels)
+    total = FilterCounts()
+    with table_writer(FILTERED, make_schema(FIELDS, class_names)) as table:
         for batch in read_batches(INGESTED):
-            kept, counts, unknown = filter_batch(batch, index)
-            rows.update(rows_read=batch.num_rows, rows_kept=kept.num_rows)
-            dropped.update(counts)
-            unmapped.update(unknown)
-            of_class.update(kept["labels"].to_pylist())
-            read_test, kept_test = read_test + batch["is_test"].true_count, kept_test + kept["is_test"].true_count
-            yield kept
-        reasons = ", ".join(f"{reason} {count}" for reason, count in dropped.items())
-        values = ", ".join(f"{value!r} {count}" for value, count in unmapped.most_common(NUM_VALUES_LISTED))
-        why = f"rows dropped: {reasons}{f'; values of no class: {values}' if values else ''}"
-        if not rows["rows_kept"]:
-            raise UserError(
-                f"data.labels: no row of data.source has one of its values in {params.data.label_column}; {why}"
-            )
-        if empty := [name for number, name in enumerate(class_names) if not of_class[number]]:
-            raise UserError(f"data.labels: class {empty[0]} has no row; {why}")
-        if read_test and not kept_test:
-            raise UserError(f"data.test_source: no row has one of the values of data.labels; {why}")
-
-    write_table(FILTERED, kept_batches(), make_schema(FIELDS, class_names))
-    # As a list DVC leaves the values out of its tables, whose columns would differ from corpus to corpus.
-    listed = [{"value": value, "rows": count} for value, count in unmapped.most_common(NUM_VALUES_LISTED)]
-    write_json(FILTER_METRICS, {**rows, "dropped": dropped, "unmapped_values": listed})
+            kept, counts = filter_batch(batch, index)
+            total += counts
+            table.write(kept)
+        check_counts(total, class_names, data.label_column)
+    write_json(FILTER_METRICS, total.to_metrics())
 
 
 if __name__ == "__main__":

@@ -1,18 +1,18 @@
-"""JSON files and tables of reviews -> one Arrow table, one row per review."""
+"""Read JSON files and tables of reviews into one Arrow table, one row per review."""
 
 import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from stages.common.artifacts.arrow import make_schema, write_table
+from stages.common.artifacts.arrow import make_schema, table_writer
 from stages.common.artifacts.files import write_json
 from stages.common.corpus.json_records import find_keys, parse_records
-from stages.common.corpus.records import AIHUB, Columns, Fault, Records
+from stages.common.corpus.records import AIHUB, Columns, ReadError, ReadResult, Records
 from stages.common.runtime.console import ProgressBar, warn
 from stages.common.runtime.exceptions import UserError, report_user_errors
 from stages.common.runtime.params import load_params
@@ -33,41 +33,75 @@ FIELDS = {  # the names are AI Hub's, whatever the source has for them
 }
 SCHEMA = make_schema(FIELDS)
 BATCH_ROWS = 8192  # whatever the files, so that equal rows of any format give equal bytes
-MAX_FAULTS_LISTED = 20
-Part = tuple[Records, list[Fault]]  # of a file
+MAX_ERRORS_LISTED = 20
 
 
-class IngestMetrics:
-    """The content of metrics/ingest.json, added up over files."""
+@dataclass(frozen=True)
+class FilePart:
+    """Consecutive records of a file, and the errors found among them."""
 
-    def __init__(self) -> None:
-        self.files = Counter(read=0, partly_read=0, skipped=0)
-        self.records = Counter(read=0, skipped=0)
-        self.file_faults: Counter[str] = Counter()  # by reason
-        self.record_faults: Counter[str] = Counter()
-        self.first_faults: list[dict[str, Any]] = []
+    path: Path
+    file: str  # the value of the rows' column `file`
+    records: Records
+    errors: list[ReadError]
+    outcome: str | None = None  # a key of IngestCounts.files; only the last part of a file has one
 
-    def add_file(self, num_records: int, num_faults: int) -> None:
-        """Count a file of which all parts have been added."""
-        self.files["read" if not num_faults else "partly_read" if num_records else "skipped"] += 1
 
-    def add(self, file: str, num_records: int, faults: list[Fault]) -> None:
-        """Count the records and the faults of a part of a file."""
-        self.records["read"] += num_records
-        for fault in faults:
-            self.records["skipped"] += fault.of_record
-            (self.record_faults if fault.of_record else self.file_faults)[fault.reason] += 1
-        self.first_faults += [{"file": file, **asdict(fault)} for fault in faults]
-        del self.first_faults[MAX_FAULTS_LISTED:]
+@dataclass
+class IngestCounts:
+    """How many files and records were read or skipped, and why."""
+
+    files: Counter[str] = field(default_factory=lambda: Counter(read=0, partly_read=0, skipped=0))
+    records: Counter[str] = field(default_factory=lambda: Counter(read=0, skipped=0))
+    file_errors: Counter[str] = field(default_factory=Counter)  # by reason
+    record_errors: Counter[str] = field(default_factory=Counter)
+    first_errors: list[tuple[str, ReadError]] = field(default_factory=list)  # each with the name of its file
+    has_text: bool = False  # whether any record has a text
+    has_label: bool = False  # whether any record has a label, be it null
+    last_path: Path | None = None  # the last file with a valid record
+
+    def add(self, part: FilePart) -> None:
+        """Count the records and the errors of a part of a file, and at the last part the file itself."""
+        self.records["read"] += len(part.records)
+        for error in part.errors:
+            self.records["skipped"] += error.of_record
+            (self.record_errors if error.of_record else self.file_errors)[error.reason] += 1
+        self.first_errors += [(part.file, error) for error in part.errors]
+        del self.first_errors[MAX_ERRORS_LISTED:]
+        self.has_text = self.has_text or any(part.records.text)
+        self.has_label = self.has_label or any(part.records.has_label)
+        if len(part.records):
+            self.last_path = part.path
+        if part.outcome:
+            self.files[part.outcome] += 1
+
+    def count(self, parts: Iterable[FilePart]) -> Iterator[FilePart]:
+        """Add each part as it passes."""
+        for part in parts:
+            self.add(part)
+            yield part
+
+    def to_metrics(self) -> dict[str, Any]:
+        """The content of metrics/ingest.json."""
+        return {
+            "files": self.files,
+            "records": self.records,
+            "file_faults": self.file_errors,
+            "record_faults": self.record_errors,
+            "first_faults": [{"file": file, **asdict(error)} for file, error in self.first_errors],
+        }
 
 
 def find_files(source: Path, key: str = "data.source") -> list[Path]:
-    """`source`, or the files below it without hidden ones, relative to it, in the order of their names.
+    """Find the files of a source: itself, or all files below it but hidden ones.
 
     Broken links and links to folders are included, so that they are reported: following these could go in circles.
 
+    Returns:
+        Paths relative to `source`, in the order of their names.
+
     Raises:
-        UserError: there is none; names `key`, the parameter.
+        UserError: There is no file; the message names `key`, the parameter.
     """
     if source.is_file():
         if source.suffix.lower() not in {*SUFFIXES, ".txt"}:
@@ -85,12 +119,12 @@ def find_files(source: Path, key: str = "data.source") -> list[Path]:
     return sorted(files, key=Path.as_posix)
 
 
-def read_file(path: Path, columns: Columns, encoding: str) -> Iterator[Part]:
-    """Yield the records of a file of any format, and its faults."""
+def read_file(path: Path, columns: Columns, encoding: str) -> Iterator[ReadResult]:
+    """Yield the records of a file of any format, and its errors: JSON as a whole, a table in chunks."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # a pipe or a device might never end
-            fault = Fault("unreadable", "", "not a regular file, or a link to a folder", of_record=False)
-            yield Records(), [fault]
+            detail = "not a regular file, or a link to a folder"
+            yield ReadResult(Records(), [ReadError("unreadable", "", detail, of_record=False)])
         elif path.suffix.lower() in JSON_SUFFIXES:
             yield parse_records(_to_utf8(path.read_bytes(), encoding), columns)
         else:
@@ -99,99 +133,93 @@ def read_file(path: Path, columns: Columns, encoding: str) -> Iterator[Part]:
 
             yield from read_table_records(path, columns, encoding)
     except OSError as error:
-        yield Records(), [Fault("unreadable", "", error.strerror or str(error), of_record=False)]
+        yield ReadResult(Records(), [ReadError("unreadable", "", error.strerror or str(error), of_record=False)])
 
 
 def _to_utf8(data: bytes, encoding: str) -> bytes:
-    # Wrong bytes stay what they are, and so wrong in UTF-8.
+    # Invalid bytes are passed on, and so are reported as invalid UTF-8.
     return data if encoding == "utf-8" else data.decode(encoding, "surrogateescape").encode(errors="surrogateescape")
 
 
-def ingest(
-    source: Path,
-    files: Iterable[Path],
-    columns: Columns = AIHUB,
-    on_error: str = "stop",
-    encoding: str = "utf-8",
-    metrics: IngestMetrics | None = None,
-    is_test: bool = False,
-) -> Iterator[pa.RecordBatch]:
-    """Rows of all files, in their order; faults and counts are added to `metrics`.
+def read_files(
+    source: Path, files: Iterable[Path], columns: Columns = AIHUB, on_error: str = "stop", encoding: str = "utf-8"
+) -> Iterator[FilePart]:
+    """Yield the parts of all files, in their order; the last part of a file is empty and tells its outcome.
+
+    Args:
+        files: Paths relative to `source`, as `find_files` returns them.
 
     Raises:
-        UserError: names the first fault where `on_error` is `stop`; where it is `skip`, no record is valid.
+        UserError: There is an error in a file, and `on_error` is "stop".
     """
-    metrics = metrics or IngestMetrics()
-    records, num_read = Records(), 0
-    names: list[str] = []  # of the file of each record
-
-    def parts() -> Iterator[tuple[Path, Part | None]]:
-        for file in files:
-            for part in read_file(source / file, columns, encoding):
-                yield file, part
-            yield file, None  # its end
-
-    def to_batch(count: int) -> pa.RecordBatch:
-        rows, batch_names = records.pop(count), names[:count]
-        del names[:count]
-        values = [rows.id, rows.text, rows.label, rows.has_label, rows.category, batch_names, [is_test] * len(rows)]
-        return pa.RecordBatch.from_pydict(dict(zip(FIELDS, values, strict=True)), schema=SCHEMA)
-
-    has_text = has_label = False
-    num_records = num_faults = 0  # of the current file
-    for file, part in prefetch(parts()):
-        if part is None:
-            metrics.add_file(num_records, num_faults)
-            num_records = num_faults = 0
-            continue
-        of_part, faults = part
-        if faults and on_error == "stop":
-            raise UserError(f"{source / file}: {faults[0]}")
+    for file in files:
+        path = source / file
+        # A name that is not valid Unicode could not be stored.
         name = (file.as_posix() if file.name else source.name).encode(errors="backslashreplace").decode()
-        num_records, num_faults = num_records + len(of_part), num_faults + len(faults)
-        metrics.add(name, len(of_part), faults)
-        num_read += len(of_part)
-        has_text, has_label = has_text or any(of_part.text), has_label or any(of_part.has_label)
-        names += [name] * len(of_part)
-        records += of_part
+        num_records = num_errors = 0
+        for records, errors in read_file(path, columns, encoding):
+            if errors and on_error == "stop":
+                raise UserError(f"{path}: {errors[0]}")
+            num_records, num_errors = num_records + len(records), num_errors + len(errors)
+            yield FilePart(path, name, records, errors)
+        outcome = "read" if not num_errors else "partly_read" if num_records else "skipped"
+        yield FilePart(path, name, Records(), [], outcome)
+
+
+def to_batches(parts: Iterable[FilePart], is_test: bool = False) -> Iterator[pa.RecordBatch]:
+    """Yield the records of all parts as batches of BATCH_ROWS rows; the last batch may be shorter."""
+    records, files = Records(), list[str]()
+    for part in parts:
+        records += part.records
+        files += [part.file] * len(part.records)
         while len(records) >= BATCH_ROWS:
-            yield to_batch(BATCH_ROWS)
+            yield _to_batch(records.pop(BATCH_ROWS), files[:BATCH_ROWS], is_test)
+            del files[:BATCH_ROWS]
     if len(records):
-        yield to_batch(len(records))
-    for field, is_there in (("text", has_text), ("label", has_label)):
-        if num_read and not is_there:
-            keys = find_keys((source / file).read_bytes())  # a table without such a column has been refused
-            has = f"; the last file has {', '.join(keys)}" if keys else ""
-            raise UserError(f"data.{field}_column: no record of {source} has {vars(columns)[field]}{has}")
-    if metrics.first_faults and not num_read:
-        first = ": ".join(filter(None, (metrics.first_faults[0][key] for key in ("file", "place", "detail"))))
-        key = "data.test_source" if is_test else "data.source"
-        raise UserError(f"{key}: no valid record in {metrics.files.total()} files of {source}, first {first}")
+        yield _to_batch(records, files, is_test)
+
+
+def _to_batch(rows: Records, files: list[str], is_test: bool) -> pa.RecordBatch:
+    values = [rows.id, rows.text, rows.label, rows.has_label, rows.category, files, [is_test] * len(rows)]
+    return pa.RecordBatch.from_pydict(dict(zip(FIELDS, values, strict=True)), schema=SCHEMA)
+
+
+def check_counts(counts: IngestCounts, key: str, source: Path, columns: Columns) -> None:
+    """Check that a source, the value of the parameter `key`, has records with a text and a label.
+
+    Raises:
+        UserError: No record of the source has the key of the text or of the label, or errors left no record at all.
+    """
+    if counts.last_path:
+        for name, is_there in (("text", counts.has_text), ("label", counts.has_label)):
+            if not is_there:
+                keys = find_keys(counts.last_path.read_bytes())  # a table without such a column has been refused
+                has = f"; the last file has {', '.join(keys)}" if keys else ""
+                raise UserError(f"data.{name}_column: no record of {source} has {vars(columns)[name]}{has}")
+    elif counts.first_errors:
+        file, error = counts.first_errors[0]
+        raise UserError(f"{key}: no valid record in {counts.files.total()} files of {source}, first {file}: {error}")
 
 
 @report_user_errors
 def main() -> None:
-    params, metrics = load_params(), IngestMetrics()
-    columns = Columns(
-        text=params.data.text_column,
-        label=params.data.label_column,
-        id=params.data.id_column,
-        category=params.data.category_column,
-    )
-    sources = {"data.source": Path(params.data.source), "data.test_source": Path(params.data.test_source)}
+    data = load_params().data
+    columns = Columns(text=data.text_column, label=data.label_column, id=data.id_column, category=data.category_column)
+    sources = {"data.source": Path(data.source), "data.test_source": Path(data.test_source)}
     found = {key: find_files(source, key) for key, source in sources.items() if source != NO_FILE}
-
-    def batches() -> Iterator[pa.RecordBatch]:
+    total = IngestCounts()
+    with table_writer(INGESTED, SCHEMA) as table:
         for key, files in found.items():
+            counts = IngestCounts()
             bar = ProgressBar(files, desc="ingest", unit="file")
-            options = columns, params.data.on_error, params.data.encoding, metrics
-            yield from ingest(sources[key], bar, *options, is_test=key == "data.test_source")
-
-    write_table(INGESTED, batches(), SCHEMA)
-    write_json(INGEST_METRICS, vars(metrics))
-    if metrics.first_faults:
-        skipped = f"{metrics.files['skipped']} files and {metrics.records['skipped']} records were skipped"
-        warn(f"{skipped}, {metrics.files['partly_read']} files were read in part: see {INGEST_METRICS}")
+            parts = prefetch(read_files(sources[key], bar, columns, data.on_error, data.encoding))
+            for batch in to_batches(total.count(counts.count(parts)), is_test=key == "data.test_source"):
+                table.write(batch)
+            check_counts(counts, key, sources[key], columns)
+    write_json(INGEST_METRICS, total.to_metrics())
+    if total.first_errors:
+        skipped = f"{total.files['skipped']} files and {total.records['skipped']} records were skipped"
+        warn(f"{skipped}, {total.files['partly_read']} files were read in part: see {INGEST_METRICS}")
 
 
 if __name__ == "__main__":

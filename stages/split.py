@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from stages.common.artifacts.arrow import map_table, read_batches, read_class_names, write_table
 from stages.common.artifacts.files import write_json
-from stages.common.corpus.records import Fault
+from stages.common.corpus.records import ReadError
 from stages.common.runtime.console import warn
 from stages.common.runtime.exceptions import UserError, report_user_errors
 from stages.common.runtime.params import SplitParams, load_params
@@ -190,7 +190,7 @@ def read_excluded_ids(path: Path) -> pa.Array:
             raise ValueError(missing_column(ID_COLUMN, found))
 
     suffix = path.suffix.lower()
-    fault: Exception | Fault | None = None
+    fault: Exception | ReadError | None = None
     for encoding in ("utf-8", "cp949"):  # Excel may have saved the table anew
         try:
             with path.open("rb") as file:
@@ -199,10 +199,10 @@ def read_excluded_ids(path: Path) -> pa.Array:
         except (OSError, ValueError) as error:
             fault = fault or error
             continue
-        if faults := [chunk for chunk in chunks if isinstance(chunk, Fault)]:
+        if faults := [chunk for chunk in chunks if isinstance(chunk, ReadError)]:
             fault = fault or faults[0]
             continue
-        cells = chain.from_iterable(chunk.cells(ID_COLUMN) for chunk in chunks if not isinstance(chunk, Fault))
+        cells = chain.from_iterable(chunk.cells(ID_COLUMN) for chunk in chunks if not isinstance(chunk, ReadError))
         return pa.array([cell.strip() for cell in cells if cell and cell.strip()], pa.string()).unique()
     raise UserError(f"data.exclude: {path}: {fault}")
 

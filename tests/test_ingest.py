@@ -58,7 +58,7 @@ def test_hidden_and_other_files_are_not_read(stage, tmp_path, name):
     assert read_table(INGESTED).num_rows == len(records())
 
 
-def test_an_empty_array_is_no_fault(stage, tmp_path):
+def test_an_empty_array_is_no_error(stage, tmp_path):
     source = write_corpus(tmp_path / "raw", records())
     (source / "empty.json").write_text("[]", encoding="utf-8")
     stage("ingest", data__source=str(source))

@@ -147,7 +147,7 @@ def test_a_line_of_standard_input_in_another_encoding_is_refused_by_its_number(t
     assert errors == b"error: text 2: not UTF-8; see --encoding\n"
 
 
-def test_a_reader_that_ends_early_is_no_fault(trained_project):
+def test_a_reader_that_ends_early_is_no_error(trained_project):
     with start_predict(trained_project) as process:
         process.stdin.write("최고\n".encode())
         process.stdin.flush()

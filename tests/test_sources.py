@@ -119,7 +119,7 @@ def test_broken_rows_are_skipped_and_counted_and_no_other(stage, tmp_path):
     assert read_table(INGESTED)["RawText"].to_pylist() == ["good 1", "good 2", "good 3"]
     metrics = ingest_metrics()
     assert metrics["records"] == {"read": 3, "skipped": 4}
-    assert [fault["place"] for fault in metrics["first_faults"]] == ["line 3", "line 5", "line 6", "line 7"]
+    assert [error["place"] for error in metrics["first_faults"]] == ["line 3", "line 5", "line 6", "line 7"]
 
 
 def test_a_broken_row_stops_the_stage_with_its_line(stage, tmp_path):

@@ -29,7 +29,7 @@ import yaml
 
 from stages.common.artifacts.arrow import read_table
 from stages.common.artifacts.files import write_json
-from stages.ingest import find_files, ingest
+from stages.ingest import find_files, read_files, to_batches
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = ("ingest", "filter", "clean_and_tokenize", "split")
@@ -71,7 +71,7 @@ def _read(file: Path | None) -> Iterator[tuple[str, int]]:
             yield from zip(batch["review"].to_pylist(), batch["rating"].to_pylist(), strict=True)
     else:
         sample = ROOT / "data/sample"
-        for batch in ingest(sample, find_files(sample)):
+        for batch in to_batches(read_files(sample, find_files(sample))):
             yield from ((text, 1 + number % 10) for number, text in enumerate(batch["RawText"].to_pylist()))
 
 

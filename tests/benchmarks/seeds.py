@@ -25,7 +25,7 @@ from stages.common.pretrained.tokenizer import load_tokenizer
 from stages.common.runtime.params import Params, label_index, load_params
 from stages.common.training.trainer import Trainer
 from stages.filter import filter_batch
-from stages.ingest import find_files, ingest
+from stages.ingest import find_files, read_files, to_batches
 from stages.split import split
 
 METHODS = ("full", "lora", "random full", "random lora", "tfidf")
@@ -34,7 +34,7 @@ METHODS = ("full", "lora", "random full", "random lora", "tfidf")
 def read_corpus(folder: Path, params: Params) -> tuple[list[str], np.ndarray]:
     """Cleaned texts and class indices of the rows of a class."""
     index = label_index(params.data.labels)
-    batches = [filter_batch(batch, index)[0] for batch in ingest(folder, find_files(folder))]
+    batches = [filter_batch(batch, index)[0] for batch in to_batches(read_files(folder, find_files(folder)))]
     table = pa.Table.from_batches(batches)
     return clean(table["RawText"], params.clean).to_pylist(), table["labels"].to_numpy()
 

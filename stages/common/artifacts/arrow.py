@@ -51,9 +51,16 @@ def read_preprocessing(path: Path) -> Preprocessing:
     return Preprocessing.model_validate_json(metadata[PREPROCESSING_KEY])
 
 
+@contextmanager
+def table_writer(path: Path, schema: pa.Schema) -> Iterator[pa.RecordBatchStreamWriter]:
+    """Yield a writer of an Arrow stream, which replaces `path` when the block ends without an error."""
+    with atomic_write(path) as temporary, pa.ipc.new_stream(str(temporary), schema) as writer:
+        yield writer
+
+
 def write_table(path: Path, batches: Iterable[pa.RecordBatch | pa.Table], schema: pa.Schema) -> None:
     """Write an Arrow stream with one batch in memory at a time; if making a batch fails, nothing is written."""
-    with atomic_write(path) as temporary, pa.ipc.new_stream(str(temporary), schema) as writer:
+    with table_writer(path, schema) as writer:
         for batch in batches:
             writer.write(batch)
 

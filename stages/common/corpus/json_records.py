@@ -1,7 +1,7 @@
-"""Records of a JSON file, such as AI Hub's, and its faults.
+"""The records of a JSON file, such as AI Hub's, and its errors.
 
-A file without a fault is parsed by msgspec, which builds only the fields asked for. Any other file goes to the json
-module, which is slower, but tells where a fault is and lets the records around it be kept.
+A valid file is parsed by msgspec, which builds only the requested fields. Any other file is parsed by the json module,
+which is slower, but tells where an error is, so that the records around it can be kept.
 """
 
 import codecs
@@ -14,10 +14,10 @@ from typing import Any
 
 import msgspec
 
-from stages.common.corpus.records import Columns, Fault, Records
+from stages.common.corpus.records import Columns, ReadError, ReadResult, Records
 
 MAX_INT_DIGITS = 4300  # Python refuses to parse more; such numbers become floats
-Record = msgspec.Struct  # an object, of which the fields that `Columns` names were read
+Record = msgspec.Struct  # the fields of a JSON object that `Columns` names
 
 _JSON = json.JSONDecoder(parse_int=lambda digits: int(digits) if len(digits) <= MAX_INT_DIGITS else float(digits))
 _SEPARATOR = re.compile(r"[ \t\r\n]*([\[,])[ \t\r\n]*")  # before a value of an array
@@ -25,7 +25,7 @@ _SEPARATOR = re.compile(r"[ \t\r\n]*([\[,])[ \t\r\n]*")  # before a value of an 
 
 @cache
 def _record_type(columns: Columns) -> type[Record]:
-    """A struct of one field for each name in `columns`: text, or numbers as Python's json module writes them."""
+    """A struct with one field, a string, for each name in `columns`."""
     names = dict.fromkeys(vars(columns).values())
     field_type = str | msgspec.UnsetType | None
     fields = [(f"field_{number}", field_type, msgspec.UNSET) for number in range(len(names))]
@@ -57,43 +57,44 @@ def _to_records(parsed: list[Record], columns: Columns) -> Records:
     )
 
 
-def parse_records(data: bytes, columns: Columns) -> tuple[Records, list[Fault]]:
-    """The valid records of a file and all its faults.
+def parse_records(data: bytes, columns: Columns) -> ReadResult:
+    """Parse a JSON array or JSON lines, with or without a byte order mark.
 
-    The file is a JSON array or JSON lines, with or without a byte order mark. Of a truncated array, the records before
-    its end are valid.
+    The records before the end of a truncated array are valid.
     """
     content = data.removeprefix(codecs.BOM_UTF8)
     array, record = _decoders(columns)
     try:
         content.decode()  # msgspec does not check the fields that it skips
         if content.lstrip(b" \t\r\n").startswith(b"{"):
-            return _to_records([record.decode(line) for line in content.split(b"\n") if line.strip()], columns), []
-        return _to_records(array.decode(content), columns), []
+            parsed = [record.decode(line) for line in content.split(b"\n") if line.strip()]
+        else:
+            parsed = array.decode(content)
+        return ReadResult(_to_records(parsed, columns), [])
     except (UnicodeDecodeError, msgspec.MsgspecError, RecursionError):
-        return parse_faulty(data, columns)
+        return parse_tolerantly(data, columns)
 
 
-def parse_faulty(data: bytes, columns: Columns) -> tuple[Records, list[Fault]]:
-    """What `parse_records` returns, for any file, by the json module."""
-    parsed: list[Record | Fault] = []
+def parse_tolerantly(data: bytes, columns: Columns) -> ReadResult:
+    """Parse any file with the json module; the result for a valid one is that of msgspec."""
+    parsed: list[Record | ReadError] = []
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        parsed.append(Fault("not_unicode", f"byte {error.start}", "not UTF-8", of_record=False))
+        parsed.append(ReadError("not_unicode", f"byte {error.start}", "not UTF-8", of_record=False))
         # Wrong bytes become halves of surrogate pairs, so that only the records that hold them are lost.
         text = data.decode("utf-8-sig", "surrogateescape")
     is_lines = text.lstrip(" \t\r\n").startswith("{")
     parsed += _parse_lines(text, columns) if is_lines else _parse_array(text, columns)
-    records = [value for value in parsed if not isinstance(value, Fault)]
-    return _to_records(records, columns), [value for value in parsed if isinstance(value, Fault)]
+    records = [value for value in parsed if not isinstance(value, ReadError)]
+    return ReadResult(_to_records(records, columns), [value for value in parsed if isinstance(value, ReadError)])
 
 
 def find_keys(data: bytes) -> list[str]:
-    """The keys of the first object in a file, of whatever kind; empty where there is none."""
+    """The keys of the first JSON object in a file of any format; an empty list if there is none."""
     try:
         text = data.decode("utf-8-sig", "surrogateescape").lstrip()
-        value = _decode(text.partition("\n")[0]) if text.startswith("{") else next(_values_before_fault(text), None)
+        value = _decode(text.partition("\n")[0]) if text.startswith("{") else next(_values_before_error(text), None)
     except json.JSONDecodeError:
         return []
     return list(value) if isinstance(value, dict) else []
@@ -106,35 +107,35 @@ def _decode(text: str) -> Any:
         raise json.JSONDecodeError(f"nested too deep: {error}", text, 0) from error
 
 
-def _parse_lines(text: str, columns: Columns) -> list[Record | Fault]:
-    parsed: list[Record | Fault] = []
+def _parse_lines(text: str, columns: Columns) -> list[Record | ReadError]:
+    parsed: list[Record | ReadError] = []
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             try:
                 parsed.append(_to_record(f"line {number}", _decode(line), columns))
             except json.JSONDecodeError as error:
-                parsed.append(Fault("not_json", f"line {number} column {error.colno}", error.msg, of_record=True))
-    first = parsed[0]
-    if isinstance(first, Fault) and first.reason == "not_json" and all(isinstance(one, Fault) for one in parsed):
-        return [replace(first, of_record=False)]  # one object over many lines
+                parsed.append(ReadError("not_json", f"line {number} column {error.colno}", error.msg, of_record=True))
+    errors = [value for value in parsed if isinstance(value, ReadError)]
+    if len(errors) == len(parsed) and errors[0].reason == "not_json":
+        return [replace(errors[0], of_record=False)]  # one object over many lines
     return parsed
 
 
-def _parse_array(text: str, columns: Columns) -> Iterator[Record | Fault]:
+def _parse_array(text: str, columns: Columns) -> Iterator[Record | ReadError]:
     try:
         values = _decode(text)
     except json.JSONDecodeError as error:
-        yield Fault("not_json", f"line {error.lineno} column {error.colno}", error.msg, of_record=False)
-        values = _values_before_fault(text)
+        yield ReadError("not_json", f"line {error.lineno} column {error.colno}", error.msg, of_record=False)
+        values = _values_before_error(text)
     if isinstance(values, list | Iterator):
         yield from (_to_record(f"record {number}", value, columns) for number, value in enumerate(values, start=1))
     else:
         detail = f"holds one {type(values).__name__}, not an array of objects"
-        yield Fault("wrong_type", "line 1 column 1", detail, of_record=False)
+        yield ReadError("wrong_type", "line 1 column 1", detail, of_record=False)
 
 
-def _values_before_fault(text: str) -> Iterator[Any]:
-    """The values of a broken array, up to the first that is not whole."""
+def _values_before_error(text: str) -> Iterator[Any]:
+    """Yield the values of a broken array, up to the first that is incomplete."""
     at, expected = 0, "["
     while (separator := _SEPARATOR.match(text, at)) and separator[1] == expected:
         try:
@@ -145,12 +146,12 @@ def _values_before_fault(text: str) -> Iterator[Any]:
         expected = ","
 
 
-def _to_record(place: str, value: Any, columns: Columns) -> Record | Fault:
+def _to_record(place: str, value: Any, columns: Columns) -> Record | ReadError:
     if not isinstance(value, dict):
-        return Fault("wrong_type", place, f"of type {type(value).__name__}, not an object", of_record=True)
+        return ReadError("wrong_type", place, f"of type {type(value).__name__}, not an object", of_record=True)
     if not isinstance(text := value.get(columns.text), str | None):
         detail = f"{columns.text} is of type {type(text).__name__}, not a string"
-        return Fault("wrong_type", place, detail, of_record=True)
+        return ReadError("wrong_type", place, detail, of_record=True)
     fields: list[Any] = []
     for key in dict.fromkeys(vars(columns).values()):
         field = value.get(key, msgspec.UNSET)
@@ -161,8 +162,8 @@ def _to_record(place: str, value: Any, columns: Columns) -> Record | Fault:
                 field.encode()
         except UnicodeEncodeError as error:
             detail = f"{key} holds half of a surrogate pair at character {error.start + 1}"
-            return Fault("not_unicode", place, detail, of_record=True)
+            return ReadError("not_unicode", place, detail, of_record=True)
         except RecursionError as error:
-            return Fault("not_json", place, f"{key} is nested too deep: {error}", of_record=True)
+            return ReadError("not_json", place, f"{key} is nested too deep: {error}", of_record=True)
         fields.append(field)
     return _record_type(columns)(*fields)

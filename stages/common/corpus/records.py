@@ -1,7 +1,7 @@
-"""Reviews as every source format gives them, and what can be wrong with a file or a review."""
+"""Reviews as every source format gives them, and the errors that reading can find."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 
 @dataclass(frozen=True)
@@ -44,13 +44,20 @@ class Records:
 
 
 @dataclass(frozen=True)
-class Fault:
-    """What is wrong with a file, or with one record of it."""
+class ReadError:
+    """An error in a file, or in one record of it: returned, not raised, since reading goes on after it."""
 
     reason: Literal["unreadable", "not_json", "not_unicode", "wrong_type", "not_a_row"]
     place: str  # in the file: record, line and column, or byte
     detail: str
-    of_record: bool
+    of_record: bool  # False: the error concerns the file as a whole
 
     def __str__(self) -> str:
         return ": ".join(filter(None, (self.place, self.detail)))
+
+
+class ReadResult(NamedTuple):
+    """The valid records of a file, or of a part of it, and the errors found there."""
+
+    records: Records
+    errors: list[ReadError]

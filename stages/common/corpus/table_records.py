@@ -1,9 +1,9 @@
-"""Reviews of a table, one a row."""
+"""Read the reviews of a table, one per row."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
-from stages.common.corpus.records import AIHUB, Columns, Fault, Records
+from stages.common.corpus.records import AIHUB, Columns, ReadError, ReadResult, Records
 from stages.common.corpus.tables import missing_column, read_chunks
 
 
@@ -17,10 +17,10 @@ def _check_columns(found: list[str], columns: Columns) -> None:
             raise ValueError(f"has two columns {name}")
 
 
-def read_table_records(path: Path, columns: Columns, encoding: str) -> Iterator[tuple[Records, list[Fault]]]:
-    """Yield the records of a table, and its faults, a chunk at a time; .txt is taken for .tsv.
+def read_table_records(path: Path, columns: Columns, encoding: str) -> Iterator[ReadResult]:
+    """Yield the records of a table, and its errors, a chunk at a time; .txt is read as .tsv.
 
-    Where a table has no column for ids, they are FILE:NUMBER.
+    If a table has no column of ids, they are FILE:NUMBER.
     """
     suffix = ".tsv" if path.suffix.lower() == ".txt" else path.suffix.lower()
     names: list[str] = []
@@ -34,8 +34,8 @@ def read_table_records(path: Path, columns: Columns, encoding: str) -> Iterator[
         with path.open("rb") as file:
             options = encoding, "set data.encoding to cp949", suffix
             for chunk in read_chunks(path, file, columns.text, check_columns, *options):
-                if isinstance(chunk, Fault):
-                    yield Records(), [chunk]
+                if isinstance(chunk, ReadError):
+                    yield ReadResult(Records(), [chunk])
                     continue
                 size = len(chunk.texts)
                 ids: list[str | None] = [f"{path.name}:{num_rows + number}" for number in range(1, size + 1)]
@@ -46,6 +46,6 @@ def read_table_records(path: Path, columns: Columns, encoding: str) -> Iterator[
                 if columns.category in names:
                     categories = [cell or None for cell in chunk.cells(columns.category)]
                 label = chunk.cells(columns.label)
-                yield Records(chunk.texts.tolist(), label, [True] * size, ids, categories), []
+                yield ReadResult(Records(chunk.texts.tolist(), label, [True] * size, ids, categories), [])
     except ValueError as error:
-        yield Records(), [Fault("unreadable", "", str(error), of_record=False)]
+        yield ReadResult(Records(), [ReadError("unreadable", "", str(error), of_record=False)])

@@ -1,4 +1,4 @@
-"""Tables of any size, a chunk at a time: CSV, TSV, lines of text, Excel, JSON lines or Parquet.
+"""Read tables of any size in chunks: CSV, TSV, lines of text, Excel, JSON lines or Parquet.
 
 pandas' `read_csv` is not used, since it takes `"a"x` for a cell, fills up a row that is too short, names the wrong line
 after a cell of several lines, and drops an empty cell that is alone in its row.
@@ -6,10 +6,12 @@ after a cell of several lines, and drops an empty cell that is alone in its row.
 
 import csv
 import json
+import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 from zipfile import BadZipFile, ZipFile
@@ -19,7 +21,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stages.common.corpus.records import Fault
+from stages.common.corpus.records import ReadError
 from stages.common.runtime.exceptions import UserError
 
 CHUNK_ROWS = 4096
@@ -29,56 +31,118 @@ Row = TypeVar("Row")
 
 
 def to_json(value: Any) -> str:
-    """One line of JSON, Korean as it is."""
+    """Write a value as one line of JSON, Korean as it is."""
     return json.dumps(value, ensure_ascii=False, default=str)
 
 
 def to_cell(value: Any) -> str | None:
-    """A value as text; None for null and NaN."""
+    """Return a value as text; None for null and NaN."""
     if isinstance(value, bool | list | dict):
         return to_json(value)
     return None if value is None or value != value else str(value)  # NaN, the only value that is not itself
 
 
 def _whole(value: Any) -> Any:
-    """A whole number as such: spreadsheets and columns with gaps hold 1 as 1.0."""
+    """Return a whole number as an int: spreadsheets, and columns with nulls, hold 1 as 1.0."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-@dataclass(frozen=True)
-class Chunk:
-    """Consecutive rows: the lines of JSON lines, a batch of Parquet, or a frame of the cells of any other format."""
+def to_json_lines(frame: pd.DataFrame) -> list[str]:
+    """Write each row as one JSON object; null stands for NaN and infinity, which JSON does not have."""
 
-    rows: pd.DataFrame | list[str] | pa.RecordBatch
+    def finite(value: Any) -> Any:
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    rows = frame.astype(object).to_dict("records")
+    return [to_json({name: finite(value) for name, value in row.items()}) for row in rows]
+
+
+@dataclass(frozen=True)
+class Chunk(ABC):
+    """Consecutive rows of a table. A subclass holds them as its format does, so that this format loses no value."""
+
     texts: pd.Series  # the column that holds the texts; "" for a null
 
+    @abstractmethod
     def to_frame(self) -> pd.DataFrame:
-        """The rows as Python objects; None or NaN for what a row lacks."""
-        if isinstance(self.rows, pd.DataFrame):
-            return self.rows
-        if isinstance(self.rows, list):
-            names = None if self.rows else [self.texts.name]
-            return pd.DataFrame(list(map(json.loads, self.rows)), columns=names, dtype=object)
-        if binary := [field.name for field in self.rows.schema if "binary" in str(field.type)]:
-            raise UserError(f"only .parquet can hold the bytes of column {binary[0]}")
-        return pd.DataFrame(self.rows.to_pydict(), dtype=object)
+        """Return the rows as Python objects; None or NaN for what a row lacks."""
 
-    def to_text(self, columns: list[str]) -> pd.DataFrame:
-        """The rows as text in the given columns; if these are not known yet, the chunk's own are appended to them."""
-        frame = self.to_frame()
-        columns += [] if columns else frame.columns.tolist()
-        if unknown := [name for name in frame.columns if name not in columns]:
-            raise UserError(f"key {unknown[0]} is not in the first {CHUNK_ROWS} lines: write .jsonl")
-        return frame.reindex(columns=columns).map(to_cell)
+    def to_text(self) -> pd.DataFrame:
+        """Return the rows as text, in the columns of the table's first chunk; None or NaN for what a row lacks."""
+        return self.to_frame().map(to_cell)
 
     def cells(self, column: str) -> list[str | None]:
-        """A column of a frame or of Parquet as text, whole numbers as such; None where it is null."""
-        values = self.rows[column]  # type: ignore[call-overload]
-        return [to_cell(_whole(value)) for value in (values if isinstance(values, pd.Series) else values.to_pylist())]
+        """Return a column as text, whole numbers without a fraction; None where it is null."""
+        return [to_cell(_whole(value)) for value in self.to_frame()[column]]
+
+    def to_excel(self) -> pd.DataFrame:
+        """Return the rows as values that Excel can hold."""
+        return self.to_text()
+
+    def to_json_lines(self) -> list[str]:
+        """Return each row as one line of JSON."""
+        return to_json_lines(self.to_frame())
+
+    def to_arrow(self) -> pa.Table:
+        """Return the rows with the types of Parquet, or else as text."""
+        frame = self.to_text()
+        return pa.table([pa.array(frame[name], pa.string()) for name in frame], list(frame))
+
+
+@dataclass(frozen=True)
+class FrameChunk(Chunk):
+    """Rows of CSV, of Excel or of a text file."""
+
+    frame: pd.DataFrame
+
+    def to_frame(self) -> pd.DataFrame:
+        return self.frame
+
+    def to_excel(self) -> pd.DataFrame:
+        return self.frame
+
+
+@dataclass(frozen=True)
+class JsonLinesChunk(Chunk):
+    """Rows of JSON lines."""
+
+    lines: list[str]
+    rows: list[dict[str, Any]]  # the parsed lines
+    columns: list[str]  # the keys in the table's first chunk
+
+    def to_frame(self) -> pd.DataFrame:
+        return pd.DataFrame(self.rows, columns=None if self.rows else self.columns, dtype=object)
+
+    def to_text(self) -> pd.DataFrame:
+        frame = self.to_frame()
+        if unknown := [name for name in frame if name not in self.columns]:
+            raise UserError(f"key {unknown[0]} is not in the first {CHUNK_ROWS} lines: write .jsonl")
+        return frame.reindex(columns=self.columns).map(to_cell)
+
+    def to_json_lines(self) -> list[str]:
+        return self.lines
+
+
+@dataclass(frozen=True)
+class ParquetChunk(Chunk):
+    """Rows of Parquet."""
+
+    batch: pa.RecordBatch
+
+    def to_frame(self) -> pd.DataFrame:
+        if binary := [field.name for field in self.batch.schema if "binary" in str(field.type)]:
+            raise UserError(f"only .parquet can hold the bytes of column {binary[0]}")
+        return pd.DataFrame(self.batch.to_pydict(), dtype=object)
+
+    def cells(self, column: str) -> list[str | None]:
+        return [to_cell(_whole(value)) for value in self.batch[column].to_pylist()]
+
+    def to_arrow(self) -> pa.Table:
+        return pa.Table.from_batches([self.batch])
 
 
 CheckColumns = Callable[[list[str]], None]  # raises a ValueError if the names of a table's columns will not do
-Reader = Callable[["_Lines", str, CheckColumns], Iterator[Chunk | Fault]]
+Reader = Callable[["_Lines", str, CheckColumns], Iterator[Chunk | ReadError]]
 
 
 class _Lines:
@@ -124,7 +188,7 @@ class _CsvRows:
         self._read: list[str] = []  # the lines of the current row
         self._reader = self._new_reader()
         self.num_cells: int | None = None  # of every row, once the header is known
-        self.faults: list[Fault] = []
+        self.errors: list[ReadError] = []
 
     def _new_reader(self) -> Iterator[list[str]]:
         def recorded() -> Iterator[str]:
@@ -149,9 +213,9 @@ class _CsvRows:
             if detail and self.num_cells is None:
                 raise ValueError(detail)  # no row can be told from another without a header
             if detail:
-                # A quote that is never closed makes one row of many lines, of which only the first is at fault.
+                # A quote that is never closed makes one row of many lines, but only the first of these is broken.
                 place, last = (first, self._lines.number) if self._read else (self._lines.number,) * 2
-                self.faults.append(Fault("not_a_row", f"line {place}", detail, of_record=True))
+                self.errors.append(ReadError("not_a_row", f"line {place}", detail, of_record=True))
                 if last > place:
                     self._lines.put_back(place + 1, self._read[1:])
                 self._reader = self._new_reader()
@@ -161,23 +225,23 @@ class _CsvRows:
 
 def _read_csv(
     lines: _Lines, text_column: str, check_columns: CheckColumns, delimiter: str = ","
-) -> Iterator[Chunk | Fault]:
+) -> Iterator[Chunk | ReadError]:
     rows = _CsvRows(lines, delimiter)
     header = next(rows, [])
     check_columns(header)
     rows.num_cells = len(header)
     for chunk in _take_chunks(rows):
-        yield from rows.faults
-        rows.faults.clear()
+        yield from rows.errors
+        rows.errors.clear()
         frame = pd.DataFrame(chunk, columns=header, dtype=object)
-        yield Chunk(frame, frame[text_column])
-    yield from rows.faults
+        yield FrameChunk(frame[text_column], frame)
+    yield from rows.errors
 
 
-def _read_text(lines: _Lines, text_column: str, check_columns: CheckColumns) -> Iterator[Chunk | Fault]:
+def _read_text(lines: _Lines, text_column: str, check_columns: CheckColumns) -> Iterator[Chunk | ReadError]:
     for chunk in _take_chunks(line.rstrip("\r\n") for line in lines):
         frame = pd.DataFrame({text_column: chunk}, dtype=object)
-        yield Chunk(frame, frame[text_column])
+        yield FrameChunk(frame[text_column], frame)
 
 
 def _trim(row: tuple[Any, ...]) -> list[Any]:
@@ -188,7 +252,7 @@ def _trim(row: tuple[Any, ...]) -> list[Any]:
     return cells
 
 
-def _read_excel(lines: _Lines, text_column: str, check_columns: CheckColumns) -> Iterator[Chunk | Fault]:
+def _read_excel(lines: _Lines, text_column: str, check_columns: CheckColumns) -> Iterator[Chunk | ReadError]:
     signature = lines.file.read(len(OLE_SIGNATURE))
     lines.file.seek(0)
     if signature == OLE_SIGNATURE:
@@ -206,16 +270,16 @@ def _read_excel(lines: _Lines, text_column: str, check_columns: CheckColumns) ->
             for number, row in chunk:
                 if len(row) > len(header):
                     detail = f"{len(row)} cells, but the first row has {len(header)}"
-                    yield Fault("not_a_row", f"row {number}", detail, of_record=True)
+                    yield ReadError("not_a_row", f"row {number}", detail, of_record=True)
             cells = [row + [None] * (len(header) - len(row)) for _, row in chunk if len(row) <= len(header)]
             frame = pd.DataFrame(cells, columns=header, dtype=object)
-            yield Chunk(frame, frame[text_column].map(to_cell).fillna("").astype(object))
+            yield FrameChunk(frame[text_column].map(to_cell).fillna("").astype(object), frame)
     except (BadZipFile, KeyError, SyntaxError) as error:  # XML's error is a SyntaxError
         raise ValueError(f"not an Excel file: {error}") from error
 
 
-def _read_json_lines(lines: _Lines, text_column: str, check_columns: CheckColumns) -> Iterator[Chunk | Fault]:
-    def checked_rows() -> Iterator[tuple[str, str]]:
+def _read_json_lines(lines: _Lines, text_column: str, check_columns: CheckColumns) -> Iterator[Chunk | ReadError]:
+    def checked_rows() -> Iterator[tuple[str, dict[str, Any]]]:
         for line in filter(None, map(str.strip, lines)):
             row = json.loads(line)
             if not isinstance(row, dict):
@@ -224,13 +288,17 @@ def _read_json_lines(lines: _Lines, text_column: str, check_columns: CheckColumn
             if not isinstance(text := row[text_column], str | None):
                 raise ValueError(f"the text is of type {type(text).__name__}")
             to_json(row).encode()  # raises for half of a surrogate pair
-            yield line, text or ""
+            yield line, row
 
+    columns: list[str] = []
     for chunk in _take_chunks(checked_rows()):
-        yield Chunk([line for line, _ in chunk], pd.Series([text for _, text in chunk], name=text_column, dtype=object))
+        rows = [row for _, row in chunk]
+        columns = columns or list(dict.fromkeys(chain.from_iterable(rows))) or [text_column]
+        texts = pd.Series([row[text_column] or "" for row in rows], name=text_column, dtype=object)
+        yield JsonLinesChunk(texts, [line for line, _ in chunk], rows, columns)
 
 
-def _read_parquet(lines: _Lines, text_column: str, check_columns: CheckColumns) -> Iterator[Chunk | Fault]:
+def _read_parquet(lines: _Lines, text_column: str, check_columns: CheckColumns) -> Iterator[Chunk | ReadError]:
     table = pq.ParquetFile(lines.file)
     schema = table.schema_arrow
     check_columns(schema.names)
@@ -240,10 +308,10 @@ def _read_parquet(lines: _Lines, text_column: str, check_columns: CheckColumns) 
         raise ValueError(f"column {text_column} holds {kind}, not text")
     batches = table.iter_batches(CHUNK_ROWS)
     for batch in batches if table.metadata.num_rows else [pa.RecordBatch.from_pylist([], schema)]:
-        yield Chunk(batch, batch[text_column].cast(pa.string()).fill_null("").to_pandas())
+        yield ParquetChunk(batch[text_column].cast(pa.string()).fill_null("").to_pandas(), batch)
 
 
-READERS: dict[str, Callable[..., Iterator[Chunk | Fault]]] = {
+READERS: dict[str, Callable[..., Iterator[Chunk | ReadError]]] = {
     ".csv": _read_csv,
     ".tsv": partial(_read_csv, delimiter="\t"),
     ".txt": _read_text,
@@ -254,7 +322,7 @@ READERS: dict[str, Callable[..., Iterator[Chunk | Fault]]] = {
 
 
 def missing_column(name: str, names: list[str]) -> str:
-    """What to say of a table that has no column `name`."""
+    """Return the error message for a table that has no column `name`."""
     hint = "; its cells stand between tabs: name it .tsv" if any("\t" in other for other in names) else ""
     return f"has no column {name}; it has {', '.join(names) or 'none at all'}{hint}"
 
@@ -267,16 +335,17 @@ def read_chunks(
     encoding: str = "utf-8",
     encoding_hint: str = "add --encoding cp949",
     suffix: str = "",
-) -> Iterator[Chunk | Fault]:
-    """Yield the rows of an open table, and the faults of single rows, in their order.
+) -> Iterator[Chunk | ReadError]:
+    """Yield the rows of an open table, and the errors of single rows, in their order.
 
     Args:
-        encoding: of a format that consists of lines.
-        encoding_hint: what to do where a file is not UTF-8.
-        suffix: of the format, if `path` has another one.
+        text_column: The column that holds the texts.
+        encoding: The encoding of the file, if its format consists of lines.
+        encoding_hint: What to do if the file is not UTF-8, for the error message.
+        suffix: The suffix of the format, if `path` has another one.
 
     Raises:
-        ValueError: the rest of the file cannot be read; names the line where there is one.
+        ValueError: The rest of the file cannot be read; the message names the line, if the format has lines.
     """
     lines = _Lines(file, encoding, encoding_hint)
     try:

@@ -1,19 +1,18 @@
-"""New columns for tables of any size: a chunk at a time is read, computed and written.
+"""Add columns to tables of any size: read, compute and write one chunk at a time.
 
 An .xlsx that is written is held in memory as a whole.
 
-Where the format stays, so does every value: JSON lines are extended, not written anew, and Parquet keeps its types;
-only of an Excel file the values of the first sheet are taken, without formulas and formats. In CSV and TSV, and in
-Parquet made from another format, every value is text, and objects and lists are JSON text.
+If the format stays the same, so does every value: JSON lines are extended, not written anew, and Parquet keeps its
+types. Of an Excel file, only the values of the first sheet are kept, without formulas and formats. In CSV and TSV, and
+in Parquet made from another format, every value is text, and objects and lists are JSON text.
 """
 
 import csv
-import math
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -21,33 +20,28 @@ import pyarrow.parquet as pq
 from openpyxl.utils.exceptions import IllegalCharacterError
 
 from stages.common.artifacts.files import atomic_write
-from stages.common.corpus.records import Fault
-from stages.common.corpus.tables import READERS, Chunk, missing_column, read_chunks, to_json
+from stages.common.corpus.records import ReadError
+from stages.common.corpus.tables import READERS, Chunk, missing_column, read_chunks, to_json_lines
 from stages.common.runtime.console import ProgressBar
 from stages.common.runtime.exceptions import UserError
 
-ComputedChunks = Iterator[tuple[Chunk, pd.DataFrame]]  # rows, and their new columns
+ComputedChunks = Iterator[tuple[Chunk, pd.DataFrame]]  # rows with their new columns
 
 
 def _write_csv(path: Path, chunks: ComputedChunks, delimiter: str = ",") -> None:
-    columns: list[str] = []
     with path.open("w", encoding="utf-8", newline="") as file:
-        for chunk, new in chunks:
-            is_first = not columns
-            frame = pd.concat([chunk.to_text(columns), new], axis=1)
+        for number, (chunk, new) in enumerate(chunks):
+            frame = pd.concat([chunk.to_text(), new], axis=1)
             # All cells are quoted: Python 3.11 would not quote one because of a lone \r.
-            frame.to_csv(file, sep=delimiter, header=is_first, index=False, quoting=csv.QUOTE_ALL)
+            frame.to_csv(file, sep=delimiter, header=number == 0, index=False, quoting=csv.QUOTE_ALL)
 
 
 def _write_excel(path: Path, chunks: ComputedChunks) -> None:
-    columns: list[str] = []
-    frames = []  # a sheet has a million rows at most
-    for chunk, new in chunks:
-        frame = chunk.rows if isinstance(chunk.rows, pd.DataFrame) else chunk.to_text(columns)
-        frames.append(pd.concat([frame, new], axis=1))
+    # All rows are in memory at once, which a sheet allows: it has a million rows at most.
+    frame = pd.concat([pd.concat([chunk.to_excel(), new], axis=1) for chunk, new in chunks])
     try:
         with path.open("wb") as file, pd.ExcelWriter(file, engine="openpyxl") as writer:
-            pd.concat(frames).to_excel(writer, index=False)
+            frame.to_excel(writer, index=False)
             for cell in chain.from_iterable(writer.book.active.rows):
                 if cell.data_type == "f":  # a text that begins with = is no formula
                     cell.data_type = "s"
@@ -55,38 +49,24 @@ def _write_excel(path: Path, chunks: ComputedChunks) -> None:
         raise UserError(f"Excel cannot hold this table: {str(error)!a}; write .csv or .parquet") from error
 
 
-def _to_json_lines(frame: pd.DataFrame) -> list[str]:
-    def finite(value: Any) -> Any:  # JSON knows neither NaN nor infinity: null stands for them
-        return None if isinstance(value, float) and not math.isfinite(value) else value
-
-    rows = frame.astype(object).to_dict("records")
-    return [to_json({name: finite(value) for name, value in row.items()}) for row in rows]
-
-
 def _write_json_lines(path: Path, chunks: ComputedChunks) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
         for chunk, new in chunks:
-            rows = chunk.rows if isinstance(chunk.rows, list) else _to_json_lines(chunk.to_frame())
-            for row, added in zip(rows, _to_json_lines(new), strict=True):
+            for row, added in zip(chunk.to_json_lines(), to_json_lines(new), strict=True):
                 file.write(f"{row.removesuffix('}').rstrip()}, {added[1:]}\n")
 
 
+def _to_arrow(chunk: Chunk, new: pd.DataFrame) -> pa.Table:
+    table = chunk.to_arrow()
+    for name in new:
+        table = table.append_column(name, pa.array(new[name], from_pandas=True))
+    return table
+
+
 def _write_parquet(path: Path, chunks: ComputedChunks) -> None:
-    columns: list[str] = []
-
-    def to_arrow(chunk: Chunk, new: pd.DataFrame) -> pa.Table:
-        if isinstance(chunk.rows, pa.RecordBatch):
-            table = pa.Table.from_batches([chunk.rows])
-        else:
-            frame = chunk.to_text(columns)
-            table = pa.table([pa.array(frame[name], pa.string()) for name in columns], columns)
-        for name in new:
-            table = table.append_column(name, pa.array(new[name], from_pandas=True))
-        return table
-
-    first = to_arrow(*next(chunks))
+    first = _to_arrow(*next(chunks))
     with pq.ParquetWriter(path, first.schema) as writer:
-        for table in chain([first], (to_arrow(*chunk) for chunk in chunks)):
+        for table in chain([first], itertools.starmap(_to_arrow, chunks)):
             writer.write_table(table)
 
 
@@ -137,7 +117,7 @@ def add_columns(
     def chunks() -> Iterator[Chunk]:
         try:
             for chunk in read_chunks(source, file, text_column, check_columns, encoding):
-                if isinstance(chunk, Fault):
+                if isinstance(chunk, ReadError):
                     raise ValueError(chunk)
                 yield chunk
         except ValueError as error:
