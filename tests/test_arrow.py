@@ -100,12 +100,6 @@ def test_a_missing_table_is_named(tmp_path):
         read_table(tmp_path / "missing.arrow")
 
 
-@pytest.mark.parametrize("name", ["ingest", "filter", "base_model", "clean_and_tokenize", "split", "baselines"])
-def test_data_stages_import_no_torch(name):
-    code = f"import sys, stages.{name}; sys.exit(any(m in sys.modules for m in ('torch', 'transformers', 'sklearn')))"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
-
-
 @pytest.mark.parametrize("umask", [0o022, 0o077])
 def test_files_have_the_mode_that_the_umask_asks_for(tmp_path, umask):
     """safetensors alone would create them for their owner only."""

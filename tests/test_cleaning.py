@@ -11,7 +11,7 @@ from stages.common.corpus.cleaning import WHITE_SPACE, clean, patterns
 from stages.common.runtime.exceptions import UserError
 from stages.common.runtime.params import CleanParams
 
-NOTEBOOK = CleanParams(strip_tags=True, keep="0-9가-힣A-Za-z.,?!", keep_jamo=False, collapse_spaces=True)
+NOTEBOOK = CleanParams(strip_tags=True, keep="0-9가-힣A-Za-z.,?!", keep_jamo=False)
 TEXTS = [
     "<b>배터리</b>가 <br/>좋아요!! ㅋㅋㅋ 😊 #추천",
     "a < b > c <> << d >> <\n>",
@@ -45,7 +45,6 @@ def test_equals_the_notebook_text_by_text():
         ("<b>좋다</b> ㅋㅋ", {"strip_tags": False}, "b 좋다 b"),
         ("<b>좋다</b> ㅋㅋ ㅠㅠ 😊", {"keep_jamo": True}, "좋다 ㅋㅋ ㅠㅠ"),
         ("좋다  ㅋㅋ\n😊 ", {"keep": ""}, "좋다 ㅋㅋ 😊"),
-        ("좋다  ㅋㅋ\n😊 ", {"keep": "", "collapse_spaces": False}, "좋다  ㅋㅋ\n😊"),
         ("와이-파이 ㅋㅋ ♥", {"keep": "가-힣-", "keep_jamo": True}, "와이-파이 ㅋㅋ"),
     ],
 )

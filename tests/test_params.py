@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from stages.common.runtime.exceptions import UserError
-from stages.common.runtime.params import load_params
+from stages.common.runtime.params import Preprocessing, load_params
 from tests.support.project import ROOT
 
 SHIPPED = (ROOT / "params.yaml").read_text(encoding="utf-8")
@@ -76,3 +77,12 @@ def test_a_file_that_is_no_params_file_is_told_in_one_line(tmp_path, text):
         load_params(path)
     with pytest.raises(UserError, match="cannot be read"):
         load_params(tmp_path / "none.yaml")
+
+
+def test_a_checkpoint_of_when_rule_3_had_a_switch_can_be_used_if_it_was_on():
+    stored = {"clean": load_params(ROOT / "params.yaml").clean.model_dump(), "max_length": 256}
+    former = stored | {"clean": {**stored["clean"], "collapse_spaces": True}}
+    assert Preprocessing.model_validate(former) == Preprocessing.model_validate(stored)
+    former["clean"]["collapse_spaces"] = False
+    with pytest.raises(ValidationError, match="collapse_spaces"):
+        Preprocessing.model_validate(former)

@@ -62,7 +62,6 @@ SEEDS = {
     "number of 10,000 digits": "seeds: [" + "9" * 10_000 + "]",
     "code": "seeds: !!python/object/apply:os.system ['touch was-run']",
     "recursion": "seeds: &a [*a]",
-    "not a number": "train: {weight_decay: .nan}",
 }
 
 

@@ -14,7 +14,6 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from stages.base_model import convert_pickled_weights
 from stages.common.modeling.classifier import build_classifier, load_checkpoint
-from stages.common.pretrained import tokenizer as tokenizers
 from stages.common.pretrained.tokenizer import load_tokenizer
 from stages.common.runtime.exceptions import UserError
 from tests.support.corpus import LABELS
@@ -233,13 +232,3 @@ def test_a_hostile_tokenizer_is_refused(tmp_path, name):
     folder = write_tokenizer(tmp_path, **parts)
     with pytest.raises(UserError, match=rf"tokenizer\.json: .*{message}"):
         load_tokenizer(folder).encode(["a" * 40 + "!"], 16)
-
-
-@pytest.mark.parametrize("limit", [20, 60])
-def test_the_first_words_of_a_long_text_have_the_ids_of_the_whole(tiny_base_model, monkeypatch, limit):
-    texts = ["배터리 최고! ㅋㅋ " * 30, "화면별로" * 40, "음질 [SEP] 보통 " * 30, "가격 최고"]
-    expected = load_tokenizer(tiny_base_model).encode(texts, 12)
-    monkeypatch.setattr(tokenizers, "PREFIX_LENGTH", limit)
-    encoded = load_tokenizer(tiny_base_model).encode(texts, 12)
-    assert encoded.input_ids == expected.input_ids
-    assert encoded.num_truncated == expected.num_truncated == 3

@@ -1,15 +1,19 @@
-"""Writes page.html, the page of `dvc plots`, with Vega and the labels' letters inside: it needs no network and no font.
+"""Write page.html, the page of `dvc plots`, with all that it needs: no network, no font.
 
-pip install vl-convert-python==1.9.0.post1
-PYTHONPATH=. python .dvc/plots/make_page.py
+    pip install vl-convert-python==1.9.0.post1
+    PYTHONPATH=. python .dvc/plots/make_page.py [--output FILE]
+
+Vega is in it, and a font with the letters of the class names (`data.labels` in params.yaml). A browser shows other
+letters in a font of its own.
 """
 
+import argparse
 from pathlib import Path
 
 import vl_convert
-from stages.common.core.labels import LABELS
 
 from stages.common.reporting.plots import embedded_font
+from stages.common.runtime.params import load_params
 
 START = """
 const actions = {export: true, source: true, compiled: false, editor: false};  // the editor is on the net
@@ -38,7 +42,16 @@ body > div { white-space: normal !important; }
 </html>
 """
 
-bundle = vl_convert.javascript_bundle(START)
-assert "</script" not in bundle
-page = PAGE.replace("FONT", embedded_font("".join(LABELS))).replace("BUNDLE", bundle)
-Path(__file__).with_name("page.html").write_text(page, encoding="utf-8")
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=Path(__file__).with_name("page.html"), metavar="FILE")
+    output = parser.parse_args().output
+    bundle = vl_convert.javascript_bundle(START)
+    assert "</script" not in bundle
+    font = embedded_font("".join(load_params().data.labels))
+    output.write_text(PAGE.replace("FONT", font).replace("BUNDLE", bundle), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -119,7 +119,7 @@ def ppmi_vectors(rows: list[np.ndarray], size: int, window: int = 4) -> np.ndarr
 def build_model(vectors: np.ndarray, layers: int, device: torch.device) -> BertForMaskedLM:
     """A BERT with random weights but for the word embeddings."""
     hidden = vectors.shape[1]
-    config = BertConfig(
+    config = BertConfig(  # type: ignore[call-arg]  # attn_implementation is among the **kwargs
         vocab_size=VOCAB_SIZE,
         hidden_size=hidden,
         num_hidden_layers=layers,
@@ -136,7 +136,7 @@ def build_model(vectors: np.ndarray, layers: int, device: torch.device) -> BertF
     model = BertForMaskedLM(config)
     with torch.no_grad():
         model.bert.embeddings.word_embeddings.weight[FIRST_WORD:] = torch.from_numpy(vectors[FIRST_WORD:])
-    return model.to(device).train()
+    return model.to(device).train()  # type: ignore[arg-type]  # declared by a wrapper without `self`
 
 
 def epoch(

@@ -17,10 +17,13 @@ import datetime as dt
 import json
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
+
+T = TypeVar("T")
 
 SEED = 20240417
 TOTAL, VALID, PER_FILE = 5004, 4408, 100
@@ -282,10 +285,10 @@ class Writer:
     def chance(self, probability: float) -> bool:
         return self.rng.random() < probability
 
-    def pick(self, options: list | str):
+    def pick(self, options: Sequence[T]) -> T:
         return self.rng.choice(options)
 
-    def common(self, options: list):
+    def common(self, options: Sequence[T]) -> T:
         """An option, the first ones far more often than the last: words have a long tail."""
         return options[int(len(options) * self.rng.random() ** SKEW)]
 
@@ -436,7 +439,7 @@ class Writer:
         for rest in range(count - 1, -1, -1):
             if rest and self.chance(0.55):
                 link = self.pick(["고", "고", "고요,"])
-                segments.append(self.clause(polarity, lambda p, link=link: p.form(link)))
+                segments.append(self.clause(polarity, partial(Predicate.form, ending=link)))
             elif not rest and self.chance(0.15):
                 segments.append(self.clause(polarity, lambda p: p.form("because")))
                 return [*segments, self.verdict(polarity)]
@@ -472,8 +475,8 @@ class Writer:
                 self.clause(-polarity, lambda p: p.form("지만") + ("요." if self.register == "yo" else "."))
             )
             return segments
-        tail = {"yo": ["점 정도예요.", "거 하나네요."], "formal": ["점 정도입니다.", "것 하나입니다."]}
-        tail = tail.get(self.register, ["거 하나.", "점 정도.", "거 딱 하나뿐."])
+        tails = {"yo": ["점 정도예요.", "거 하나네요."], "formal": ["점 정도입니다.", "것 하나입니다."]}
+        tail = tails.get(self.register, ["거 하나.", "점 정도.", "거 딱 하나뿐."])
         point = self.clause(-polarity, lambda p: f"{p.adnominal()} {self.pick(tail)}", timeless=True, particle="이/가")
         return [*segments, Segment(self.word("small flaw" if polarity > 0 else "small merit")), point]
 
@@ -573,9 +576,8 @@ class Writer:
                 noun = self.pick(["거", "점", "것"])
                 points.append(Segment(labels[polarity]))
                 end = f" {noun}" + self.pick([",", ".", ""])
-                points.append(
-                    self.clause(polarity, lambda p, e=end: p.adnominal() + e, timeless=True, particle="이/가")
-                )
+                point = self.clause(polarity, Predicate.adnominal, timeless=True, particle="이/가")
+                points.append(Segment(point.text + end, point.aspect, point.polarity))
             segments = points
         else:
             segments = [
@@ -615,7 +617,7 @@ class Writer:
             first = self.clause(polarity, end, aspect, 0.0, timeless=True)
             segments = [Segment(f"{josa(self.product, '은/는')} {first.text}", aspect, 0)]
         else:
-            said = []
+            said: list[str] = []
             for side in (polarity, -polarity):
                 said.append(self.clause(side, lambda p: p.form("quote"), aspect, 0.2, True, named=not said).text)
             one = self.pick(["는 사람도 있고", "는 글도 있고", "는 후기도 보이고"])
@@ -629,7 +631,8 @@ class Writer:
         return [*segments, *map(Segment, ask)]
 
     def compose(self, polarity: int) -> list[Segment]:
-        plan = self.rng.choices(*PLANS[polarity != 0])[0]
+        plans, weights = PLANS[polarity != 0]
+        plan = self.rng.choices(plans, weights)[0]
         segments = plan(self, polarity)
         if polarity < 0 and self.chance(0.05):
             segments = self.ironic(polarity)
@@ -648,7 +651,7 @@ class Writer:
         return segments
 
 
-PLANS = {
+PLANS: dict[bool, tuple[list[Callable[[Writer, int], list[Segment]]], list[int]]] = {
     True: (
         [
             Writer.praise_or_complaint,

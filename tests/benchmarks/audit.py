@@ -11,6 +11,7 @@ import argparse
 import csv
 import importlib
 import random
+import unittest.mock
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +37,8 @@ def planted() -> set[str]:
             samples.append(super().sample(population, k, **options))
             return samples[-1]
 
-    generate.random.Random, original = RecordingRandom, random.Random
-    try:
+    with unittest.mock.patch.object(random, "Random", RecordingRandom):
         records = generate.build()
-    finally:
-        random.Random = original
     (wrong,) = [sample for sample in samples if len(sample) == round(generate.NOISE * generate.VALID)]
     pairs = {(record["RawText"], record["GeneralPolarity"]) for record in wrong}
     return {record["Index"] for record in records if (record["RawText"], record.get("GeneralPolarity")) in pairs}
@@ -88,7 +86,7 @@ def compare_projects(before: Path) -> None:
         # The interval is that of two methods, here one method with two sets of training rows.
         pair = dict(zip(METHODS, (there[method], here[method]), strict=True))
         estimates = BootstrapEstimates.collect(pair, texts, names, params)
-        result = estimates.difference(*reversed(METHODS), params.margin)
+        result = estimates.difference(METHODS[1], METHODS[0], params.margin)
         low, high = result["interval"]
         scores = [estimates.point_estimates[name]["macro_f1"] for name in METHODS]
         means = " to ".join(f"{values.mean():.4f}" for values in scores)

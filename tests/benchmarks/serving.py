@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -74,9 +75,9 @@ def in_batches(classify: Classify, texts: Sequence[str]) -> np.ndarray:
     return np.concatenate([classify(texts[i : i + BATCH_SIZE]) for i in range(0, len(texts), BATCH_SIZE)])
 
 
-def seconds(function: Callable[[], object]) -> float:
+def seconds(function: Callable[..., object], *arguments: object) -> float:
     started = time.perf_counter()
-    function()
+    function(*arguments)
     return time.perf_counter() - started
 
 
@@ -93,8 +94,8 @@ def compare_formats(model: Path, work: Path) -> None:
     predictions = {}
     for _ in range(ROUNDS):
         for name, classify in contenders.items():
-            single[name] += [seconds(lambda text=text, c=classify: c([text])) for text in texts[:NUM_SINGLE]]
-            batched[name].append(seconds(lambda c=classify: in_batches(c, texts)))
+            single[name] += [seconds(classify, [text]) for text in texts[:NUM_SINGLE]]
+            batched[name].append(seconds(in_batches, classify, texts))
             predictions[name] = in_batches(classify, texts)
     print("| | weights | accuracy | other labels than torch | one text | texts/s in batches of 64 |")
     print("| --- | ---: | ---: | ---: | ---: | ---: |")
@@ -130,7 +131,7 @@ with open({str(work / "pipeline.csv")!r}, "w") as file:
     times: dict[str, list[float]] = {name: [] for name in commands}
     for _ in range(ROUNDS):
         for name, of_contender in commands.items():
-            times[name].append(seconds(lambda c=of_contender: subprocess.run(c, check=True, capture_output=True)))
+            times[name].append(seconds(partial(subprocess.run, of_contender, check=True, capture_output=True)))
     print(f"\n| {num_texts:,} texts of a .csv | seconds | texts/s |\n| --- | ---: | ---: |")
     for name, each in times.items():
         print(f"| {name} | {median(each):.1f} | {num_texts / median(each):,.0f} |")

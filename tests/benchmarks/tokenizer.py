@@ -8,10 +8,12 @@ ratio of the medians.
 """
 
 import argparse
-import importlib.util
+import importlib.metadata
+import runpy
 import statistics
 import time
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 
@@ -20,13 +22,11 @@ from stages.common.pretrained.tokenizer import load_tokenizer
 ROUNDS = 3
 
 
-def reference(folder: Path):
+def reference(folder: Path) -> Any:
     """The class of kobert-transformers, loaded from its file: the package's own import asks the hub."""
-    package = Path(importlib.util.find_spec("kobert_transformers").submodule_search_locations[0])
-    spec = importlib.util.spec_from_file_location("tokenization_kobert", package / "tokenization_kobert.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.KoBertTokenizer(str(next(folder.glob("*.model"))), str(folder / "vocab.txt"))
+    package = Path(str(importlib.metadata.distribution("kobert-transformers").locate_file("kobert_transformers")))
+    module = runpy.run_path(str(package / "tokenization_kobert.py"))
+    return module["KoBertTokenizer"](str(next(folder.glob("*.model"))), str(folder / "vocab.txt"))
 
 
 def main() -> None:

@@ -79,7 +79,7 @@ def encoder_config(size: str, **others: Any) -> Any:
     from transformers import BertConfig
 
     layers, width = map(int, size.split("x"))
-    return BertConfig(
+    return BertConfig(  # type: ignore[call-arg]  # num_labels is among the **kwargs
         vocab_size=VOCABULARY,
         pad_token_id=PAD_ID,
         num_hidden_layers=layers,
@@ -98,7 +98,7 @@ class Notebook(nn.Module):
         from transformers import BertModel
 
         super().__init__()
-        self.bert = BertModel(encoder_config(size))
+        self.bert: Any = BertModel(encoder_config(size))
         if lora:
             adapters = LoraConfig(r=8, lora_alpha=16, lora_dropout=0.1, target_modules=["query", "value"], bias="none")
             self.bert = get_peft_model(self.bert, adapters)
@@ -121,7 +121,7 @@ def notebook_epochs(size: str, lora: bool, dataset: TokenizedDataset, learning_r
         return {"input_ids": input_ids, "attention_mask": mask, "labels": labels}
 
     model = Notebook(size, lora).to(get_device()).train()
-    items = list(zip(dataset.input_ids.to_pylist(), dataset.labels.tolist(), strict=True))
+    items: Any = list(zip(dataset.input_ids.to_pylist(), dataset.labels.tolist(), strict=True))
     loader = torch.utils.data.DataLoader(items, batch_size=BATCH_SIZE, shuffle=True, collate_fn=collate)
     optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=learning_rate)
 
@@ -160,21 +160,21 @@ def huggingface_epochs(
     class Clock(transformers.TrainerCallback):
         """Counts the floating-point operations of the first epoch, times the last."""
 
-        def on_epoch_begin(self, arguments: Any, state: Any, control: Any, **_: Any) -> None:
+        def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             self.counter = FlopCounterMode(display=False) if state.epoch < 0.5 else None
             if self.counter:
                 self.counter.__enter__()
             synchronize()
             self.started = time.perf_counter()
 
-        def on_epoch_end(self, arguments: Any, state: Any, control: Any, **_: Any) -> None:
+        def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             synchronize()
             self.seconds = time.perf_counter() - self.started
             if self.counter:
                 self.counter.__exit__(None, None, None)
                 self.flops = self.counter.get_total_flops()
 
-    model = transformers.BertForSequenceClassification(encoder_config(size))
+    model: Any = transformers.BertForSequenceClassification(encoder_config(size))
     if lora:
         adapters = LoraConfig(
             task_type="SEQ_CLS", r=8, lora_alpha=16, lora_dropout=0.1, target_modules=["query", "value"]
@@ -217,7 +217,7 @@ def our_epochs(
     """A function that trains one epoch with the pipeline's loop and returns its seconds."""
     from transformers import BertForTokenClassification
 
-    model: nn.Module = BertForTokenClassification(encoder_config(size, classifier_dropout=0.1))
+    model: Any = BertForTokenClassification(encoder_config(size, classifier_dropout=0.1))
     if lora:
         model = add_lora(model, params.lora, 42)
     train_params = params.train.model_copy(

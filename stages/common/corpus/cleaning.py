@@ -17,19 +17,19 @@ JAMO = "ㄱ-ㅎㅏ-ㅣ"
 
 
 def patterns(params: CleanParams) -> list[str]:
-    """What each rule that is switched on replaces by a space: regular expressions, in the notebook's order."""
+    """Return what each rule replaces by a space, as regular expressions in the notebook's order.
+
+    Rules 1 and 2 have their switches in `params`; rule 3, runs of white space, always holds.
+    """
     # A hyphen at the end stands for itself, and must not begin a range with what follows.
     kept = re.sub(r"(?<!\\)-$", r"\\-", params.keep) + (JAMO if params.keep_jamo else "")
-    rules = [
-        (params.strip_tags, "<[^>]+>"),
-        (params.keep, f"[^{kept}]+"),
-        (params.collapse_spaces, f"[{WHITE_SPACE}]+"),
-    ]
-    return [pattern for is_on, pattern in rules if is_on]
+    tags = ["<[^>]+>"] if params.strip_tags else []
+    others = [f"[^{kept}]+"] if params.keep else []
+    return [*tags, *others, f"[{WHITE_SPACE}]+"]
 
 
 def clean(texts: pa.Array | pa.ChunkedArray, params: CleanParams) -> pa.Array | pa.ChunkedArray:
-    """Clean each text by the rules that `params` switches on, in the notebook's order, and strip white space.
+    """Clean each text by the rules of `patterns`, one after the other, and strip white space.
 
     Raises:
         UserError: RE2 does not accept `clean.keep` as the inside of a character class.

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from stages.common.labels import label_index
 from stages.common.runtime.exceptions import UserError
@@ -127,14 +127,13 @@ class BaseModelParams(Section):
 
 
 class CleanParams(Section):
-    """The notebook's cleaning rules, in its order."""
+    """The notebook's cleaning rules, in its order; rule 3, runs of white space to one space, always holds."""
 
     strip_tags: bool = _described("rule 1: <...> to a space")
     keep: Annotated[str, AfterValidator(_check_character_class)] = _described(
         "rule 2: runs of any other character to a space; '' keeps all"
     )
     keep_jamo: bool = _described("rule 2 keeps lone jamo too: ㅋㅋ, ㅠㅠ")
-    collapse_spaces: bool = _described("rule 3: runs of white space to one space")
 
 
 class TokenizeParams(Section):
@@ -151,6 +150,14 @@ class Preprocessing(Section):
 
     clean: CleanParams
     max_length: Annotated[int, Field(ge=3)]  # in tokens, special tokens included
+
+    @field_validator("clean", mode="before")
+    @classmethod
+    def _accept_former_rule(cls, clean: Any) -> Any:
+        # Older checkpoints store whether rule 3 was on. Now it always is, so that only `true` means the same texts.
+        if isinstance(clean, dict) and clean.get("collapse_spaces") is True:
+            return {key: value for key, value in clean.items() if key != "collapse_spaces"}
+        return clean
 
 
 class SplitParams(Section):

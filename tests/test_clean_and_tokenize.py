@@ -1,4 +1,4 @@
-"""The stages base_model, with a folder, and clean_and_tokenize."""
+"""The stage clean_and_tokenize."""
 
 import json
 import re
@@ -38,52 +38,6 @@ def tokenize(stage, tmp_path, base_model) -> Callable[..., pa.Table]:
         return read_table(TOKENIZED)
 
     return run_stages
-
-
-def test_only_what_is_read_is_copied_with_its_hashes(stage, base_model):
-    (base_model / "evil.py").write_text("raise SystemExit", encoding="utf-8")
-    (base_model / "pytorch_model.bin").write_bytes(b"pickle")
-    stage("base_model", base_model__folder=str(base_model))
-    names = {path.name for path in Path("data/base_model").iterdir()}
-    assert names == {"base_model.json", "config.json", "model.safetensors", "tokenizer.model", "vocab.txt"}
-    provenance = json.loads(Path("data/base_model/base_model.json").read_text(encoding="utf-8"))
-    assert set(provenance["sha256"]) == names - {"base_model.json"}
-
-
-@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.model", "vocab.txt"])
-def test_a_folder_that_lacks_a_file_is_refused_and_the_old_base_model_stays(stage, base_model, name):
-    stage("base_model", base_model__folder=str(base_model))
-    before = {path: path.read_bytes() for path in Path("data/base_model").iterdir()}
-    (base_model / name).unlink()
-    with pytest.raises(SystemExit, match=name.replace("tokenizer.model", r"\*\.model")):
-        stage("base_model")
-    assert {path: path.read_bytes() for path in Path("data/base_model").iterdir()} == before
-
-
-def edit_config(folder: Path, **values: object) -> None:
-    path = folder / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | values), encoding="utf-8")
-
-
-def truncate(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-100])
-
-
-@pytest.mark.parametrize(
-    ("damage", "error"),
-    [
-        (lambda folder: edit_config(folder, vocab_size=50), "모델 폴더: the tokenizer has .* a vocab_size of 50"),
-        (lambda folder: edit_config(folder, model_type=None), r"모델 폴더/config\.json: has no model_type"),
-        (lambda folder: (folder / "config.json").write_text("{"), r"모델 폴더/config\.json: cannot be read as JSON"),
-        (lambda folder: truncate(folder / "model.safetensors"), "모델 폴더/model.safetensors: not a whole safetensors"),
-        (shutil.rmtree, "base_model.folder: .*모델 폴더 is not a folder"),
-    ],
-)
-def test_a_damaged_or_contradicting_folder_is_refused(stage, base_model, damage, error):
-    damage(base_model)
-    with pytest.raises(SystemExit, match=error):
-        stage("base_model", base_model__folder=str(base_model))
-    assert not Path("data/base_model").exists()
 
 
 def test_rows_without_text_are_dropped_and_counted(tokenize):
