@@ -1,44 +1,40 @@
-"""Labels of the training side that are probably wrong, by confident learning, for a person to look at.
+"""Labels that are probably wrong, by confident learning, for a person to look at, and which method learned them.
 
-Each row gets its probabilities from a TF-IDF model that has not seen its text. A row is suspected if another class is
-as probable as it is, on average, for the rows that are labelled with it (Northcutt et al. 2021, arXiv 1911.00068).
+Each tested row has probabilities from the models that were not trained on it, those of its fold, averaged over both
+methods. A row is suspected if another class is as probable as it is, on average, for the rows that are labelled with it
+(Northcutt et al. 2021, arXiv 1911.00068).
 """
 
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
-from stages.common.artifacts.arrow import get_class_names, read_table
 from stages.common.artifacts.files import write_json
+from stages.common.artifacts.logits import read_logits
+from stages.common.artifacts.selection import Selection, read_selection
 from stages.common.runtime.exceptions import report_user_errors
 from stages.common.runtime.params import load_params
-from stages.common.runtime.paths import AUDIT_METRICS, LABEL_ISSUES, LABEL_NOISE, TRAIN, VALIDATION
+from stages.common.runtime.paths import AUDIT_METRICS, LABEL_ISSUES, LABEL_NOISE
 
-NUM_FOLDS = 5
-C = 3.0  # inverse regularization strength: the middle one of the baseline's
+if TYPE_CHECKING:
+    from stages.common.evaluation.predictions import Predictions, TestedRows
 
 
-def out_of_fold_probabilities(texts: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
-    """Probabilities (rows, classes) by models that were fitted on other texts."""
-    from sklearn.model_selection import GroupKFold
+def out_of_fold_probabilities(tested: "TestedRows", predictions: Mapping[str, "Predictions"]) -> np.ndarray:
+    """Average the calibrated probabilities of both methods for each tested row, (rows, classes)."""
+    from scipy.special import softmax
 
-    from stages.common.linear_models import logistic_regression, tfidf_features
-    from stages.common.runtime.console import ProgressBar
-
-    probabilities = np.zeros((len(texts), num_classes))
-    groups = np.unique(texts, return_inverse=True)[1]
-    num_folds = min(NUM_FOLDS, int(groups.max()) + 1)
-    folds = GroupKFold(num_folds, shuffle=True, random_state=0).split(texts, groups=groups)
-    for train, held_out in ProgressBar(folds, total=num_folds, desc="audit", unit="fold"):
-        features = tfidf_features({"train": texts[train], "held_out": texts[held_out]})
-        model = logistic_regression(C).fit(features["train"], labels[train])
-        probabilities[np.ix_(held_out, model.classes_)] = model.predict_proba(features["held_out"])
-    return probabilities
+    each = [
+        softmax(of_method.logits / of_method.temperatures[tested.fold_index][:, None], axis=1)
+        for of_method in predictions.values()
+    ]
+    return np.mean(each, axis=0)
 
 
 def confident_classes(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """The class (rows,) that each row confidently belongs to; -1 where that is none.
+    """Find the class (rows,) that each row confidently belongs to; -1 where that is none.
 
     A row belongs to a class whose probability is at least the mean of that class' probability over the rows that are
     labelled with it; of several such classes, to the most probable one.
@@ -50,10 +46,12 @@ def confident_classes(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarr
 
 
 def noise_rates(confident: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
-    """Of the rows with each label the estimated fraction (classes, classes) that belongs to each class.
+    """Estimate what fraction of the rows with each label belongs to each class, (classes, classes).
 
     Args:
-        confident: see `confident_classes`; rows of no class are not counted.
+        confident: See `confident_classes`; rows of no class are not counted.
+        labels: Class indices, (rows,).
+        num_classes: Number of classes.
     """
     known = confident >= 0
     joint = np.bincount(labels[known] * num_classes + confident[known], minlength=num_classes**2)
@@ -61,43 +59,74 @@ def noise_rates(confident: np.ndarray, labels: np.ndarray, num_classes: int) -> 
     return joint / np.maximum(joint.sum(1, keepdims=True), 1)
 
 
-@report_user_errors
-def main() -> None:
-    params = load_params()
-    # pandas takes half a second to import; a fault in params.yaml is reported before that.
-    from stages.common.spreadsheet import write_spreadsheet
-
-    # Without rows for validation the test rows stand in its file.
-    table = pa.concat_tables(map(read_table, (TRAIN, VALIDATION) if params.split.validation_size else (TRAIN,)))
-    names, labels = np.array(get_class_names(table.schema)), table["labels"].to_numpy()
-    probabilities = out_of_fold_probabilities(np.array(table["text"].to_pylist(), object), labels, len(names))
-    rows = np.arange(len(labels))
+def list_issues(tested: "TestedRows", probabilities: np.ndarray, suspected: np.ndarray) -> pa.Table:
+    """List the rows for which another class than their label is more probable, the least probable label first."""
+    labels, names, rows = tested.labels, np.array(tested.class_names), np.arange(len(tested.labels))
     others = probabilities.copy()
     others[rows, labels] = -1
-    suggested = others.argmax(1)
-    self_confidence = probabilities[rows, labels]
-    confident = confident_classes(probabilities, labels)
-    suspected = (confident >= 0) & (confident != labels)
-
-    listed = np.argsort(self_confidence, kind="stable")
-    listed = listed[(self_confidence < others.max(1))[listed]]  # another class is more probable
+    of_label, suggested = probabilities[rows, labels], others.argmax(1)
+    listed = np.argsort(of_label, kind="stable")
+    listed = listed[(of_label < others.max(1))[listed]]
     columns: dict[str, Any] = {
-        "Index": table["Index"].take(listed),
-        "text": table["text"].take(listed),
+        "Index": tested.table["Index"].take(listed),
+        "text": tested.table["text"].take(listed),
         "label": names[labels[listed]],
         "suggested": names[suggested[listed]],
-        "p_label": self_confidence[listed],
+        "p_label": of_label[listed],
         "p_suggested": probabilities[listed, suggested[listed]],
         "suspected": np.where(suspected[listed], "yes", ""),
     }
-    write_spreadsheet(LABEL_ISSUES, pa.table(columns).to_pandas())
+    return pa.table(columns)
+
+
+def label_fit(tested: "TestedRows", suspected: np.ndarray, selection: Selection) -> dict[str, dict[str, float]]:
+    """Measure how often each method predicts the given label of its own training rows, suspected ones and others.
+
+    Of a fold's training rows, only those count that another fold has tested, since only these were audited. Empty if no
+    row was trained on by one fold and tested by another.
+    """
+    from stages.common.evaluation.predictions import run_files
+
+    status = np.full(len(tested.all_labels), -1)  # of each row: 1 suspected, 0 not, -1 not audited
+    status[tested.rows] = suspected
+    result = {}
+    for method, selected in selection.items():
+        fitted, kinds, files = [], [], run_files(method, selected)
+        for number, fold in tested.by_fold.items():
+            rows, logits = fold.train, read_logits(files[number], len(tested.class_names))["train"]
+            fitted.append(logits.argmax(1) == tested.all_labels[rows])
+            kinds.append(status[rows])
+        fits, kind = np.concatenate(fitted), np.concatenate(kinds)
+        if (kind == 1).any() and (kind == 0).any():
+            result[method] = {"suspected": float(fits[kind == 1].mean()), "others": float(fits[kind == 0].mean())}
+    return result
+
+
+@report_user_errors
+def main() -> None:
+    load_params()
+    # SciPy and pandas take seconds to import; an error in params.yaml is reported before that.
+    from stages.common.evaluation.predictions import read_method_predictions, read_tested_rows
+    from stages.common.spreadsheet import write_spreadsheet
+
+    selection = read_selection()
+    tested = read_tested_rows(selection["full"].folds)
+    if tested.is_fixed:  # All folds test the same rows, and each row is audited once.
+        tested = read_tested_rows(selection["full"].folds[:1])
+    labels, names = tested.labels, tested.class_names
+    probabilities = out_of_fold_probabilities(tested, read_method_predictions(tested, selection))
+    confident = confident_classes(probabilities, labels)
+    suspected = (confident >= 0) & (confident != labels)
+    write_spreadsheet(LABEL_ISSUES, list_issues(tested, probabilities, suspected).to_pandas())
     rates, counts = noise_rates(confident, labels, len(names)), np.bincount(labels, minlength=len(names))
     pairs = [(i, j) for i, j in np.ndindex(rates.shape) if i != j]
-    noise = [{"label": str(names[i]), "suggested": str(names[j]), "rate": float(rates[i, j])} for i, j in pairs]
+    noise = [{"label": names[i], "suggested": names[j], "rate": float(rates[i, j])} for i, j in pairs]
     write_json(LABEL_NOISE, sorted(noise, key=lambda pair: -pair["rate"]))
     wrong = sum(float(rates[i, j] * counts[i]) for i, j in pairs) / len(labels)
+    fit = label_fit(tested, suspected, selection)
+    rounded = {method: {name: round(value, 4) for name, value in values.items()} for method, values in fit.items()}
     metrics = {"rows": len(labels), "suspected": int(suspected.sum()), "estimated_wrong": round(wrong, 4)}
-    write_json(AUDIT_METRICS, metrics)
+    write_json(AUDIT_METRICS, {**metrics, "label_fit": rounded})
     print(f"{metrics['suspected']} of {len(labels)} labels are suspected to be wrong: {LABEL_ISSUES}")
 
 

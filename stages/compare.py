@@ -1,114 +1,90 @@
 """What can be said of both methods on the test rows, and how surely: data only, `report` makes what people read."""
 
-import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from stages.common.artifacts.arrow import get_class_names, read_table
-from stages.common.artifacts.files import read_json, write_json
-from stages.common.artifacts.logits import read_logits
-from stages.common.artifacts.methods import BASELINES, METHODS
+from stages.common.artifacts.files import write_json
+from stages.common.artifacts.methods import METHODS
+from stages.common.artifacts.selection import read_selection
 from stages.common.runtime import paths
 from stages.common.runtime.console import warn
 from stages.common.runtime.exceptions import report_user_errors
 from stages.common.runtime.params import load_params
 
-NUM_CALIBRATION_SAMPLES = 200  # of the validation rows, and of simulated outcomes
+if TYPE_CHECKING:
+    from stages.common.evaluation.result import Comparison
 
 
-def scalars(details: dict[str, Any]) -> dict[str, Any]:
-    """metrics/compare.json: the columns of `dvc metrics show` and `dvc exp show`, in the order in which one reads them.
+def summarize(comparison: "Comparison") -> dict[str, Any]:
+    """The scalars of metrics/compare.json, for `dvc metrics show` and `dvc exp show`, in the order one reads them.
 
-    `detectable` is the smallest true difference that these rows and runs show with a power of 80%, `rows_needed` the
-    test rows with which they would show equivalence within the margin (null: it takes more seeds).
+    `detectable` is the true difference that is found with a power of 80%, and `rows_needed` the tested rows with which
+    equivalence within the margin would be shown (null: it takes more folds, not more rows).
     """
-    difference = details["difference"]
-    result = {name: difference[name] for name in ("verdict", "about")} | {"difference": difference["macro_f1"]}
-    result |= dict(zip(("low", "high"), difference["interval"], strict=True))
-    result |= {name: difference[name] for name in ("detectable", "rows_needed")}
-    for method in METHODS:
-        result[method] = {name: details[method][name] for name in ("macro_f1", "accuracy")}
-        tuning = details[method]["tuning"]
-        result[method] |= {name: tuning[name] for name in ("num_rates", "num_runs", "at_edge", "unconverged")}
-    return result | {name: {"macro_f1": details[name]["macro_f1"]} for name in ("linear_probe", "tfidf")}
+    difference = comparison.difference
+    summary: dict[str, Any] = {
+        "verdict": difference.verdict,
+        "difference": difference.macro_f1.value,
+        "low": difference.macro_f1.low,
+        "high": difference.macro_f1.high,
+        "detectable": difference.minimum_detectable_effect,
+        "rows_needed": difference.rows_needed,
+        "folds": len(comparison.folds),
+    }
+    for name in METHODS:
+        method = comparison.method(name)
+        summary[name] = {
+            "macro_f1": method.scores.macro_f1.value,
+            "accuracy": method.scores.accuracy.value,
+            "num_rates": method.tuning.num_rates,
+            "num_runs": method.tuning.num_runs,
+            "at_edge": int(method.tuning.at_edge),
+            "unconverged": method.tuning.unconverged,
+            "diverged": sum(run.diverged for run in method.runs),
+        }
+    return summary | {name: {"macro_f1": scores.macro_f1.value} for name, scores in comparison.baselines.items()}
 
 
-def round_float(text: str) -> float:
-    """Four decimal places; two significant digits below 0.001, where p-values would become 0."""
-    value = float(text)
-    return round(value, 4) if abs(value) >= 1e-3 else float(f"{value:.2g}")
+def round_floats(value: Any) -> Any:
+    """Round all floats in nested dicts and lists: four decimal places, or two digits below 0.001, as of p-values."""
+    match value:
+        case dict():
+            return {key: round_floats(each) for key, each in value.items()}
+        case list():
+            return [round_floats(each) for each in value]
+        case float():
+            return round(value, 4) if abs(value) >= 1e-3 else float(f"{value:.2g}")
+    return value
 
 
 @report_user_errors
 def main() -> None:
     params = load_params()
-    # SciPy takes seconds to import; a fault in params.yaml is reported before that.
-    from stages.common.evaluation import calibration
-    from stages.common.evaluation.comparison import BootstrapEstimates, compare_methods
-    from stages.common.evaluation.error_analysis import confusion_counts, metrics_by_slice
-    from stages.common.evaluation.vectorized_metrics import per_example_statistics
+    # SciPy takes seconds to import; an error in params.yaml is reported before that.
+    from stages.common.evaluation.calibration import reliability_bins
+    from stages.common.evaluation.comparison import compare_methods
+    from stages.common.evaluation.error_analysis import confusion_counts
+    from stages.common.evaluation.predictions import read_predictions, read_tested_rows
+    from stages.common.evaluation.result import Comparison
 
-    selection = read_json(paths.SELECTION)
-    tables = {split: read_table(paths.SPLITS[split]) for split in ("validation", "test")}
-    labels = {split: table["labels"].to_numpy() for split, table in tables.items()}
-    texts = {split: table["text"].to_pylist() for split, table in tables.items()}
-    class_names = get_class_names(tables["test"].schema)
-    baselines = read_logits(paths.BASELINE_LOGITS, len(class_names))
-    logits = {
-        method: [
-            dict(read_logits(paths.RUNS / method / run / "logits.safetensors", len(class_names)))
-            for run in selection[method]["runs"]
-        ]
-        for method in METHODS
-    }
-    logits |= {name: [{split: baselines[f"{name}/{split}"] for split in tables}] for name in BASELINES}
-    temperatures: dict[str, list[float]] = {}
-    statistics: dict[str, dict[str, np.ndarray]] = {split: {} for split in tables}
-    for method, runs in logits.items():
-        temperatures[method] = [calibration.fit_temperature(run["validation"], labels["validation"]) for run in runs]
-        for split, by_method in statistics.items():
-            pairs = zip(runs, temperatures[method], strict=True)
-            run_values = [per_example_statistics(run[split], labels[split], temperature) for run, temperature in pairs]
-            by_method[method] = np.stack(run_values, axis=1)
-    method_statistics = {split: {method: values[method] for method in METHODS} for split, values in statistics.items()}
-    details = compare_methods(statistics["test"], texts["test"], class_names, selection, params.compare)
-    estimates = BootstrapEstimates.collect(
-        method_statistics["validation"], texts["validation"], class_names, params.compare
-    )
-    details["slices"] = metrics_by_slice(tables["test"], method_statistics["test"])
-    if selected_on_test_rows := not params.split.validation_size:
-        warn("split.validation_size is 0: epochs were chosen on the test rows, so these metrics are optimistic")
-    details |= {"rows": len(labels["test"]), "selected_on_test_rows": selected_on_test_rows}
-
-    bins, validation = [], {}
+    selection = read_selection()
+    tested = read_tested_rows(selection["full"].folds)
+    predictions = read_predictions(tested, selection)
+    if tested.selects_on_test_rows:
+        warn("split.validation_size is 0: epochs were selected on the test rows, so these metrics are optimistic")
+    comparison = compare_methods(tested, predictions, selection, params.split.folds, params.compare)
+    comparison = Comparison.model_validate(round_floats(comparison.model_dump()))
+    bins = []
     for method in METHODS:
-        selected = selection[method]
-        best = list(selected["runs"]).index(selected["best_run"])
-        temperature = temperatures[method][best]
-        validation_logits, test_logits = (logits[method][best][split] for split in ("validation", "test"))
-        samples = NUM_CALIBRATION_SAMPLES, params.compare.seed
-        details[method]["calibration"] = {
-            "temperature": temperature,
-            "temperature_interval": calibration.temperature_interval(validation_logits, labels["validation"], *samples),
-            "ece_if_calibrated": calibration.expected_ece_if_calibrated(test_logits, *samples),
-            "scaled_ece_if_calibrated": calibration.expected_ece_if_calibrated(test_logits / temperature, *samples),
-        }
-        confusion = confusion_counts(test_logits, labels["test"], class_names)
+        logits, temperatures = predictions[method].logits, predictions[method].temperatures[tested.fold_index]
+        confusion = confusion_counts(logits, tested.labels, tested.class_names)
         write_json(paths.PLOTS / f"confusion_{method}.json", confusion)
-        method_bins = calibration.reliability_bins(test_logits, labels["test"], temperature)
-        bins += [{"method": method, **row} for row in method_bins]
-        interval = estimates.interval(method, "macro_f1") or [0.0, 0.0]
-        validation[method] = {
-            "val_f1": float(estimates.point_estimates[method]["macro_f1"].mean()),
-            "val_moe": (interval[1] - interval[0]) / 2,  # margin of error; DVC leaves lists, as intervals are, out
-            "learning_rate": selected["learning_rate"],
-        }
+        bins += [{"method": method, **row} for row in reliability_bins(logits, tested.labels, temperatures)]
     write_json(paths.PLOTS / "reliability.json", bins)
-    write_json(paths.VALIDATION_METRICS, json.loads(json.dumps(validation), parse_float=round_float))
-    details = json.loads(json.dumps(details), parse_float=round_float)
-    write_json(paths.COMPARE_DETAILS, details)
-    write_json(paths.COMPARE_METRICS, scalars(details))
+    write_json(
+        paths.VALIDATION_METRICS, round_floats({name: each.validation_scores() for name, each in selection.items()})
+    )
+    write_json(paths.COMPARE_DETAILS, comparison.model_dump())
+    write_json(paths.COMPARE_METRICS, summarize(comparison))
 
 
 if __name__ == "__main__":

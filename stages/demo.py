@@ -1,4 +1,4 @@
-"""A page to try trained models: probabilities side by side, the words that carried them, similar training reviews."""
+"""A page to try trained models: probabilities side by side, the words that carried them, similar reviews."""
 
 import argparse
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 from stages.common.artifacts.methods import METHODS
 from stages.common.runtime.exceptions import UserError, report_user_errors
-from stages.common.runtime.paths import MODELS, TRAIN
+from stages.common.runtime.paths import MODELS, TOKENIZED
 
 NUM_NEAREST = 5
 
@@ -36,10 +36,10 @@ def main() -> None:
     if any(other != labels for other in others):
         raise UserError("the models have different classes: name one at a time")
     nearest = None
-    if TRAIN.is_file():
-        train = read_table(TRAIN)
-        class_names = get_class_names(train.schema)
-        nearest = NearestTexts(train["text"].to_pylist(), [class_names[label] for label in train["labels"].to_numpy()])
+    if TOKENIZED.is_file():
+        table = read_table(TOKENIZED)
+        class_names = get_class_names(table.schema)
+        nearest = NearestTexts(table["text"].to_pylist(), [class_names[label] for label in table["labels"].to_numpy()])
 
     def explain(text: str) -> dict[str, Any]:
         predictions = {name: explain_prediction(classifier, text) for name, classifier in models.items()}

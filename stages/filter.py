@@ -111,15 +111,15 @@ def check_counts(counts: FilterCounts, class_names: Sequence[str], label_column:
 
 @report_user_errors
 def main() -> None:
-    data = load_params().data
-    class_names, index = list(data.labels), label_index(data.labels)
+    params = load_params()
+    class_names, index = list(params.data.labels), label_index(params.data.labels)
     total = FilterCounts()
     with table_writer(FILTERED, make_schema(FIELDS, class_names)) as table:
         for batch in read_batches(INGESTED):
             kept, counts = filter_batch(batch, index)
             total += counts
             table.write(kept)
-        check_counts(total, class_names, data.label_column)
+        check_counts(total, class_names, params.data.label_column)
     write_json(FILTER_METRICS, total.to_metrics())
 
 

@@ -203,16 +203,21 @@ def check_counts(counts: IngestCounts, key: str, source: Path, columns: Columns)
 
 @report_user_errors
 def main() -> None:
-    data = load_params().data
-    columns = Columns(text=data.text_column, label=data.label_column, id=data.id_column, category=data.category_column)
-    sources = {"data.source": Path(data.source), "data.test_source": Path(data.test_source)}
+    params = load_params()
+    columns = Columns(
+        text=params.data.text_column,
+        label=params.data.label_column,
+        id=params.data.id_column,
+        category=params.data.category_column,
+    )
+    sources = {"data.source": Path(params.data.source), "data.test_source": Path(params.data.test_source)}
     found = {key: find_files(source, key) for key, source in sources.items() if source != NO_FILE}
     total = IngestCounts()
     with table_writer(INGESTED, SCHEMA) as table:
         for key, files in found.items():
             counts = IngestCounts()
             bar = ProgressBar(files, desc="ingest", unit="file")
-            parts = prefetch(read_files(sources[key], bar, columns, data.on_error, data.encoding))
+            parts = prefetch(read_files(sources[key], bar, columns, params.data.on_error, params.data.encoding))
             for batch in to_batches(total.count(counts.count(parts)), is_test=key == "data.test_source"):
                 table.write(batch)
             check_counts(counts, key, sources[key], columns)

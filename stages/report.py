@@ -4,77 +4,109 @@ import base64
 import platform
 import string
 from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from stages.common.artifacts.arrow import read_table
 from stages.common.artifacts.files import atomic_write, read_json
-from stages.common.artifacts.logits import read_logits
 from stages.common.artifacts.methods import METHODS
+from stages.common.artifacts.selection import read_selection
 from stages.common.runtime import paths
 from stages.common.runtime.exceptions import report_user_errors
-from stages.common.runtime.params import load_params
+from stages.common.runtime.params import Params, load_params
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+    from stages.common.evaluation.result import Comparison
 
 NUM_SHOWN = 30  # misclassified rows on the page
-NAMED_COLUMNS = ("Index", "text", "label")  # of them
+NAMED_COLUMNS = ["Index", "text", "label"]  # of them
 PACKAGES = ("dvc", "evaluate", "numpy", "peft", "scikit-learn", "scipy", "torch", "transformers")
+Sentences = dict[str, list[list[str]]]
+
+
+def draw(comparison: "Comparison", headline: str) -> dict[str, "Figure"]:
+    """Draw all pictures, by the names of their files."""
+    from stages.common.reporting import plots
+
+    plots.use_style()
+    histories = {method: read_json(paths.PLOTS / f"{method}.json") for method in METHODS}
+    confusion = {method: read_json(paths.PLOTS / f"confusion_{method}.json") for method in METHODS}
+    return {
+        "difference": plots.plot_difference(comparison, headline),
+        "f1": plots.plot_f1(comparison),
+        "curves": plots.plot_curves(histories, comparison),
+        "confusion": plots.plot_confusion(confusion),
+        "reliability": plots.plot_reliability(read_json(paths.PLOTS / "reliability.json"), comparison),
+        "cost": plots.plot_cost(comparison),
+        "learning_rates": plots.plot_learning_rates(comparison),
+    }
+
+
+def render_page(
+    comparison: "Comparison", sentences: Sentences, errors: "pd.DataFrame", pictures: dict[str, bytes], params: Params
+) -> str:
+    """Render the page, with its pictures and its font inside."""
+    import pandas as pd
+
+    from stages.common.reporting import formatting, plots
+    from stages.common.reporting.provenance import git_revision
+
+    def flatten(values: dict[str, Any]) -> dict[str, Any]:
+        return pd.json_normalize(values).iloc[0].to_dict()
+
+    # The probabilities of many classes would be wider than the page.
+    shown = errors
+    if len(comparison.labels) > plots.MAX_CLASSES_WITH_NUMBERS:
+        shown = errors[[*NAMED_COLUMNS, *METHODS]]
+    metrics = {"filter": paths.FILTER_METRICS, "split": paths.SPLIT_METRICS, "tokens": paths.TOKEN_METRICS}
+    counts = {name: read_json(path) for name, path in metrics.items()}
+    page = formatting.TEMPLATES.get_template("report.html").render(
+        sentences=sentences,
+        c=comparison,
+        pictures={name: base64.b64encode(picture).decode() for name, picture in pictures.items()},
+        errors=shown.head(NUM_SHOWN).fillna("").to_dict("records"),
+        num_errors=len(errors),
+        label_noise=read_json(paths.LABEL_NOISE)[:NUM_SHOWN],
+        audit=read_json(paths.AUDIT_METRICS),
+        params=flatten(params.model_dump()),
+        counts={key: value for key, value in flatten(counts).items() if not isinstance(value, list)},
+        revision=git_revision(),
+        versions={"Python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+    )
+    return page.replace("EMBEDDED_FONT", plots.embedded_font(string.printable + page), 1)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file as a whole or not at all."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 @report_user_errors
 def main() -> None:
     params = load_params()
-    # pandas and matplotlib take seconds to import; a fault in params.yaml is reported before that.
-    import pandas as pd
-
+    # pandas and matplotlib take seconds to import; an error in params.yaml is reported before that.
     from stages.common.evaluation.error_analysis import misclassified
+    from stages.common.evaluation.predictions import read_predictions, read_tested_rows
+    from stages.common.evaluation.result import read_comparison
     from stages.common.reporting import formatting, plots
-    from stages.common.reporting.provenance import git_revision
     from stages.common.spreadsheet import write_spreadsheet
 
-    details, selection = read_json(paths.COMPARE_DETAILS), read_json(paths.SELECTION)
-    sentences = formatting.verdict_sentences(details)
-    with atomic_write(paths.COMPARE_TABLE) as temporary:
-        table = formatting.TEMPLATES.get_template("compare.md").render(sentences=sentences, details=details)
-        temporary.write_text(table, encoding="utf-8")
-
-    best_runs = {method: paths.RUNS / method / selection[method]["best_run"] for method in METHODS}
-    num_classes = len(details["labels"])
-    best_logits = {
-        method: read_logits(run / "logits.safetensors", num_classes)["test"] for method, run in best_runs.items()
-    }
-    errors = misclassified(read_table(paths.TEST), best_logits).to_pandas()
+    comparison, selection = read_comparison(), read_selection()
+    sentences = formatting.verdict_sentences(comparison)
+    table = formatting.TEMPLATES.get_template("compare.md").render(sentences=sentences, c=comparison)
+    write_text(paths.COMPARE_TABLE, table)
+    tested = read_tested_rows(comparison.folds)
+    errors = misclassified(tested, read_predictions(tested, selection)).to_pandas()
     write_spreadsheet(paths.ERRORS, errors)
-    # The probabilities of many classes would be wider than the page.
-    shown = errors if num_classes <= plots.MAX_CLASSES_WITH_NUMBERS else errors[[*NAMED_COLUMNS, *METHODS]]
-
-    plots.use_style()
-    histories = {method: read_json(paths.PLOTS / f"{method}.json") for method in METHODS}
-    pictures = {
-        "f1": plots.plot_f1(details, sentences["findings"][0][0].rstrip(".")),
-        "curves": plots.plot_curves(histories, details),
-        "confusion": plots.plot_confusion({m: read_json(paths.PLOTS / f"confusion_{m}.json") for m in METHODS}),
-        "reliability": plots.plot_reliability(read_json(paths.PLOTS / "reliability.json"), details),
-        "cost": plots.plot_cost(details),
-        "learning_rates": plots.plot_learning_rates(details),
-        "expected_best": plots.plot_expected_best(details),
-    }
-    for name, picture in pictures.items():
-        plots.save_png(picture, paths.PLOTS / f"{name}.png")
-    counts = {"filter": paths.FILTER_METRICS, "split": paths.SPLIT_METRICS, "tokens": paths.TOKEN_METRICS}
-    page = formatting.TEMPLATES.get_template("report.html").render(
-        sentences=sentences,
-        details=details,
-        pictures={name: base64.b64encode((paths.PLOTS / f"{name}.png").read_bytes()).decode() for name in pictures},
-        errors=shown.head(NUM_SHOWN).fillna("").to_dict("records"),
-        num_errors=len(errors),
-        label_noise=read_json(paths.LABEL_NOISE)[:NUM_SHOWN],
-        audit=read_json(paths.AUDIT_METRICS),
-        params=pd.json_normalize(params.model_dump()).iloc[0].to_dict(),
-        counts=pd.json_normalize({name: read_json(path) for name, path in counts.items()}).iloc[0].to_dict(),
-        revision=git_revision(),
-        versions={"Python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
-    )
-    with atomic_write(paths.PLOTS / "report.html") as temporary:
-        page = page.replace("EMBEDDED_FONT", plots.embedded_font(string.printable + page), 1)
-        temporary.write_text(page, encoding="utf-8")
+    pictures = {}
+    for name, picture in draw(comparison, headline=sentences["findings"][0][0]).items():
+        path = paths.PLOTS / f"{name}.png"
+        plots.save_png(picture, path)
+        pictures[name] = path.read_bytes()
+    write_text(paths.PLOTS / "report.html", render_page(comparison, sentences, errors, pictures, params))
     for part, pairs in sentences.items():
         print(part, *(f"  {sentence}" for language in zip(*pairs, strict=True) for sentence in language), sep="\n")
 

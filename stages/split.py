@@ -1,119 +1,132 @@
-"""Stratified, leak-free train, validation and test rows."""
+"""Stratified, leak-free folds: training, validation and test rows of each replicate of the comparison."""
 
-import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
+from heapq import heapreplace
 from itertools import chain
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from stages.common.artifacts.arrow import map_table, read_batches, read_class_names, write_table
-from stages.common.artifacts.files import write_json
+from stages.common.artifacts.arrow import read_batches, read_class_names
+from stages.common.artifacts.files import atomic_write, write_json
+from stages.common.artifacts.folds import PARTS, Fold, FoldCounts, SplitMetrics, write_fold
 from stages.common.corpus.records import ReadError
 from stages.common.runtime.console import warn
 from stages.common.runtime.exceptions import UserError, report_user_errors
 from stages.common.runtime.params import SplitParams, load_params
-from stages.common.runtime.paths import NO_FILE, SPLIT_METRICS, SPLITS, TOKENIZED
+from stages.common.runtime.paths import FOLDS, NO_FILE, SPLIT_METRICS, TOKENIZED, fold_path
 from stages.common.runtime.prefetch import prefetch
 
-UNUSED = -1  # in place of the number of a split
 ID_COLUMN = "Index"
+LARGE_GROUP = 0.01  # fraction of the rows of its class; larger groups are the last to become validation rows
 
 
-def stratified_sizes(counts: np.ndarray, total: int, reserved: int) -> np.ndarray:
-    """Distribute `total` rows over classes in proportion to `counts` (classes,), by largest remainder.
+@dataclass(frozen=True, eq=False)
+class Corpus:
+    """What decides to which part of a fold a row belongs; the arrays have the shape (rows,)."""
 
-    Each class gets at least one row and keeps at least `reserved` for the other splits.
+    labels: np.ndarray  # class indices
+    groups: np.ndarray  # group numbers 0, 1, ... without gaps; rows of one group stay together
+    is_test: np.ndarray  # rows of data.test_source
+    num_texts: int  # distinct texts
+
+
+def require_texts(labels: np.ndarray, class_names: Sequence[str], needed: int, where: str) -> None:
+    """Raise a UserError that names a class with fewer than `needed` groups; `labels` (groups,) are their classes."""
+    for name, found in zip(class_names, np.bincount(labels, minlength=len(class_names)), strict=True):
+        if found < needed:
+            raise UserError(f"class {name} has {found} distinct texts {where}, but needs at least {needed}")
+
+
+def deal_folds(labels: np.ndarray, sizes: np.ndarray, num_folds: int, generator: np.random.Generator) -> np.ndarray:
+    """Deal groups with these classes and numbers of rows to test folds of equal size; return the fold of each group.
+
+    The groups of a class come in random order, large ones first. Each goes to the fold with the fewest rows of its
+    class so far and, among these, with the fewest rows of all classes.
     """
-    exact = counts * total / counts.sum()
-    sizes = np.floor(exact).astype(int)
-    sizes[np.argsort(sizes - exact, kind="stable")[: total - sizes.sum()]] += 1
-    return np.clip(sizes, 1, counts - reserved)
+    folds = np.empty(len(sizes), np.int16)
+    order = generator.permutation(len(sizes))
+    order = order[np.argsort(-sizes[order], kind="stable")]
+    heap = [(0, 0, fold) for fold in range(num_folds)]
+    for label in np.unique(labels):
+        members = order[labels[order] == label]
+        heap, dealt = sorted((0, rows, fold) for _, rows, fold in heap), []
+        for size in sizes[members].tolist():
+            class_rows, rows, fold = heap[0]
+            heapreplace(heap, (class_rows + size, rows + size, fold))
+            dealt.append(fold)
+        folds[members] = dealt
+    return folds
 
 
-def sample_groups(order: np.ndarray, sizes: np.ndarray, quota: int, reserved: int) -> np.ndarray:
-    """The first groups of `order` that fit into `quota` rows, then groups of one row until it is full.
+def divide(
+    labels: np.ndarray, sizes: np.ndarray, params: SplitParams, generator: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw stratified training and validation groups from groups with these classes and numbers of rows.
 
-    Takes at least one group and leaves at least `reserved`, whatever their sizes.
+    Each class needs two groups, or one without validation.
+
+    Returns:
+        Numbers of the training groups, and of the validation groups.
     """
-    taken = np.cumsum(sizes[order]) <= quota
-    missing = quota - int(sizes[order[taken]].sum())
-    taken[np.flatnonzero(~taken & (sizes[order] == 1))[:missing]] = True
-    if not taken.any():
-        taken[np.argmin(sizes[order])] = True
-    return order[taken][: len(order) - reserved]
+    class_rows = np.bincount(labels, sizes)
+    # Random within each class; large groups come last, since one of them could make up most of the validation rows.
+    order = generator.permutation(len(sizes))
+    order = order[np.lexsort((np.maximum(sizes, LARGE_GROUP * class_rows[labels])[order], labels[order]))]
+    labels, sizes = labels[order], sizes[order]
+    first_of_class = np.searchsorted(labels, np.arange(len(class_rows)))
+    rows_before = np.cumsum(sizes) - sizes
+    rows_before -= rows_before[first_of_class][labels]
+
+    def leading(fraction: float, start: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Whether a group is among those that make up a fraction of the `rows` (classes,) that follow on `start`."""
+        offset = rows_before - start[labels]
+        return (offset == 0) | (offset + sizes / 2 < (fraction * rows)[labels])
+
+    validation = np.zeros(len(order), bool)
+    if params.validation_size:
+        validation = leading(params.validation_size, np.zeros_like(class_rows), class_rows)
+        validation[np.append(first_of_class[1:], len(order)) - 1] = False  # the last of each class is for training
+    validation_rows = np.bincount(labels, sizes * validation)
+    # The first groups are kept, so that the rows of a smaller fraction are among those of a larger one.
+    train = ~validation & leading(params.train_fraction, validation_rows, class_rows - validation_rows)
+    return order[train], order[validation]
 
 
-def split(
-    labels: np.ndarray, groups: np.ndarray, class_names: Sequence[str], params: SplitParams, with_test: bool = True
-) -> dict[str, np.ndarray]:
-    """Row numbers of each split, ascending.
+def make_folds(corpus: Corpus, class_names: Sequence[str], params: SplitParams) -> Iterator[Fold]:
+    """Yield `params.folds` folds, which have no text in common between their parts.
 
-    Rows of one group stay together, in the class of the group's first row. The test split has
-    ceil(test_size x rows), as scikit-learn's, and validation ceil(validation_size x the others), or somewhat less where
-    groups of several rows do not fit.
-
-    Args:
-        labels: (rows,) class indices.
-        groups: (rows,) group numbers 0, 1, ... without gaps.
-        class_names: of all classes.
-        with_test: otherwise no row becomes a test row.
+    The test folds are disjoint and together hold all rows. If `corpus.is_test` marks rows, these are the test rows of
+    every fold, and other rows with their texts are left out. Each fold draws its validation rows from a random stream
+    of its own; if `params.validation_size` is 0, they are the test rows.
 
     Raises:
-        UserError: a class has fewer distinct texts than there are splits.
+        UserError: A class has too few distinct texts.
     """
-    _, first, sizes = np.unique(groups, return_index=True, return_counts=True)
-    group_labels = labels[first]
-    num_splits = 1 + with_test + bool(params.validation_size)
-    for name, found in zip(class_names, np.bincount(group_labels, minlength=len(class_names)), strict=True):
-        if found < num_splits:
-            raise UserError(f"class {name} has {found} distinct texts after cleaning; it needs at least {num_splits}")
-    order = np.random.default_rng(params.seed).permutation(len(sizes))
-    split_of_group = np.zeros(len(sizes), dtype=int)  # 0 train, 1 validation, 2 test
-    n_test = math.ceil(params.test_size * len(labels)) if with_test else 0
-    n_validation = math.ceil(params.validation_size * max(1, len(labels) - n_test))
-    for number, total, reserved in ((2, n_test, num_splits - 1), (1, n_validation, 1)):
-        if total:
-            free = split_of_group == 0
-            counts = np.bincount(group_labels[free], sizes[free], len(class_names)).astype(int)
-            for label, quota in enumerate(stratified_sizes(counts, total, reserved)):
-                candidates = order[(free & (group_labels == label))[order]]
-                split_of_group[sample_groups(candidates, sizes, quota, reserved)] = number
-    if params.train_fraction < 1:
-        for label in range(len(class_names)):
-            train = order[((split_of_group == 0) & (group_labels == label))[order]]
-            cumulative = np.cumsum(sizes[train])
-            quota = max(math.ceil(params.train_fraction * cumulative[-1]), cumulative[0])
-            # What is kept begins the order, so that a smaller fraction's rows are a part of a larger one's.
-            split_of_group[train[cumulative > quota]] = UNUSED
-    rows = {name: np.flatnonzero(split_of_group[groups] == number) for number, name in enumerate(SPLITS)}
-    if not params.validation_size:
-        rows["validation"] = rows["test"]
-    return rows
-
-
-def split_with_fixed_test(
-    labels: np.ndarray, groups: np.ndarray, is_test: np.ndarray, class_names: Sequence[str], params: SplitParams
-) -> dict[str, np.ndarray]:
-    """What `split` returns, where the rows (rows,) of `is_test` are the test rows; their groups leave the others.
-
-    Raises:
-        UserError: a class has too few texts, or no test row.
-    """
-    test = np.flatnonzero(is_test)
-    for name, found in zip(class_names, np.bincount(labels[test], minlength=len(class_names)), strict=True):
-        if not found:
-            raise UserError(f"data.test_source: class {name} has no row")
-    others = np.flatnonzero(~np.isin(groups, groups[test]))
-    _, other_groups = np.unique(groups[others], return_inverse=True)
-    rows = split(labels[others], other_groups, class_names, params, with_test=False)
-    return {name: others[numbers] for name, numbers in rows.items() if len(numbers)} | (
-        {"test": test} if params.validation_size else {"validation": test, "test": test}
-    )
+    sizes = np.bincount(corpus.groups)
+    labels = np.empty(len(sizes), corpus.labels.dtype)
+    labels[corpus.groups[::-1]] = corpus.labels[::-1]  # the last assignment counts: that of a group's first row
+    generator = np.random.default_rng(params.seed)
+    if has_test_source := bool(corpus.is_test.any()):
+        require_texts(corpus.labels[corpus.is_test], class_names, 1, "in data.test_source")
+        held_out = [np.isin(np.arange(len(sizes)), corpus.groups[corpus.is_test])] * params.folds
+    else:
+        require_texts(labels, class_names, params.folds, f"for split.folds: {params.folds}")
+        test_folds = deal_folds(labels, sizes, params.folds, generator)
+        held_out = [test_folds == number for number in range(params.folds)]
+    for is_held_out, stream in zip(held_out, generator.spawn(params.folds), strict=True):
+        others = np.flatnonzero(~is_held_out)
+        require_texts(labels[others], class_names, 1 + bool(params.validation_size), "outside the test rows")
+        chosen = divide(labels[others], sizes[others], params, stream)
+        train, validation = (np.flatnonzero(np.isin(corpus.groups, others[groups])) for groups in chosen)
+        test = np.flatnonzero(corpus.is_test if has_test_source else is_held_out[corpus.groups])
+        yield Fold(train, validation if params.validation_size else test, test)
 
 
 def near_duplicate_keys(texts: pa.StringArray) -> list[str]:
@@ -123,15 +136,13 @@ def near_duplicate_keys(texts: pa.StringArray) -> list[str]:
     return [key or text for key, text in zip(keys, texts.to_pylist(), strict=False)]  # no text has one key
 
 
-def labels_and_groups(
-    batches: Iterable[pa.RecordBatch], group_near_duplicates: bool = False
-) -> tuple[np.ndarray, np.ndarray, int]:
-    """Class index and group number (rows,) of each row, and the number of distinct texts.
+def read_corpus(batches: Iterable[pa.RecordBatch], group_near_duplicates: bool) -> Corpus:
+    """Read labels and groups from batches with the columns labels, text and is_test.
 
     Rows are one group if their texts are equal, or with `group_near_duplicates` their `near_duplicate_keys`. Groups are
     numbered by first appearance.
     """
-    labels, text_digests, key_digests = [], bytearray(), bytearray()
+    labels, is_test, text_digests, key_digests = [], [], bytearray(), bytearray()
 
     def digest(texts: list[str]) -> bytes:
         # 8 bytes a row in place of its text, so that memory does not grow with the texts. Two texts with the same
@@ -140,6 +151,7 @@ def labels_and_groups(
 
     for batch in batches:
         labels.append(batch["labels"].to_numpy().astype(np.int8))  # a copy: a view would keep the whole batch
+        is_test.append(batch["is_test"].to_numpy(False))
         text_digests += digest(batch["text"].to_pylist())
         if group_near_duplicates:
             key_digests += digest(near_duplicate_keys(batch["text"]))
@@ -147,33 +159,21 @@ def labels_and_groups(
         pa.array(np.frombuffer(digests, "<u8")).dictionary_encode()
         for digests in (text_digests, key_digests or text_digests)
     )
-    return np.concatenate(labels), groups.indices.to_numpy(), len(texts.dictionary)
+    return Corpus(np.concatenate(labels), groups.indices.to_numpy(), np.concatenate(is_test), len(texts.dictionary))
 
 
-def select_rows(batches: Iterable[pa.RecordBatch], rows: np.ndarray) -> Iterator[pa.RecordBatch]:
-    """The rows with the given ascending numbers."""
-    start = 0
-    for batch in batches:
-        first, end = np.searchsorted(rows, (start, start + batch.num_rows))
-        yield batch.take(pa.array(rows[first:end] - start))
-        start += batch.num_rows
-
-
-def exclude(rows: dict[str, np.ndarray], path: Path) -> int:
-    """Remove the rows whose ids stand in a file from every split; returns how many these are."""
+def find_excluded(path: Path, num_rows: int) -> np.ndarray:
+    """Mark the rows (rows,) whose ids stand in a file, and warn about ids of no row and of several rows."""
     if path == NO_FILE:
-        return 0
+        return np.zeros(num_rows, bool)
     ids = read_excluded_ids(path)
-    found = [batch[ID_COLUMN] for batch in read_batches(TOKENIZED, (ID_COLUMN,))]
-    excluded = np.concatenate([pc.is_in(column, ids).to_numpy(False) for column in found])
-    known = pa.chunked_array(found).filter(pa.array(excluded)).unique()
-    if unknown := len(ids) - len(known):
-        warn(f"data.exclude: {unknown} of the {len(ids)} ids in {path} are those of no row")
-    if left_out := int(excluded[rows["test"]].sum()):
-        warn(f"data.exclude: {left_out} test rows are left out, so that scores on the others are not comparable")
-    for name in rows:
-        rows[name] = rows[name][~excluded[rows[name]]]
-    return int(excluded.sum())
+    matches = pa.chunked_array([pc.index_in(batch[ID_COLUMN], ids) for batch in read_batches(TOKENIZED, (ID_COLUMN,))])
+    rows_of_id = np.bincount(matches.drop_null().to_numpy(), minlength=len(ids))
+    for is_odd, meaning in ((rows_of_id == 0, "no row"), (rows_of_id > 1, "several rows, which are all excluded")):
+        if count := int(is_odd.sum()):
+            example = ids[int(is_odd.argmax())].as_py()
+            warn(f"data.exclude: {count} of the {len(ids)} ids in {path} belong to {meaning}, for example '{example}'")
+    return matches.is_valid().to_numpy()
 
 
 def read_excluded_ids(path: Path) -> pa.Array:
@@ -212,30 +212,29 @@ def main() -> None:
     params = load_params()
     if not params.split.validation_size:
         warn("split.validation_size is 0: epochs are selected on the test rows, so the test metrics are optimistic")
-    batches = prefetch(read_batches(TOKENIZED, ("labels", "text")))
-    labels, groups, num_texts = labels_and_groups(batches, params.split.group_near_duplicates)
     class_names = read_class_names(TOKENIZED)
-    is_test = np.concatenate([batch["is_test"].to_numpy(False) for batch in read_batches(TOKENIZED, ("is_test",))])
-    if is_test.any():
-        rows = split_with_fixed_test(labels, groups, is_test, class_names, params.split)
-    else:
-        rows = split(labels, groups, class_names, params.split)
-    near_duplicates = num_texts - int(groups.max()) - 1  # texts that differ from another one, but share its key
-    metrics = {"duplicate_rows": len(labels) - num_texts, "near_duplicate_texts": near_duplicates}
-    metrics["duplicates_of_test_source"] = int((np.isin(groups, groups[is_test]) & ~is_test).sum())
-    # After the split, so that the other rows stay where they were.
-    metrics["excluded_rows"] = exclude(rows, Path(params.data.exclude))
-    schema = map_table(TOKENIZED).schema
-    schema = schema.remove(schema.get_field_index("is_test"))
-    counts = {name: np.bincount(labels[numbers], minlength=len(class_names)).tolist() for name, numbers in rows.items()}
-    for name, of_class in counts.items():
-        if not all(of_class):
-            raise UserError(f"data.exclude: leaves class {class_names[of_class.index(0)]} no {name} row")
-    for name, path in SPLITS.items():
-        selected = select_rows(prefetch(read_batches(TOKENIZED, schema.names)), rows[name])
-        write_table(path, selected, schema)
-    sizes = {name: {"rows": sum(each), **dict(zip(class_names, each, strict=True))} for name, each in counts.items()}
-    write_json(SPLIT_METRICS, {**sizes, **metrics})
+    batches = prefetch(read_batches(TOKENIZED, ("labels", "text", "is_test")))
+    corpus = read_corpus(batches, params.split.group_near_duplicates)
+    excluded = find_excluded(Path(params.data.exclude), len(corpus.labels))
+    counts = []
+    with atomic_write(FOLDS) as folder:
+        for number, fold in enumerate(make_folds(corpus, class_names, params.split)):
+            remaining = fold.exclude(excluded)
+            counts.append(FoldCounts.of(remaining, corpus.labels, class_names))
+            for part, of_part in counts[-1]:
+                if missing := [name for name, rows in of_part.classes.items() if not rows]:
+                    raise UserError(f"data.exclude: leaves class {missing[0]} no {part} row in fold {number}")
+            write_fold(folder / fold_path(number).name, remaining, len(excluded))
+    metrics = SplitMetrics(
+        rows=len(corpus.labels),
+        duplicate_rows=len(corpus.labels) - corpus.num_texts,
+        near_duplicate_texts=corpus.num_texts - int(corpus.groups.max()) - 1,
+        duplicates_of_test_source=int((np.isin(corpus.groups, corpus.groups[corpus.is_test]) & ~corpus.is_test).sum()),
+        excluded_rows=int(excluded.sum()),
+        mean_rows={part: round(fmean(getattr(fold, part).rows for fold in counts)) for part in PARTS},
+        folds=counts,
+    )
+    write_json(SPLIT_METRICS, metrics.model_dump())
 
 
 if __name__ == "__main__":

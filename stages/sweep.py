@@ -1,4 +1,4 @@
-"""One parameter against the validation score of both methods, over the experiments of this repository.
+"""Compare the validation scores of both methods over the experiments of this repository that differ in one parameter.
 
 dvc exp run --queue -S 'lora.r=1,4,16,64' && dvc queue start
 python -m stages.sweep lora.r
@@ -6,11 +6,13 @@ python -m stages.sweep lora.r
 
 import argparse
 import json
+import math
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from scipy.stats import t
 
 from stages.common.artifacts.files import atomic_write
 from stages.common.artifacts.methods import METHODS
@@ -18,7 +20,7 @@ from stages.common.runtime.console import warn
 from stages.common.runtime.exceptions import UserError, report_user_errors
 from stages.common.runtime.paths import COMPARE_METRICS, PARAMS, PLOTS, VALIDATION_METRICS
 
-OTHERS = "other parameters"
+OTHERS, SCORES = "other parameters", "scores of each fold"  # columns that are not shown
 WHY_NO_TEST_SCORES = (
     "Test scores are left out: whoever picks the best of several experiments by its test score reports a score that is "
     "too good (with six equal configurations, one is falsely 'better' in 9 to 30% of cases). Pick by validation, then "
@@ -45,13 +47,14 @@ def _read(files: dict[str, Any] | None, path: Path) -> dict[str, Any]:
 
 
 def experiments_table(revisions: list[dict[str, Any]], parameter: str, test_scores: bool) -> pd.DataFrame:
-    """One row per finished experiment: its name, the parameter, and the scores of each method.
+    """Make a row for each finished experiment: its name, the parameter, and the scores of each method.
 
-    Of experiments that also differ in other parameters, those are kept that show the most values of this one. `+-` is
-    the margin of error, half the 95% confidence interval.
+    Of experiments that also differ in other parameters, those are kept that show the most values of this one. The first
+    one, in the order of the parameter, is the reference: `METHOD change` is the mean difference from it over the folds
+    that both have run, and `+-` half the width of its 95% paired t interval (empty for fewer than two folds).
 
     Raises:
-        UserError: no finished experiment has the parameter.
+        UserError: No finished experiment has the parameter.
     """
     rows = []
     for revision in revisions:
@@ -62,8 +65,12 @@ def experiments_table(revisions: list[dict[str, Any]], parameter: str, test_scor
             continue
         row = {"experiment": revision.get("name") or revision["rev"][:7], parameter: params[parameter]}
         row[OTHERS] = json.dumps({**params, parameter: None}, sort_keys=True, default=str)
+        row[SCORES] = {
+            method: {key: value for key, value in validation.items() if key.startswith(f"{method}.fold_")}
+            for method in METHODS
+        }
         for method in METHODS:
-            row |= {f"{method} val F1": validation[f"{method}.val_f1"], f"{method} +-": validation[f"{method}.val_moe"]}
+            row[f"{method} val F1"] = validation[f"{method}.val_f1"]
             if test_scores:
                 row[f"{method} test F1"] = _read(data["metrics"], COMPARE_METRICS)[f"{method}.macro_f1"]
         rows.append(row)
@@ -73,14 +80,27 @@ def experiments_table(revisions: list[dict[str, Any]], parameter: str, test_scor
     values = table[parameter].map(str).groupby(table[OTHERS], sort=False).nunique()
     table = table[table[OTHERS] == values.idxmax()].drop(columns=OTHERS)
     if left_out := len(rows) - len(table):
-        warn(f"left out, since they differ in other parameters as well: {left_out} experiments")
+        warn(f"{left_out} experiments were left out, because they differ in other parameters as well")
     if table[parameter].map(lambda value: isinstance(value, list | str | bool)).any():
         table[parameter] = table[parameter].map(str)
-    return table.sort_values([parameter, "experiment"], ignore_index=True)
+    table = table.sort_values([parameter, "experiment"], ignore_index=True)
+    scores = table.pop(SCORES)
+    for method in METHODS:
+        changes = [paired_change(each[method], scores[0][method]) for each in scores]
+        table[f"{method} change"], table[f"{method} +-"] = zip(*changes, strict=True)
+    return table
+
+
+def paired_change(scores: dict[str, float], reference: dict[str, float]) -> tuple[float, float]:
+    """Compute the mean difference over the folds that both have, and half the width of its 95% paired t interval."""
+    differences = pd.Series({fold: scores[fold] - reference[fold] for fold in scores.keys() & reference.keys()})
+    if len(differences) < 2:
+        return differences.mean(), math.nan
+    return differences.mean(), float(t.ppf(0.975, len(differences) - 1) * differences.sem())
 
 
 def plot_sweep(table: pd.DataFrame, parameter: str, path: Path) -> None:
-    """Draw each method's validation macro-F1 with its 95% interval; equal values of the parameter side by side."""
+    """Draw each method's change of validation macro-F1 from the first value, with its 95% paired interval."""
     from matplotlib.figure import Figure
 
     from stages.common.reporting.formatting import DISPLAY_NAMES
@@ -89,20 +109,26 @@ def plot_sweep(table: pd.DataFrame, parameter: str, path: Path) -> None:
     use_style()
     figure = Figure(figsize=(8, 4.5), dpi=110, layout="constrained")
     axis = figure.subplots()
+    axis.axhline(0, color="black", linewidth=0.8)
     numeric = pd.api.types.is_numeric_dtype(table[parameter])
     values = table[parameter] if numeric else pd.Series(pd.factorize(table[parameter])[0])
     for number, method in enumerate(METHODS):
-        scores, margins = table[f"{method} val F1"], table[f"{method} +-"]
         x = values * (1 + 0.03 * number) if numeric else values + 0.1 * number  # intervals beside each other
         style: dict[str, Any] = {"color": COLORS[method], "marker": MARKERS[method], "linestyle": LINE_STYLES[method]}
-        axis.errorbar(x, scores, margins, capsize=4, label=DISPLAY_NAMES[method], **style)
+        changes, half_widths = table[f"{method} change"], table[f"{method} +-"].fillna(0)
+        axis.errorbar(x, changes, half_widths, capsize=4, label=DISPLAY_NAMES[method], **style)
     if not numeric:
         axis.set_xticks(range(table[parameter].nunique()), table[parameter].unique())
     elif values.min() > 0 and values.max() / values.min() >= 10:
         axis.set_xscale("log")
         axis.set_xticks(sorted(values.unique()), [f"{value:g}" for value in sorted(values.unique())], minor=False)
         axis.minorticks_off()
-    axis.set(xlabel=parameter, ylabel="macro-F1 on the validation rows", title=f"{parameter}, with 95% intervals")
+    first = table[parameter][0]
+    axis.set(
+        xlabel=parameter,
+        ylabel=f"change from {first}",
+        title=f"Validation macro-F1 by {parameter}: paired differences over the folds, with 95% intervals",
+    )
     axis.legend()
     save_png(figure, path)
 

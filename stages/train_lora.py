@@ -3,22 +3,23 @@
 from stages.common.runtime.exceptions import report_user_errors
 from stages.common.runtime.launch import parse_run, start_launcher
 from stages.common.runtime.params import load_params
-from stages.common.runtime.paths import BASE_MODEL, TRAIN
+from stages.common.runtime.paths import BASE_MODEL, TOKENIZED
 from stages.common.runtime.threads import limit_spinning
 
 
 @report_user_errors
 def main() -> None:
-    params, (seed, learning_rate) = load_params(), parse_run(__doc__)
+    params, (fold, learning_rate) = load_params(), parse_run(__doc__)
     start_launcher(params.run.launcher, "stages.train_lora")
     limit_spinning()
-    # torch takes seconds to import, and a fault in params.yaml is reported before.
+    seed = params.train.seed + fold  # Each fold varies the seed too, so that the folds differ as new experiments would.
+    # torch takes seconds to import, and an error in params.yaml is reported before that.
     from stages.common.artifacts.arrow import read_class_names
     from stages.common.modeling.classifier import add_lora, build_classifier
     from stages.common.training.train_stage import train_stage
 
-    base_model = build_classifier(BASE_MODEL, read_class_names(TRAIN), params.train.dropout, seed)
-    train_stage(add_lora(base_model, params.lora, seed), "lora", params, seed, learning_rate)
+    base_model = build_classifier(BASE_MODEL, read_class_names(TOKENIZED), params.train.dropout, seed)
+    train_stage(add_lora(base_model, params.lora, seed), "lora", params, fold, seed, learning_rate)
 
 
 if __name__ == "__main__":

@@ -69,9 +69,9 @@ def trained_project(tiny_base_model: Path, tmp_path_factory: pytest.TempPathFact
         patch.chdir(folder)
         stage = prepare(folder, tiny_base_model)
         rates = {"full__learning_rates": [0.01], "lora__learning_rates": [0.05]}
-        stage("train_full", "--seed", 42, "--learning-rate", 0.01, train__epochs=1, **rates)
-        stage("train_lora", "--seed", 42, "--learning-rate", 0.05)
-        stage("plan_runs")
+        stage("train_full", "--fold", 0, "--learning-rate", 0.01, train__epochs=1, **rates)
+        stage("train_lora", "--fold", 0, "--learning-rate", 0.05)
+        stage("prune_runs", run__folds=[0])
         stage("select")
     return folder
 
@@ -94,6 +94,7 @@ def clone(tmp_path_factory, tiny_base_model) -> Path:
     params["data"]["source"], params["base_model"]["folder"] = "data/tiny", "data/tiny-model"
     params["tokenize"]["max_length"], params["train"]["epochs"] = 32, 1
     params["full"]["learning_rates"], params["lora"]["learning_rates"] = [0.001], [0.01]
+    params["run"]["folds"] = [0]
     params["lora"]["target_modules"] = ["query", "value"]
     (root / "params.yaml").write_text(yaml.safe_dump(params, allow_unicode=True, sort_keys=False), encoding="utf-8")
     for command in (

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 
 from stages import clean_and_tokenize, filter, ingest
+from stages.common.artifacts import folds
 from stages.common.artifacts.arrow import make_schema, read_preprocessing, read_table, write_table
 from stages.common.runtime.exceptions import UserError
 from tests.support.corpus import LABELS, records, write_corpus
@@ -32,15 +33,14 @@ def test_the_same_corpus_elsewhere_gives_the_same_bytes(splits, stage, tmp_path_
     first = arrow_files(splits)
     for name in ("ingest", "filter", "clean_and_tokenize", "split"):
         stage(name, data__source=str(source), tokenize__max_length=64)
-    assert len(first) == 6
+    assert len(first) == 8
     assert arrow_files(splits) == first
 
 
-@pytest.mark.parametrize("name", ["splits/train", "splits/validation", "splits/test"])
-def test_datasets_reads_the_features_of_the_notebook(splits, name):
+def test_datasets_reads_the_features_of_the_notebook(splits):
     import datasets
 
-    rows = datasets.Dataset.from_file(f"data/{name}.arrow")
+    rows = datasets.Dataset.from_file("data/tokenized.arrow")
     int32s, string = datasets.List(datasets.Value("int32")), datasets.Value("string")
     assert rows.features == {
         "input_ids": int32s,
@@ -50,6 +50,7 @@ def test_datasets_reads_the_features_of_the_notebook(splits, name):
         "Index": string,
         "text": string,
         "MainCategory": string,
+        "is_test": datasets.Value("bool"),
     }
     length = len(rows[0]["input_ids"])
     assert rows[0]["attention_mask"] == [1] * length
@@ -57,7 +58,8 @@ def test_datasets_reads_the_features_of_the_notebook(splits, name):
 
 
 @pytest.mark.parametrize(
-    "schema", [ingest.SCHEMA, make_schema(filter.FIELDS, LABELS), make_schema(clean_and_tokenize.FIELDS, LABELS)]
+    "schema",
+    [ingest.SCHEMA, make_schema(filter.FIELDS, LABELS), make_schema(clean_and_tokenize.FIELDS, LABELS), folds.SCHEMA],
 )
 def test_our_metadata_is_what_datasets_would_write(schema):
     import datasets
@@ -67,8 +69,8 @@ def test_our_metadata_is_what_datasets_would_write(schema):
     assert features.arrow_schema == schema
 
 
-def test_the_splits_say_how_they_were_made(splits):
-    assert read_preprocessing(Path("data/splits/test.arrow")).max_length == 64
+def test_the_tokenized_rows_say_how_they_were_made(splits):
+    assert read_preprocessing(Path("data/tokenized.arrow")).max_length == 64
 
 
 def test_a_table_that_does_not_say_how_it_was_made_is_named(tmp_path):
@@ -98,6 +100,12 @@ def test_a_damaged_table_is_named(tmp_path):
 def test_a_missing_table_is_named(tmp_path):
     with pytest.raises(UserError, match=r"missing\.arrow.*dvc repro"):
         read_table(tmp_path / "missing.arrow")
+
+
+@pytest.mark.parametrize("name", ["ingest", "filter", "base_model", "clean_and_tokenize", "split", "baselines"])
+def test_data_stages_import_no_torch(name):
+    code = f"import sys, stages.{name}; sys.exit(any(m in sys.modules for m in ('torch', 'transformers', 'sklearn')))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o077])

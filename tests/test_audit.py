@@ -3,15 +3,17 @@
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
 from stages.audit import confident_classes, noise_rates
-from stages.common.artifacts.arrow import make_schema, write_table
-from stages.common.runtime.paths import TEST, TRAIN, VALIDATION
-from tests.support.corpus import LABELS, records
+from stages.common.artifacts.folds import read_fold
+from stages.common.artifacts.logits import write_logits
+from stages.common.runtime.paths import AUDIT_METRICS, LABEL_ISSUES, LABEL_NOISE, RUNS, fold_path, run_name
+from tests.support.corpus import records
+from tests.support.runs import labelled_logits, write_runs
 
 
 def test_confident_classes_are_those_above_the_mean_of_their_own_rows():
@@ -25,36 +27,45 @@ def test_confident_classes_are_those_above_the_mean_of_their_own_rows():
 
 @pytest.fixture
 def wrong(stage) -> list[str]:
-    """Splits of `records` with 12 wrong labels; their ids."""
-    rows = [row | {"labels": int(row["GeneralPolarity"]) + 1} for row in records()]
-    wrong = rows[::15]
-    for row in wrong:
-        row["labels"] = (row["labels"] + 1) % 3
-    schema = make_schema({"labels": pa.int64(), "Index": pa.string(), "text": pa.string()}, LABELS)
-    columns = {"labels": "labels", "Index": "Index", "text": "RawText"}
-    table = pa.table({name: [row[key] for row in rows] for name, key in columns.items()}, schema)
-    is_validation = np.arange(len(rows)) % 10 == 9
-    write_table(TRAIN, [table.filter(pa.array(~is_validation))], schema)
-    write_table(VALIDATION, [table.filter(pa.array(is_validation))], schema)
-    write_table(TEST, [table], schema)
-    return [row["Index"] for row in wrong]
+    """Runs on all folds of `records` with 12 wrong labels, by models that see through them; the ids of these rows."""
+    rows = records()
+    right = np.array([int(row["GeneralPolarity"]) + 1 for row in rows])
+    for row in rows[::15]:
+        row["GeneralPolarity"] = str((int(row["GeneralPolarity"]) + 2) % 3 - 1)
+    write_runs(rows, folds=range(5), learning_rates={"full": [0.1], "lora": [0.1]})
+    for method, seed in (("full", 1), ("lora", 2)):
+        for fold in range(5):
+            parts = vars(read_fold(fold_path(fold), len(rows)))
+            logits = {part: labelled_logits(right[numbers], 6.0, seed) for part, numbers in parts.items()}
+            given = np.array([int(row["GeneralPolarity"]) + 1 for row in rows])[parts["train"]]
+            if method == "full":  # It has learned the given labels of its training rows by heart.
+                logits["train"] = np.eye(3)[given]
+            write_logits(RUNS / method / run_name(fold, 0.1) / "logits.safetensors", logits)
+    rates = {"full__learning_rates": [0.1], "lora__learning_rates": [0.1]}
+    for name in ("prune_runs", "select", "audit"):
+        stage(name, run__folds=list(range(5)), **rates)
+    return [row["Index"] for row in rows[::15]]
 
 
-def test_wrong_labels_are_listed_first(stage, wrong):
-    stage("audit")
-    with Path("plots/label_issues.csv").open(encoding="utf-8-sig", newline="") as file:
+def read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def test_wrong_labels_are_listed_first(wrong):
+    with LABEL_ISSUES.open(encoding="utf-8-sig", newline="") as file:
         rows = list(csv.DictReader(file))
     assert {row["Index"] for row in rows[: len(wrong)]} == set(wrong)
     assert all(row["label"] != row["suggested"] and row["suspected"] == "yes" for row in rows[: len(wrong)])
-    metrics = json.loads(Path("metrics/audit.json").read_text(encoding="utf-8"))
+    metrics = read(AUDIT_METRICS)
     assert metrics["rows"] == 180
     assert len(wrong) <= metrics["suspected"] <= len(rows)
     assert metrics["estimated_wrong"] == pytest.approx(len(wrong) / 180, abs=0.05)
-    noise = json.loads(Path("data/label_noise.json").read_text(encoding="utf-8"))
+    noise = read(LABEL_NOISE)
     assert len(noise) == 6
     assert noise == sorted(noise, key=lambda pair: -pair["rate"])
 
 
-def test_test_rows_are_not_audited_even_where_they_serve_as_validation(stage, wrong):
-    stage("audit", split__validation_size=0.0)
-    assert json.loads(Path("metrics/audit.json").read_text(encoding="utf-8"))["rows"] == 162
+def test_a_method_that_learned_the_noise_fits_the_suspected_labels(wrong):
+    fit = read(AUDIT_METRICS)["label_fit"]
+    assert fit["full"] == {"suspected": 1.0, "others": 1.0}
+    assert fit["lora"]["suspected"] < 0.1 < 0.9 < fit["lora"]["others"]

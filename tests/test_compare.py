@@ -1,4 +1,4 @@
-"""What `compare` writes: metrics of several runs, scalars for DVC's tables, and data for pictures."""
+"""What `compare` writes: metrics over the folds, scalars for DVC's tables, and data for pictures."""
 
 import json
 from pathlib import Path
@@ -6,19 +6,35 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.metrics import f1_score
 
 from stages.common.artifacts.arrow import read_table
+from stages.common.artifacts.folds import read_fold
 from stages.common.artifacts.logits import read_logits
 from stages.common.artifacts.methods import BASELINES, METHODS
+from stages.common.evaluation.comparison import tuning_of
+from stages.common.evaluation.result import Comparison, Estimate, read_comparison
+from stages.common.runtime import paths
+from stages.compare import round_floats
+from stages.select import select
 from tests.support.corpus import LABELS, records
 from tests.support.project import run_tool, stage_runner
-from tests.support.runs import LEARNING_RATES, TIMING, write_runs
+from tests.support.runs import LEARNING_RATES, STAGES_AFTER_TRAINING, TIMING, make_run, write_runs
 
-SEEDS = [42, 43]
+FOLDS = [0, 1, 2]
+TO_COMPARE = STAGES_AFTER_TRAINING[: STAGES_AFTER_TRAINING.index("compare") + 1]
 
 
 def read(path: str) -> Any:
     return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def compare(stage, folds: list[int], **options: Any) -> Comparison:
+    """Write runs of these folds, and compare them."""
+    write_runs(folds=folds, **options)
+    for name in TO_COMPARE:
+        stage(name, run__folds=folds, compare__bootstrap_samples=100)
+    return read_comparison()
 
 
 @pytest.fixture(scope="module")
@@ -29,98 +45,146 @@ def compared_folder(tmp_path_factory):
         row["MainCategory"] = ["노트북", "이어폰", None, " "][index % 4]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        write_runs(rows, SEEDS)
+        write_runs(rows, FOLDS)
         stage = stage_runner()
-        stage("plan_runs", run__seeds=SEEDS)
-        for name in ("select", "compare"):
-            stage(name, compare__bootstrap_samples=200)
+        for name in TO_COMPARE:
+            stage(name, run__folds=FOLDS, compare__bootstrap_samples=200)
     return folder
 
 
 @pytest.fixture
-def details(compared_folder, monkeypatch) -> dict[str, Any]:
+def comparison(compared_folder, monkeypatch) -> Comparison:
     monkeypatch.chdir(compared_folder)
-    return read("metrics/compare_details.json")
+    return read_comparison()
+
+
+def test_every_row_of_the_folds_that_were_run_is_tested(comparison):
+    num_rows = len(read_table(paths.TOKENIZED))
+    tested = [read_fold(paths.fold_path(fold), num_rows).test for fold in FOLDS]
+    assert comparison.rows == sum(map(len, tested)) < num_rows
+    assert (comparison.folds, comparison.num_folds) == (FOLDS, 5)
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_metrics_of_several_seeds_are_means(details, method):
-    runs = details[method]["runs"]
-    assert [of_run["seed"] for of_run in runs["each"]] == SEEDS
-    scores = [of_run["macro_f1"] for of_run in runs["each"]]
-    rounding = 1e-4  # metrics are rounded to four places
-    assert details[method]["macro_f1"] == runs["mean"]["macro_f1"] == pytest.approx(np.mean(scores), abs=rounding)
-    assert runs["sd"]["macro_f1"] == pytest.approx(np.std(scores, ddof=1), abs=2 * rounding)
+def test_scores_are_means_over_the_folds_of_the_selected_runs(comparison, method):
+    table = read_table(paths.TOKENIZED)
+    labels, scores = table["labels"].to_numpy(), []
+    for run in comparison.method(method).runs:
+        name = paths.run_name(run.fold, comparison.method(method).tuning.learning_rate)
+        logits = read_logits(paths.RUNS / method / name / "logits.safetensors", len(LABELS))["test"]
+        rows = read_fold(paths.fold_path(run.fold), len(table)).test
+        scores.append(f1_score(labels[rows], logits.argmax(1), average="macro"))
+        assert run.macro_f1 == pytest.approx(scores[-1], abs=1e-4)
+    assert comparison.scores(method).macro_f1.value == pytest.approx(np.mean(scores), abs=1e-4)
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_the_best_run_is_the_one_that_was_selected(details, method):
-    best = max(details[method]["runs"]["each"], key=lambda of_run: of_run["validation_macro_f1"])
-    assert details[method]["best_seed"] == best["seed"]
-    assert details[method]["best_epoch"] == read(f"data/models/{method}/training.json")["best_epoch"]
+def test_the_best_run_is_the_one_with_the_best_validation_score(comparison, method):
+    result = comparison.method(method)
+    best = max(result.runs, key=lambda run: run.validation_macro_f1)
+    assert result.best_fold == best.fold == read(f"data/models/{method}/training.json")["fold"]
 
 
-@pytest.mark.parametrize("method", [*METHODS, *BASELINES])
-def test_every_metric_but_the_ece_has_an_interval_around_it(details, method):
-    interval = details[method]["interval"]
-    assert {"macro_f1", "scaled.loss", *(f"per_class.{label}.f1" for label in LABELS)} < set(interval)
-    for name, ends in interval.items():
-        if name.endswith("ece"):
-            assert ends is None, "the bootstrap of the ECE is biased"
+def estimates(value: Any) -> list[tuple[str, Estimate]]:
+    """All estimates in a part of the result, by the names of their fields."""
+    if isinstance(value, Estimate):
+        return [("", value)]
+    items = value.items() if isinstance(value, dict) else dict(value).items()
+    parts = [(name, part) for name, part in items if isinstance(part, Estimate | dict) or hasattr(part, "model_dump")]
+    return [(name or inner, estimate) for name, part in parts for inner, estimate in estimates(part)]
+
+
+@pytest.mark.parametrize("name", [*METHODS, *BASELINES])
+def test_every_metric_but_the_ece_has_an_interval_around_it(comparison, name):
+    found = estimates(comparison.scores(name))
+    assert len(found) == 10 + 3 * len(LABELS)
+    for metric, estimate in found:
+        if metric.endswith("ece"):
+            assert estimate.low is None, "the bootstrap of the ECE is biased"
         else:
-            low, high = ends
-            assert low <= details[method][name] <= high
+            assert estimate.low <= estimate.value <= estimate.high
 
 
-def test_the_difference_is_lora_minus_full_with_a_verdict(details):
-    difference = details["difference"]
-    low, high = difference["interval"]
-    assert difference["macro_f1"] == pytest.approx(details["lora"]["macro_f1"] - details["full"]["macro_f1"], abs=2e-4)
-    assert low < difference["tost_interval"][0] < difference["macro_f1"] < difference["tost_interval"][1] < high
-    assert difference["verdict"] in ("better", "worse", "equivalent", "undecided")
-    assert all(0 < p <= 1 for p in difference["checkpoint_tests"].values())
+def test_the_difference_is_the_mean_over_the_folds_of_lora_minus_full(comparison):
+    difference = comparison.difference
+    pairs = zip(comparison.lora.runs, comparison.full.runs, strict=True)
+    assert difference.by_fold == pytest.approx([lora.macro_f1 - full.macro_f1 for lora, full in pairs], abs=2e-4)
+    assert difference.macro_f1.value == pytest.approx(np.mean(difference.by_fold), abs=2e-4)
+    assert difference.macro_f1.low < difference.equivalence.low < difference.macro_f1.value
+    assert difference.macro_f1.value < difference.equivalence.high < difference.macro_f1.high
+    assert set(comparison.class_differences) == set(LABELS)
 
 
-def test_several_seeds_are_about_methods(details):
-    assert details["difference"]["about"] == "methods"
-    assert details["difference"]["run_variance"] > 0
+@pytest.mark.parametrize(
+    "separations, verdict", [((5.0, 0.2), "worse"), ((0.2, 5.0), "better"), ((9.0, 9.0), "equivalent")]
+)
+def test_a_clear_result_gets_its_verdict(stage, monkeypatch, separations, verdict):
+    monkeypatch.setattr("tests.support.runs.SEPARATION", dict(zip(METHODS, separations, strict=True)))
+    assert compare(stage, FOLDS).difference.verdict == verdict
 
 
-def test_each_method_is_compared_with_the_baselines(details):
+@pytest.mark.parametrize("folds", [[0], [3, 1]])
+def test_fewer_than_three_folds_decide_nothing(stage, monkeypatch, folds):
+    monkeypatch.setattr("tests.support.runs.SEPARATION", {"full": 5.0, "lora": 0.2})
+    comparison = compare(stage, folds)
+    assert comparison.difference.verdict == "undecided"
+    assert comparison.difference.minimum_detectable_effect is None
+    assert comparison.trained_models.p_permutation < 0.05, "what the trained models show is said apart"
+    assert comparison.folds == sorted(folds)
+
+
+def test_fixed_test_rows_are_said_to_be_so(stage):
+    comparison = compare(stage, FOLDS, fixed_test_rows=True)
+    assert comparison.fixed_test_rows
+    assert comparison.rows == 3 * 36, "each row is tested once by each fold"
+    assert read("metrics/audit.json")["rows"] == 36, "and audited once"
+
+
+def test_each_method_is_compared_with_the_baselines(comparison):
     # In these runs TF-IDF is always right, the linear probe often wrong.
-    verdicts = {against["baseline"]: against["verdict"] for against in details["lora"]["against"]}
+    verdicts = {against.baseline: against.difference.verdict for against in comparison.lora.against}
     assert verdicts == {"linear_probe": "better", "tfidf": "worse", "majority": "better"}
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_the_tuning_of_a_method_counts_its_rates_and_runs(details, method):
-    tuning = details[method]["tuning"]
-    rates = LEARNING_RATES[method]
-    assert [trial["learning_rate"] for trial in tuning["trials"]] == list(rates)
-    assert (tuning["num_rates"], tuning["num_runs"]) == (len(rates), len(rates) * len(SEEDS))
-    assert tuning["learning_rate"] in rates
+def test_the_tuning_of_a_method_counts_its_rates_and_runs(comparison, method):
+    tuning, rates = comparison.method(method).tuning, LEARNING_RATES[method]
+    assert [trial.learning_rate for trial in tuning.trials] == list(rates)
+    assert (tuning.num_rates, tuning.num_runs) == (len(rates), len(rates) * len(FOLDS))
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_calibration_tells_what_chance_alone_would_give(details, method):
-    calibration = details[method]["calibration"]
-    low, high = calibration["temperature_interval"]
-    assert low < calibration["temperature"] < high
-    assert 0 < calibration["ece_if_calibrated"] < 1
+@pytest.mark.parametrize(
+    "rates, best, at_edge", [([0.1, 0.2, 0.3], 0.3, True), ([0.1, 0.2, 0.3], 0.2, False), ([0.1, 0.2], 0.2, False)]
+)
+def test_a_rate_is_at_the_edge_of_three_or_more(rates, best, at_edge):
+    runs = {str(rate): make_run(0, rate, macro_f1=0.9 if rate == best else 0.5) for rate in rates}
+    assert tuning_of(select(runs, "macro_f1")).at_edge is at_edge
 
 
-def test_compare_json_begins_with_the_verdict_and_its_limits(details):
-    metrics = read("metrics/compare.json")
-    difference = details["difference"]
-    beginning = ["verdict", "about", "difference", "low", "high", "detectable", "rows_needed"]
+@pytest.mark.parametrize(
+    "losses, unconverged",
+    [
+        ([0.9, 0.8, 0.7], 1),
+        ([0.9, 0.7, 0.8], 0),
+        ([*np.linspace(1, 0.1, 19), 0.2], 1),
+        ([*np.linspace(1, 0.1, 18), 0.2, 0.2], 0),
+    ],
+)
+def test_a_run_whose_loss_is_lowest_in_the_last_tenth_has_not_converged(losses, unconverged):
+    selected = select({"a": make_run(0, 0.1, losses=losses)}, "macro_f1")
+    assert tuning_of(selected).unconverged == unconverged
+
+
+def test_compare_json_begins_with_the_verdict_and_its_limits(comparison):
+    metrics, difference = read("metrics/compare.json"), comparison.difference
+    beginning = ["verdict", "difference", "low", "high", "detectable", "rows_needed", "folds"]
     assert list(metrics)[: len(beginning)] == beginning
-    assert [metrics["low"], metrics["high"]] == difference["interval"]
+    assert [metrics["low"], metrics["high"]] == [difference.macro_f1.low, difference.macro_f1.high]
     for method in METHODS:
-        assert metrics[method]["macro_f1"] == details[method]["macro_f1"]
-        assert metrics[method]["at_edge"] == details[method]["tuning"]["at_edge"]
+        assert metrics[method]["macro_f1"] == comparison.scores(method).macro_f1.value
 
 
-def test_compare_json_holds_scalars_alone(details):
+def test_compare_json_holds_scalars_alone(comparison):
     """`dvc metrics show` leaves lists out."""
     values = [
         inner
@@ -131,119 +195,99 @@ def test_compare_json_holds_scalars_alone(details):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_validation_metrics_are_those_of_the_selected_rate(details, method):
-    validation, tuning = read("metrics/validation.json")[method], details[method]["tuning"]
-    assert validation["learning_rate"] == tuning["learning_rate"]
-    assert 0 < validation["val_moe"] < validation["val_f1"]
+def test_validation_scores_are_those_of_each_fold_at_the_selected_rate(comparison, method):
+    validation, result = read("metrics/validation.json")[method], comparison.method(method)
+    assert validation["learning_rate"] == result.tuning.learning_rate
+    scores = [validation[f"fold_{fold}"] for fold in FOLDS]
+    assert scores == [run.validation_macro_f1 for run in result.runs]
+    assert validation["val_f1"] == pytest.approx(np.mean(scores), abs=1e-4)
 
 
-def test_the_plot_of_learning_rates_has_a_row_a_run(details):
+def test_the_plot_of_learning_rates_has_a_row_a_run(comparison):
     rows = read("plots/learning_rates.json")
-    assert len(rows) == sum(len(rates) for rates in LEARNING_RATES.values()) * len(SEEDS)
+    assert len(rows) == sum(len(rates) for rates in LEARNING_RATES.values()) * len(FOLDS)
     for method in METHODS:
         selected = {row["learning_rate"] for row in rows if row["method"] == method and row["selected"]}
-        assert selected == {details[method]["tuning"]["learning_rate"]}
-    last_trial = rows[-len(SEEDS) :]
+        assert selected == {comparison.method(method).tuning.learning_rate}
+    last_trial = rows[-len(FOLDS) :]
     assert last_trial[0]["mean"] == pytest.approx(np.mean([row["macro_f1"] for row in last_trial]))
 
 
 @pytest.mark.parametrize("kind", ["length", "category"])
-def test_slices_hold_every_row(details, kind):
-    assert sum(of_slice["rows"] for of_slice in details["slices"][kind].values()) == details["rows"]
+def test_slices_hold_every_tested_row(comparison, kind):
+    assert sum(each.rows for each in comparison.slices if each.kind == kind) == comparison.rows
 
 
-def test_rows_without_a_category_share_a_slice(details):
-    assert set(details["slices"]["category"]) == {"노트북", "이어폰", "..."}
+def test_slices_have_paired_intervals(comparison):
+    for each in comparison.slices:
+        difference = each.accuracy_difference
+        assert difference.value == pytest.approx(each.lora.accuracy - each.full.accuracy, abs=2e-4)
+        assert difference.low <= difference.value <= difference.high
+
+
+def test_rows_without_a_category_share_a_slice(comparison):
+    assert {each.name for each in comparison.slices if each.kind == "category"} == {"노트북", "이어폰", "..."}
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_confusion_plots_count_the_predictions_of_the_best_run(details, method):
+def test_confusion_plots_count_the_predictions_of_all_folds(comparison, method):
     cells = read(f"plots/confusion_{method}.json")
     assert [(cell["actual"], cell["predicted"]) for cell in cells] == [(a, p) for a in LABELS for p in LABELS]
-    labels = read_table(Path("data/splits/test.arrow"))["labels"].to_numpy()
-    run_folder = Path("data/runs") / method / read("data/selection.json")[method]["best_run"]
-    correct = read_logits(run_folder / "logits.safetensors", len(LABELS))["test"].argmax(1) == labels
-    assert sum(cell["count"] for cell in cells) == len(labels)
-    assert sum(cell["count"] for cell in cells if cell["actual"] == cell["predicted"]) == correct.sum()
+    assert sum(cell["count"] for cell in cells) == comparison.rows
+    right = sum(cell["count"] for cell in cells if cell["actual"] == cell["predicted"])
+    assert right / comparison.rows == pytest.approx(comparison.scores(method).accuracy.value, abs=1e-3)
 
 
-def test_no_metric_depends_on_the_hour(details):
+def test_no_metric_depends_on_the_hour(comparison):
     assert "seconds" not in Path("metrics/compare_details.json").read_text(encoding="utf-8")
 
 
-def test_the_tool_for_timings_shows_what_each_run_cost(details, capsys):
+def test_the_tool_for_timings_shows_what_each_run_cost(comparison, capsys):
     run_tool("timings")
     table = capsys.readouterr().out
     assert all(f"{TIMING[name]:.1f}" in table for name in TIMING)
-    assert table.count("full/") == table.count("lora/") == 2 * len(LEARNING_RATES["full"])  # two seeds
+    assert table.count("full/") == len(FOLDS) * len(LEARNING_RATES["full"])
 
 
-def test_a_second_run_gives_the_same_bytes(details):
+def test_a_second_run_gives_the_same_bytes(comparison):
     written = [Path("metrics/compare_details.json"), Path("metrics/compare.json"), *Path("plots").iterdir()]
     before = {path: path.read_bytes() for path in written}
-    stage_runner()("compare", compare__bootstrap_samples=200)
+    stage_runner()("compare", run__folds=FOLDS, compare__bootstrap_samples=200)
     assert {path: path.read_bytes() for path in written} == before
 
 
-def test_small_numbers_keep_two_digits():
-    from stages.compare import round_float
+def test_numbers_are_rounded_to_four_places_and_small_ones_to_two_digits():
+    values = {"a": [0.123456, -0.00004567, 5.32e-11], "b": {"c": 3, "d": None, "e": True, "f": "0.123456"}}
+    expected = {"a": [0.1235, -4.6e-05, 5.3e-11], "b": {"c": 3, "d": None, "e": True, "f": "0.123456"}}
+    assert round_floats(values) == expected
 
-    assert [round_float(text) for text in ("0.123456", "-0.00004567", "5.32e-11")] == [0.1235, -4.6e-05, 5.3e-11]
+
+def test_selection_on_the_test_rows_is_flagged_by_the_folds_themselves(stage, capsys):
+    assert compare(stage, FOLDS, selects_on_test_rows=True).selected_on_test_rows
+    assert "selected on the test rows" in capsys.readouterr().err
 
 
-def test_without_validation_rows_the_metrics_are_flagged(stage, capsys):
+def test_a_run_far_from_the_others_is_marked(stage):
+    write_runs(folds=[*range(5)], learning_rates={"full": [0.1], "lora": [0.1]}, separation=6.0)
+    logits = paths.RUNS / "lora" / paths.run_name(3, 0.1) / "logits.safetensors"
+    from safetensors.numpy import load_file, save_file
+
+    save_file({part: -values for part, values in load_file(logits).items()}, logits)
+    for name in TO_COMPARE:
+        options = {"full__learning_rates": [0.1], "lora__learning_rates": [0.1], "compare__bootstrap_samples": 100}
+        stage(name, run__folds=[*range(5)], **options)
+    comparison = read_comparison()
+    assert [run.fold for run in comparison.lora.runs if run.diverged] == [3]
+    assert not any(run.diverged for run in comparison.full.runs)
+
+
+@pytest.mark.parametrize("path", ["data/baselines/0.safetensors", "data/runs/lora/{}/logits.safetensors"])
+def test_a_missing_file_is_one_clear_line(stage, path):
     write_runs()
-    for name in ("plan_runs", "select", "compare"):
-        stage(name, split__validation_size=0.0, compare__bootstrap_samples=100)
-    assert "chosen on the test rows" in capsys.readouterr().err
-    assert read("metrics/compare_details.json")["selected_on_test_rows"] is True
-
-
-def test_a_missing_run_is_one_clear_line(stage, capsys):
-    write_runs()
-    for name in ("plan_runs", "select"):
+    for name in ("prune_runs", "select"):
         stage(name)
-    logits = Path("data/runs/lora") / read("data/selection.json")["lora"]["best_run"] / "logits.safetensors"
-    logits.unlink()
-    with pytest.raises(SystemExit, match=rf"{logits}: cannot be read .*dvc repro"):
+    missing = Path(path.format(read("data/selection.json")["lora"]["best_run"]))
+    missing.unlink()
+    with pytest.raises(SystemExit, match=rf"{missing}: cannot be read .*dvc repro"):
         stage("compare")
     assert not Path("metrics/compare.json").exists()
-
-
-def compare_one_seed(num_better: int, num_worse: int) -> dict[str, Any]:
-    """The difference between two checkpoints of one seed, of which LoRA has so many more or fewer rows right."""
-    from stages.common.evaluation.comparison import compare_methods
-    from stages.common.evaluation.vectorized_metrics import per_example_statistics
-    from stages.common.runtime.params import CompareParams
-
-    labels = np.arange(120) % len(LABELS)
-    rows = np.arange(len(labels))
-    right, wrong = np.eye(len(LABELS))[labels], np.eye(len(LABELS))[(labels + 1) % len(LABELS)]
-    logits = {
-        "full": np.where((rows < num_better)[:, None], wrong, right),
-        "lora": np.where((rows >= len(rows) - num_worse)[:, None], wrong, right),
-    }
-    statistics = {name: per_example_statistics(of_method, labels, 1.0)[:, None] for name, of_method in logits.items()}
-    statistics |= dict.fromkeys(BASELINES, statistics["full"])
-    epoch = {"epoch": 1, "macro_f1": 0.5, "validation_loss": 1.0, "train_loss": 1.0}
-    run_of_method = {"seed": 1, "best_epoch": 1, "validation": epoch, "history": [epoch]}
-    run_of_method |= dict.fromkeys(("trainable_parameters", "total_parameters", "checkpoint_bytes"), 1)
-    trial = {"learning_rate": 0.1, "macro_f1": [0.5], "validation_loss": [1.0]}
-    selected = {"learning_rate": 0.1, "best_run": "a", "runs": {"a": run_of_method}, "trials": [trial]}
-    params = CompareParams(bootstrap_samples=2000, seed=42, margin=0.01)
-    return compare_methods(statistics, [str(row) for row in rows], LABELS, dict.fromkeys(METHODS, selected), params)[
-        "difference"
-    ]
-
-
-def test_one_seed_is_about_checkpoints():
-    difference = compare_one_seed(num_better=12, num_worse=0)
-    assert (difference["about"], difference["verdict"], difference["borderline"]) == ("checkpoints", "better", False)
-
-
-def test_with_one_seed_no_verdict_contradicts_the_permutation_test():
-    """Five rows against none: the bootstrap never draws a negative difference, but chance gives p = 1/16."""
-    difference = compare_one_seed(num_better=5, num_worse=0)
-    assert difference["interval"][0] > 0
-    assert difference["checkpoint_tests"]["p_permutation"] > 0.05
-    assert (difference["verdict"], difference["borderline"]) == ("undecided", True)

@@ -36,12 +36,12 @@ def history(folder: Path, method: str, launcher: str = "python", **changed: obje
     params["lora"]["dropout"] = 0.0
     (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
     shutil.rmtree(folder / "data/runs", ignore_errors=True)
-    command = ("python", "-m", f"stages.train_{method}", "--seed", "42", "--learning-rate", "0.02")
+    command = ("python", "-m", f"stages.train_{method}", "--fold", "0", "--learning-rate", "0.02")
     result = run(*command, cwd=folder, PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1")
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("epoch") == 4
-    assert (folder / f"data/runs/{method}/42-0.02/checkpoint/training.json").is_file()
-    return json.loads((folder / f"data/runs/{method}/42-0.02/history.json").read_text())
+    assert (folder / f"data/runs/{method}/0-0.02/checkpoint/training.json").is_file()
+    return json.loads((folder / f"data/runs/{method}/0-0.02/history.json").read_text())
 
 
 def curves(rows: list[dict[str, float]]) -> np.ndarray:
@@ -55,6 +55,6 @@ def test_two_processes_give_the_curves_of_one(without_dropout, method, shared):
     together = history(
         without_dropout, method, LAUNCHER, batch_size=batch_size, gradient_accumulation_steps=accumulated
     )
-    assert json.loads((without_dropout / "metrics/split.json").read_text())["train"]["rows"] % 64 == 1
+    assert json.loads((without_dropout / "metrics/split.json").read_text())["folds"][0]["train"]["rows"] % 64 == 1
     assert np.abs(curves(alone) - curves(together)).max() < 1e-4
     assert np.ptp(curves(alone), axis=0)[:2].min() > 0.01  # training went far beyond that tolerance

@@ -74,7 +74,7 @@ def test_the_drawing_shows_the_dependencies_between_stages():
 def test_the_table_of_stages_names_what_a_stage_writes(name):
     (row,) = re.findall(rf"^\| `{name}` \|.*", STAGES_README, re.MULTILINE)
     written = [
-        path.replace("${item.seed}-${item.learning_rate}", "SEED-LEARNING_RATE")
+        path.replace("${item.fold}", "FOLD").replace("${item.learning_rate}", "LEARNING_RATE")
         for path in paths(DAG[name], "outs", "metrics")
     ]
     assert sorted(re.findall(r"`([^`]+)`", row.rpartition("|")[0].rpartition("|")[2])) == sorted(written)

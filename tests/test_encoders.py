@@ -21,7 +21,7 @@ from tests.support.corpus import LABELS, record, records, write_corpus
 from tests.support.project import run_tool
 
 LONG = "화면 " * 100
-RUN = ("--seed", 42, "--learning-rate", 0.01)
+RUN = ("--fold", 0, "--learning-rate", 0.01)
 TEXTS = [row["RawText"] for row in records()]
 SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 
@@ -136,8 +136,8 @@ def test_the_whole_pipeline_runs_on(stage, tmp_path, capsys, build: Callable[[Pa
     stage("split")
     stage("train_full", *RUN, train__epochs=1, full__learning_rates=[0.01], lora__learning_rates=[0.01])
     stage("train_lora", *RUN, lora__target_modules=targets)
-    for name in ("plan_runs", "select"):
-        stage(name)
+    for name in ("prune_runs", "select"):
+        stage(name, run__folds=[0])
     assert "padded" not in capsys.readouterr().err, "packing is exact for each of them"
     stock = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
     stock.backend_tokenizer.no_padding()

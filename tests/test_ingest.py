@@ -66,13 +66,13 @@ def test_an_empty_array_is_no_error(stage, tmp_path):
 
 
 def test_a_missing_key_is_distinguished_from_null(stage, tmp_path):
-    rows = [record(1, "a", None), {"Index": 2, "RawText": "b"}, {"GeneralPolarity": 1.0}]
+    rows = [record(1, "a", None), {"Index": 2, "RawText": "b"}, {"GeneralPolarity": 1.0}, {"Index": ""}]
     stage("ingest", data__source=str(write_corpus(tmp_path / "raw", rows)))
     table = read_table(INGESTED)
-    assert table["HasPolarity"].to_pylist() == [True, False, True]
-    assert table["GeneralPolarity"].to_pylist() == [None, None, "1.0"]
-    assert table["Index"].to_pylist() == ["1", "2", None]
-    assert table["RawText"].to_pylist() == ["a", "b", ""]
+    assert table["HasPolarity"].to_pylist() == [True, False, True, False]
+    assert table["GeneralPolarity"].to_pylist() == [None, None, "1.0", None]
+    assert table["Index"].to_pylist() == ["1", "2", None, None]
+    assert table["RawText"].to_pylist() == ["a", "b", "", ""]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import yaml
 from huggingface_hub import ModelCard, metadata_eval_result, metadata_load
 
 from stages.common.artifacts.training_metadata import BaseModelSource
+from stages.common.evaluation.result import read_comparison
 from stages.common.serving.model_card import render_model_card
 from stages.common.serving.text_classifier import TextClassifier, load_text_classifier
 from tests.support.corpus import LABELS
@@ -23,7 +24,7 @@ def write_lock(folder: Path) -> None:
     """What DVC would write of the stages that made the LoRA model."""
     params = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
     params |= {f"lora.{key}": value for key, value in params["lora"].items()}  # DVC writes single keys so
-    run = next((folder / "data/runs/lora").glob("42-*")).name
+    run = next((folder / "data/runs/lora").glob("0-*")).name
     made = {
         "data/ingested.arrow": ["data"],
         "data/tokenized.arrow": ["clean", "tokenize"],
@@ -44,7 +45,7 @@ def compared_project(trained_project, tmp_path_factory) -> Path:
     shutil.copytree(trained_project, folder, dirs_exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        run_tool("baselines")
+        run_tool("baselines", "--fold", 0)
         run_tool("compare")
         write_lock(folder)
     return folder
@@ -65,13 +66,12 @@ def test_the_metadata_of_a_card_are_what_the_hub_expects(classifier):
 
 def test_the_results_in_the_metadata_are_those_of_the_comparison(classifier, tmp_path):
     (tmp_path / "README.md").write_text(render_model_card(classifier, CHECKPOINT, "sequence", ""), encoding="utf-8")
-    compared = json.loads(Path("metrics/compare.json").read_text(encoding="utf-8"))["lora"]
-    intervals = json.loads(Path("metrics/compare_details.json").read_text(encoding="utf-8"))["lora"]["interval"]
+    scores = read_comparison().scores("lora")
     (result,) = metadata_load(tmp_path / "README.md")["model-index"][0]["results"]
     values = {metric["name"]: (metric["value"], metric["args"]["interval_95"]) for metric in result["metrics"]}
     assert values == {
-        "macro-F1": (compared["macro_f1"], intervals["macro_f1"]),
-        "accuracy": (compared["accuracy"], intervals["accuracy"]),
+        name: (score.value, [score.low, score.high])
+        for name, score in (("macro-F1", scores.macro_f1), ("accuracy", scores.accuracy))
     }
 
 
@@ -97,10 +97,10 @@ def test_the_results_have_the_form_that_the_hub_library_makes(classifier, tmp_pa
 
 def test_the_text_of_a_card_tells_data_results_and_origin(classifier):
     text = render_model_card(classifier, CHECKPOINT, "sequence", "0123abc")
-    split = json.loads(Path("metrics/split.json").read_text(encoding="utf-8"))
+    train = json.loads(Path("metrics/split.json").read_text(encoding="utf-8"))["folds"][0]["train"]
     macro_f1 = json.loads(Path("metrics/compare.json").read_text(encoding="utf-8"))["lora"]["macro_f1"]
-    assert f"LoRA on {split['train']['rows']} reviews" in text
-    assert all(f"{label} {split['train'][label]}" in text for label in LABELS)
+    assert f"LoRA on {train['rows']} reviews" in text
+    assert all(f"{label} {train['classes'][label]}" in text for label in LABELS)
     assert f"| macro-F1 | {macro_f1:.4f} |" in text
     assert "commit `0123abc`" in text
     assert "`lora.r=8`" in text

@@ -27,7 +27,7 @@ def test_the_shipped_file_holds_the_notebooks_sizes():
     assert (params.train.batch_size, params.tokenize.max_length) == (16, 256)
     assert (params.lora.r, params.lora.alpha, params.lora.dropout) == (8, 16, 0.1)
     assert len(params.full.learning_rates) == len(params.lora.learning_rates), "equal tuning budgets"
-    assert params.split.test_size == 0.2
+    assert params.split.folds == 5, "a fifth of the rows is tested, as in the notebook"
 
 
 @pytest.mark.parametrize("written", ["3e-05", "3e-5", "0.00003", "3.0e-05"])
@@ -40,14 +40,14 @@ def test_all_faults_are_reported_together(tmp_path):
     path = changed(
         tmp_path,
         ("  r: 8\n", "  r: '8'\n  rank: 8\n"),
-        ("epochs: 8", "epochs: 0"),
+        ("epochs: 6", "epochs: 0"),
         ("patience: 0", "patience: true"),
         ("  alpha: 16\n", ""),
         ("schedule: linear", "schedule: step"),
-        ("test_size: 0.2", "test_size: .nan"),
+        ("validation_size: 0.1", "validation_size: .nan"),
         ("keep: 0-9가-힣A-Za-z.,?!", "keep: z-a"),
         ("compare:", "compere:"),
-        ("seeds: [42]", "seeds: [42, 42]"),
+        ("folds: [0, 1, 2]", "folds: [1, 1]"),
     )
     with pytest.raises(UserError) as raised:
         load_params(path)
@@ -58,10 +58,10 @@ def test_all_faults_are_reported_together(tmp_path):
         "lora.rank is not a known key",
         "train.epochs",
         "train.patience",
-        "run.seeds is [42, 42]: value error, names a value twice",
+        "run.folds is [1, 1]: value error, names a value twice",
         "lora.alpha is missing",
         "train.schedule",
-        "split.test_size",
+        "split.validation_size",
         "clean.keep",
         "compere is not a known key",
         "compare is missing",

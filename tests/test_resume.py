@@ -20,9 +20,11 @@ import torch
 import yaml
 
 from stages.common.artifacts.files import write_json
+from stages.common.artifacts.folds import read_fold
 from stages.common.modeling.dataset import TokenizedDataset, read_dataset
 from stages.common.modeling.distributed import DistributedContext
 from stages.common.runtime.exceptions import TrainingInterrupted
+from stages.common.runtime.paths import fold_path
 from stages.common.training.checkpointing import CheckpointManager
 from stages.common.training.interruption import SavePolicy
 from stages.common.training.trainer import Trainer, TrainResult
@@ -30,7 +32,7 @@ from tests.support.project import ROOT, prepare
 from tests.support.training import build, train_params
 
 KILLS = int(os.environ.get("SOAK_KILLS", 3))
-RUN = "42-0.003"
+RUN = "0-0.003"
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 
 
@@ -50,7 +52,7 @@ def prepared(tiny_base_model: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 def start(folder: Path, method: str) -> subprocess.Popen[str]:
     shutil.rmtree(folder / "data/runs", ignore_errors=True)  # as DVC does
-    command = [sys.executable, "-m", f"stages.train_{method}", "--seed", "42", "--learning-rate", "0.003"]
+    command = [sys.executable, "-m", f"stages.train_{method}", "--fold", "0", "--learning-rate", "0.003"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         command, cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -114,9 +116,11 @@ class Project:
 
 
 @pytest.fixture
-def project(tiny_base_model, prepared) -> Project:
-    train, validation = (read_dataset(prepared / f"data/splits/{name}.arrow") for name in ("train", "validation"))
-    return Project(tiny_base_model, train, validation)
+def project(tiny_base_model, prepared, monkeypatch) -> Project:
+    monkeypatch.chdir(prepared)
+    dataset = read_dataset()
+    fold = read_fold(fold_path(0), len(dataset))
+    return Project(tiny_base_model, dataset.take(fold.train), dataset.take(fold.validation))
 
 
 ALONE = DistributedContext(rank=0, world_size=1, device=torch.device("cpu"))

@@ -10,6 +10,8 @@ import pandas as pd
 import pytest
 
 from stages.common.artifacts.arrow import get_class_names, read_table
+from stages.common.artifacts.folds import PARTS, read_fold
+from stages.common.runtime.paths import fold_path
 from tests.support.corpus import record, records, write_corpus
 
 INGESTED, FILTERED, TOKENIZED = (Path(f"data/{name}.arrow") for name in ("ingested", "filtered", "tokenized"))
@@ -155,6 +157,7 @@ def empty_sheet(path: Path) -> None:
         ("a.parquet", lambda path: path.write_bytes(b"PAR1"), "a.parquet: "),
         ("a.parquet", lambda path: write_table(path, [{"RawText": 1, "GeneralPolarity": 1}]), "holds int64, not text"),
         ("a.json", lambda path: path.write_text('[{"a": "글", "b": 1}]'), "no record .* has RawText.* a, b"),
+        ("a.json", lambda path: path.write_text('[{"RawText": "글"}]'), "no record .* has GeneralPolarity.* RawText"),
         ("a.pdf", lambda path: path.write_bytes(b""), "its name must end in .csv, "),
     ],
 )  # fmt: skip
@@ -236,17 +239,22 @@ def with_test_source(stage, tmp_path, tiny_base_model):
     return run
 
 
-def ids(split: str) -> list[str]:
-    return read_table(Path(f"data/splits/{split}.arrow"))["Index"].to_pylist()
+def ids(part: str, number: int = 0) -> list[str]:
+    """Ids of the rows of a part of a fold."""
+    table = read_table(TOKENIZED)
+    return table["Index"].take(getattr(read_fold(fold_path(number), table.num_rows), part)).to_pylist()
 
 
 @pytest.mark.parametrize(("grouped", "left_out"), [(True, 2), (False, 1)])
-def test_the_rows_of_the_test_source_are_the_test_rows(with_test_source, grouped, left_out):
+def test_the_rows_of_the_test_source_are_the_test_rows_of_every_fold(with_test_source, grouped, left_out):
     metrics = with_test_source(split__group_near_duplicates=grouped)
-    assert ids("test") == [row["Index"] for row in records()[::6]]
     assert metrics["duplicates_of_test_source"] == left_out
-    assert len(ids("train")) + len(ids("validation")) == 152 - left_out
-    assert "2000" not in ids("train") + ids("validation")
+    for number in range(5):
+        assert ids("test", number) == [row["Index"] for row in records()[::6]]
+        others = ids("train", number) + ids("validation", number)
+        assert len(others) == 152 - left_out
+        assert "2000" not in others
+    assert len({tuple(ids("validation", number)) for number in range(5)}) == 5
 
 
 def test_a_fixed_test_set_may_serve_as_validation(with_test_source):
@@ -280,9 +288,9 @@ def tokenized(stage, tmp_path, tiny_base_model) -> None:
 
 
 @pytest.mark.parametrize("name", ["ids.txt", "label_issues.csv", "cp949.csv", "ids.xlsx"])
-def test_excluded_rows_leave_and_all_others_stay_where_they_were(stage, tokenized, name):
-    before = {split: ids(split) for split in ("train", "validation", "test")}
-    excluded = [*before["train"][:3], before["validation"][0]]
+def test_excluded_rows_leave_training_and_validation_and_stay_test_rows(stage, tokenized, name):
+    before = {(part, number): ids(part, number) for part in PARTS for number in range(5)}
+    excluded = [*ids("test")[:3], ids("train")[0], ids("validation")[0]]
     frame = pd.DataFrame({"Index": excluded, "text": "글"})
     if name == "ids.txt":
         Path(name).write_text("\n".join(excluded) + "\n\n")
@@ -291,18 +299,30 @@ def test_excluded_rows_leave_and_all_others_stay_where_they_were(stage, tokenize
     else:
         frame.to_csv(name, index=False, encoding="cp949" if name == "cp949.csv" else "utf-8-sig")
     stage("split", data__exclude=name)
-    assert ids("train") == before["train"][3:]
-    assert ids("validation") == before["validation"][1:]
-    assert ids("test") == before["test"]
-    assert json.loads(Path("metrics/split.json").read_text(encoding="utf-8"))["excluded_rows"] == 4
+    for (part, number), rows in before.items():
+        assert ids(part, number) == [row for row in rows if part == "test" or row not in excluded]
+    assert json.loads(Path("metrics/split.json").read_text(encoding="utf-8"))["excluded_rows"] == 5
 
 
-def test_excluded_ids_of_no_row_and_of_test_rows_are_told(stage, tokenized, capsys):
-    Path("ids.txt").write_text(f"{ids('test')[0]}\nnobody\n")
+def test_a_row_that_is_excluded_does_not_change_the_fold_that_tests_it(stage, tokenized):
+    before = [fold_path(number).read_bytes() for number in range(5)]
+    Path("ids.txt").write_text(ids("test", 2)[0])
     stage("split", data__exclude="ids.txt")
-    told = capsys.readouterr().err
-    assert "1 of the 2 ids in ids.txt are those of no row" in told
-    assert "1 test rows are left out" in told
+    unchanged = [number for number in range(5) if fold_path(number).read_bytes() == before[number]]
+    assert unchanged == [2]
+
+
+def test_excluded_ids_of_no_row_and_of_several_rows_are_reported(stage, tmp_path, tiny_base_model, capsys):
+    stage("base_model", base_model__folder=str(tiny_base_model))
+    stage("ingest", data__source=str(write_corpus(tmp_path / "raw", [*records(), record(7, "다른 글", "1")])))
+    for name in ("filter", "clean_and_tokenize"):
+        stage(name, tokenize__max_length=64)
+    Path("ids.txt").write_text("7\n8\nnobody\n")
+    stage("split", data__exclude="ids.txt")
+    warnings = capsys.readouterr().err
+    assert "1 of the 3 ids in ids.txt belong to no row, for example 'nobody'" in warnings
+    assert "1 of the 3 ids in ids.txt belong to several rows, which are all excluded, for example '7'" in warnings
+    assert json.loads(Path("metrics/split.json").read_text(encoding="utf-8"))["excluded_rows"] == 3
 
 
 @pytest.mark.parametrize(
@@ -320,7 +340,7 @@ def test_a_file_of_ids_that_cannot_be_read_is_named(stage, tokenized, name, cont
 
 
 def test_a_class_must_not_be_excluded_as_a_whole(stage, tokenized):
-    table = read_table(Path("data/splits/train.arrow"))
-    of_class = [row["Index"] for row in table.select(["Index", "labels"]).to_pylist() if row["labels"] == 2]
+    rows = read_table(TOKENIZED).select(["Index", "labels"]).to_pylist()
+    of_class = [row["Index"] for row in rows if row["labels"] == 2]
     Path("ids.txt").write_text("\n".join(of_class))
     assert "data.exclude: leaves class 긍정 no train row" in error_of(stage, "split", data__exclude="ids.txt")

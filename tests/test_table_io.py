@@ -66,13 +66,8 @@ def test_csv_keeps_every_cell(csv_rows, tmp_path):
     add_lengths(tmp_path / "in.csv", tmp_path / "out.csv")
     written = read_csv(tmp_path / "out.csv")
     assert [row[:3] for row in written] == csv_rows
-    assert [row[3:] for row in written[:5]] == [
-        ["label", "length"],
-        ["<", "12.0"],
-        ["화", "10.0"],
-        ["😊", "1.0"],
-        ["", ""],
-    ]
+    added = [["label", "length"], ["<", "12.0"], ["화", "10.0"], ["😊", "1.0"], ["", ""]]
+    assert [row[3:] for row in written[:5]] == added
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
@@ -85,15 +80,8 @@ def test_cells_of_csv_stay_text_in_other_formats(csv_rows, tmp_path, suffix):
 
 
 def test_json_lines_are_extended_and_otherwise_left_as_they_are(tmp_path):
-    values = [
-        '"n": 1.10',
-        '"n": 123456789012345678901',
-        '"n": 1e400',
-        '"o": {"a": [1, null]}',
-        '"n": "\\u00e9"',
-        '"n": NaN',
-    ]
-    lines = [f'{{"본문": {json.dumps(text)}, {value} }}' for text, value in zip(TEXTS, values, strict=True)]
+    values = ["1.10", "123456789012345678901", "1e400", '{"a": [1, null]}', '"\\u00e9"', "NaN"]
+    lines = [f'{{"본문": {json.dumps(text)}, "n": {value} }}' for text, value in zip(TEXTS, values, strict=True)]
     lines[3] = lines[3].replace('""', "null")
     (tmp_path / "in.jsonl").write_text("\ufeff" + "\r\n".join(lines) + "\n\n", encoding="utf-8", newline="")
     add_lengths(tmp_path / "in.jsonl", tmp_path / "out.jsonl")
@@ -219,11 +207,8 @@ def test_an_output_without_a_suffix_has_the_format_of_the_input(tmp_path):
 def test_a_text_file_is_a_table_of_its_lines(tmp_path):
     (tmp_path / "in.txt").write_bytes('최고\r\n\n"별로",\t'.encode())
     add_lengths(tmp_path / "in.txt", tmp_path / "out.jsonl")
-    assert [(row["본문"], row["length"]) for row in read_json_lines(tmp_path / "out.jsonl")] == [
-        ("최고", 2),
-        ("", None),
-        ('"별로",\t', 6),
-    ]
+    rows = [(row["본문"], row["length"]) for row in read_json_lines(tmp_path / "out.jsonl")]
+    assert rows == [("최고", 2), ("", None), ('"별로",\t', 6)]
 
 
 def test_excel_keeps_values_and_makes_no_formula_of_a_text(tmp_path):
@@ -243,10 +228,10 @@ def test_excel_keeps_values_and_makes_no_formula_of_a_text(tmp_path):
     assert cells[3][0].data_type == "s"
 
 
-def test_numbers_in_the_text_column_of_excel_are_texts(tmp_path):
-    write_excel(tmp_path / "in.xlsx", [["본문"], [100], ["최고"]])
+def test_values_of_excel_become_text_in_other_formats(tmp_path):
+    write_excel(tmp_path / "in.xlsx", [["본문", "b"], [100, True], ["최고", None]])
     add_lengths(tmp_path / "in.xlsx", tmp_path / "out.csv")
-    assert read_csv(tmp_path / "out.csv")[1:] == [["100", "1", "3.0"], ["최고", "최", "2.0"]]
+    assert read_csv(tmp_path / "out.csv")[1:] == [["100", "true", "1", "3.0"], ["최고", "", "최", "2.0"]]
 
 
 def test_a_control_character_is_refused_by_excel_alone(tmp_path):

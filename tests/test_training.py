@@ -9,12 +9,14 @@ import pyarrow as pa
 import pytest
 import torch
 
+from stages.common.artifacts.folds import read_fold
 from stages.common.modeling.classifier import add_lora, build_classifier, load_checkpoint
 from stages.common.modeling.collator import Collator
 from stages.common.modeling.dataset import TokenizedDataset, read_dataset
 from stages.common.modeling.inference import predict_logits
 from stages.common.modeling.macro_scores import macro_scores
 from stages.common.runtime.exceptions import UserError
+from stages.common.runtime.paths import fold_path
 from stages.common.runtime.threads import SPIN_COUNT, limit_spinning
 from stages.common.training.training_step import uses_bfloat16
 from tests.support.corpus import LABELS
@@ -144,22 +146,23 @@ def test_outputs_that_are_not_finite_after_the_last_step_stop_too(tiny_base_mode
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])
-def test_a_runs_logits_are_those_of_its_checkpoint(trained_project, method):
+def test_a_runs_logits_are_those_of_its_checkpoint(trained_project, method, monkeypatch):
     from stages.common.artifacts.logits import read_logits
 
-    run = next((trained_project / "data/runs" / method).glob("42-*"))
+    run = next((trained_project / "data/runs" / method).glob("0-*"))
     model = load_checkpoint(run / "checkpoint", LABELS, trained_project / "data/base_model")
     stored = read_logits(run / "logits.safetensors", len(LABELS))
-    for split in ("validation", "test"):
-        dataset = read_dataset(trained_project / f"data/splits/{split}.arrow")
-        logits = predict_logits(model, Collator(model, packed=False), dataset, batch_size=5)
-        assert np.abs(logits.numpy() - stored[split]).max() < 1e-5
+    monkeypatch.chdir(trained_project)
+    dataset = read_dataset()
+    for part, rows in vars(read_fold(fold_path(0), len(dataset))).items():
+        logits = predict_logits(model, Collator(model, packed=False), dataset.take(rows), batch_size=5)
+        assert np.abs(logits.numpy() - stored[part]).max() < 1e-5
 
 
 def test_an_epoch_is_one_short_line_with_time_and_speed(monkeypatch, tmp_path, tiny_base_model, capsys):
     monkeypatch.chdir(tmp_path)
     stage = prepare(tmp_path, tiny_base_model)
-    stage("train_lora", "--seed", 42, "--learning-rate", 0.001, train__epochs=2)
+    stage("train_lora", "--fold", 0, "--learning-rate", 0.001, train__epochs=2)
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch")]
     assert len(lines) == 2
     assert all(len(line) <= 100 and "examples/s" in line and "step" in line for line in lines)
@@ -169,7 +172,7 @@ def test_select_keeps_the_history_of_every_run(trained_project):
     history = json.loads((trained_project / "plots/full.json").read_text(encoding="utf-8"))
     names = ("train_loss", "validation_loss", "learning_rate", "macro_precision", "macro_recall", "macro_f1")
     assert len(history) == 1
-    assert set(history[0]) == {"epoch", "runs", *(name + kind for name in names for kind in ("", "_sd", "_42"))}
+    assert set(history[0]) == {"epoch", "runs", *(name + kind for name in names for kind in ("", "_sd", "_fold_0"))}
 
 
 def test_select_copies_the_best_checkpoint(trained_project):

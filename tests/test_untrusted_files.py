@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import subprocess
 import sys
 import time
@@ -24,7 +25,7 @@ from stages.common.artifacts.logits import read_logits
 from stages.common.runtime.exceptions import UserError
 from stages.common.runtime.params import load_params
 from stages.common.serving.table_io import add_columns
-from stages.ingest import find_files, ingest
+from stages.ingest import find_files, read_files, to_batches
 from tests.support.corpus import LABELS, record, write_corpus
 from tests.support.project import ROOT, copy_project, run
 
@@ -32,16 +33,18 @@ PARAMS = (ROOT / "params.yaml").read_text(encoding="utf-8")
 
 
 def test_no_value_of_params_yaml_reaches_the_shell(tmp_path):
-    """Where a seed alone is changed, no stage runs that would check it before `train_full`."""
+    """Where a learning rate alone is changed, no stage runs that would check it before `train_full`."""
     copy_project(tmp_path)
     run("git", "init", "-q", cwd=tmp_path)
-    changed = PARAMS.replace("seeds: [42]", "seeds: ['42; touch was-run; true']")
+    changed = re.sub(r"(full:\n.*\n  learning_rates: ).*", r"\1['0.1; touch was-run; true']", PARAMS)
     assert changed != PARAMS
     (tmp_path / "params.yaml").write_text(changed, encoding="utf-8")
     for name in ("base_model", "splits"):
         (tmp_path / "data" / name).mkdir()
+    for name in ("tokenized", "splits/0", "splits/1", "splits/2"):
+        (tmp_path / f"data/{name}.arrow").touch()
     result = run("dvc", "repro", "-s", "train_full", cwd=tmp_path)
-    assert "run.seeds.0 is '42; touch was-run; true': input should be a valid integer" in result.stderr + result.stdout
+    assert "full.learning_rates.0 is '0.1; touch was-run; true'" in result.stderr + result.stdout
     assert not (tmp_path / "was-run").exists()
 
 
@@ -52,23 +55,23 @@ def test_a_launcher_with_a_shell_command_is_refused(tmp_path):
 
 
 TEN_TIMES = "[" + ", ".join(["*b"] * 10) + "]"
-SEEDS = {
+FOLDS = {
     "alias bomb": "\n".join(
         [f"b0: &b0 [{'x, ' * 9}x]", *(f"b{n}: &b{n} {TEN_TIMES.replace('*b', f'*b{n - 1}')}" for n in range(1, 12))]
     )
-    + "\nrun: {seeds: *b11}",
-    "endless nesting": "seeds: " + "[" * 5000 + "]" * 5000,
-    "date that is none": "seeds: [2024-99-99]",
-    "number of 10,000 digits": "seeds: [" + "9" * 10_000 + "]",
-    "code": "seeds: !!python/object/apply:os.system ['touch was-run']",
-    "recursion": "seeds: &a [*a]",
+    + "\nrun: {folds: *b11}",
+    "endless nesting": "folds: " + "[" * 5000 + "]" * 5000,
+    "date that is none": "folds: [2024-99-99]",
+    "number of 10,000 digits": "folds: [" + "9" * 10_000 + "]",
+    "code": "folds: !!python/object/apply:os.system ['touch was-run']",
+    "recursion": "folds: &a [*a]",
 }
 
 
-@pytest.mark.parametrize("name", SEEDS)
+@pytest.mark.parametrize("name", FOLDS)
 def test_hostile_yaml_costs_one_short_line(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
-    Path("params.yaml").write_text(SEEDS[name], encoding="utf-8")
+    Path("params.yaml").write_text(FOLDS[name], encoding="utf-8")
     with pytest.raises(UserError) as raised:
         load_params()
     assert len(str(raised.value)) < 10_000
@@ -94,10 +97,10 @@ def test_pipes_devices_and_linked_folders_of_a_corpus_are_faults(tmp_path):
     (source / "readme").symlink_to("/dev/null")
     names = [file.name for file in find_files(source)]
     assert sorted(names) == ["4-1.IT기기(1).json", "circle", "device.json", "itself.json", "pipe.json"]
-    (batch,) = ingest(source, find_files(source), on_error="skip")
+    (batch,) = to_batches(read_files(source, find_files(source), on_error="skip"))
     assert batch["RawText"].to_pylist() == ["글"]
     with pytest.raises(UserError, match="circle: not a regular file, or a link to a folder"):
-        list(ingest(source, [Path("circle")]))
+        list(read_files(source, [Path("circle")]))
 
 
 SCHEMA = make_schema({"labels": pa.int64(), "text": pa.string(), "input_ids": pa.list_(pa.int32())}, LABELS)

@@ -38,10 +38,9 @@ from transformers import BertConfig, BertForMaskedLM
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from stages.common.pretrained.tokenizer import SPECIAL_TOKENS, SentencePieceTokenizer
-from stages.ingest import find_files, ingest
+from stages.ingest import find_files, read_files
 
 SEED = 42
-VOCAB_SIZE = 8002  # KoBERT's
 PAD, SEP, MASK, FIRST_WORD = 1, 3, 4, 5
 LENGTHS = (8, 12, 16, 20, 24, 32, 40, 48, 64, 96, 128)  # tokens; the longest review has 150 characters
 LEARNING_RATE = 2e-3
@@ -63,21 +62,21 @@ def read_reviews(corpus: Path, exclude: Path | None) -> list[str]:
     reviews = pq.read_table(corpus, columns=["review"])["review"].to_pylist()
     if exclude is None:
         return reviews
-    batches = ingest(exclude, find_files(exclude))
-    unwanted = {clean(text) for batch in batches for text in batch["RawText"].to_pylist()}
+    parts = read_files(exclude, find_files(exclude))
+    unwanted = {clean(text) for part in parts for text in part.records.text}
     kept = [text for text in reviews if clean(text) not in unwanted]
     print(f"{len(reviews) - len(kept):,} of {len(reviews):,} reviews also stand in {exclude.name} and are left out")
     return kept
 
 
-def train_tokenizer(texts: list[str], folder: Path) -> None:
+def train_tokenizer(texts: list[str], vocab_size: int, folder: Path) -> None:
     """Train the vocabulary on raw reviews and write it in KoBERT's layout."""
     unk, pad, *control = SPECIAL_TOKENS
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(texts),
         model_prefix=str(folder / "tokenizer"),
         model_type="unigram",
-        vocab_size=VOCAB_SIZE,
+        vocab_size=vocab_size,
         character_coverage=0.9995,
         normalization_rule_name="nmt_nfkc",
         unk_id=0,
@@ -96,10 +95,10 @@ def train_tokenizer(texts: list[str], folder: Path) -> None:
     (folder / "vocab.txt").write_text("".join(f"{piece}\n" for piece in pieces), encoding="utf-8")
 
 
-def ppmi_vectors(rows: list[np.ndarray], size: int, window: int = 4) -> np.ndarray:
-    """Truncated SVD of the PPMI matrix of tokens at most `window` apart, (VOCAB_SIZE, size)."""
+def ppmi_vectors(rows: list[np.ndarray], vocab_size: int, size: int, window: int = 4) -> np.ndarray:
+    """Truncated SVD of the PPMI matrix of tokens at most `window` apart, (vocab_size, size)."""
     flat = np.concatenate([np.append(row, SEP) for row in rows]).astype(np.int64)  # a [SEP] between reviews
-    counts = sparse.csr_matrix((VOCAB_SIZE, VOCAB_SIZE), dtype=np.float64)
+    counts = sparse.csr_matrix((vocab_size, vocab_size), dtype=np.float64)
     for distance in range(1, window + 1):
         pairs = sparse.coo_matrix(
             (np.full(len(flat) - distance, 1.0 / distance), (flat[:-distance], flat[distance:])), counts.shape
@@ -118,9 +117,9 @@ def ppmi_vectors(rows: list[np.ndarray], size: int, window: int = 4) -> np.ndarr
 
 def build_model(vectors: np.ndarray, layers: int, device: torch.device) -> BertForMaskedLM:
     """A BERT with random weights but for the word embeddings."""
-    hidden = vectors.shape[1]
+    vocab_size, hidden = vectors.shape
     config = BertConfig(  # type: ignore[call-arg]  # attn_implementation is among the **kwargs
-        vocab_size=VOCAB_SIZE,
+        vocab_size=vocab_size,
         hidden_size=hidden,
         num_hidden_layers=layers,
         num_attention_heads=hidden // 64,
@@ -179,7 +178,7 @@ def make_step(
         masked = lots.flatten().topk(counts[length], sorted=False).indices
         targets = input_ids.flatten().index_select(0, masked)
         draw = torch.rand(len(masked), device=device)
-        noise = torch.randint(FIRST_WORD, VOCAB_SIZE, masked.shape, device=device)
+        noise = torch.randint(FIRST_WORD, model.config.vocab_size, masked.shape, device=device)
         shown = torch.where(draw < 0.8, MASK, torch.where(draw < 0.9, noise, targets))
         input_ids = input_ids.flatten().scatter(0, masked, shown).view_as(input_ids)
         # A finished mask: transformers would look whether one is needed, and wait for the GPU.
@@ -289,6 +288,7 @@ def main() -> None:
     arguments.add_argument("--exclude", type=Path, help="folder of AI Hub JSON files whose reviews are left out")
     arguments.add_argument("--tokens", type=float, default=420, help="millions to train on")
     arguments.add_argument("--batch", type=int, default=32768, help="tokens in a batch, padding included")
+    arguments.add_argument("--vocabulary", type=int, default=8002, help="tokens of the vocabulary (default: KoBERT's)")
     arguments.add_argument("--layers", type=int, default=2)
     arguments.add_argument("--hidden", type=int, default=256)
     options = arguments.parse_args()
@@ -299,13 +299,13 @@ def main() -> None:
 
     reviews = read_reviews(options.corpus, options.exclude)
     if not (folder / "tokenizer.model").is_file():
-        train_tokenizer(reviews, folder)
+        train_tokenizer(reviews, options.vocabulary, folder)
     tokenizer = SentencePieceTokenizer(folder / "tokenizer.model", folder / "vocab.txt")
     cleaned, raw = (
         tokenizer.encode(texts, LENGTHS[-1]).input_ids for texts in ([clean(text) for text in reviews], reviews)
     )
     rows = [row.values.to_numpy() for row in (*cleaned, *list(raw)[::4])]
-    vectors = ppmi_vectors(rows, options.hidden).astype(np.float32)
+    vectors = ppmi_vectors(rows, tokenizer.vocab_size, options.hidden).astype(np.float32)
     model = build_model(vectors, options.layers, device)
     log = pretrain(model, pa.concat_arrays([cleaned, raw]), int(options.tokens * 1e6), options.batch)
     save(model, folder, log)

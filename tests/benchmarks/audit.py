@@ -4,7 +4,7 @@
 
 --output writes the ids of the first rows of plots/label_issues.csv, as many as there are planted wrong labels, for
 `data.exclude`. --before names another clone of this project, and compares macro-F1 on the test rows here, where these
-ids are left out, with that there.
+ids are left out of training, with that there.
 """
 
 import argparse
@@ -16,15 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.stats import ttest_1samp
+from statsmodels.stats.proportion import proportion_confint
 
-from stages.common.artifacts.arrow import get_class_names, read_table
-from stages.common.artifacts.files import read_json
-from stages.common.artifacts.logits import read_logits
 from stages.common.artifacts.methods import METHODS
-from stages.common.evaluation.comparison import BootstrapEstimates
-from stages.common.evaluation.vectorized_metrics import per_example_statistics
-from stages.common.runtime.params import load_params
-from stages.common.runtime.paths import LABEL_ISSUES, RUNS, SELECTION, TEST, TRAIN, VALIDATION
+from stages.common.evaluation.predictions import read_tested_rows
+from stages.common.evaluation.result import read_comparison
+from stages.common.runtime.paths import COMPARE_DETAILS, LABEL_ISSUES
 
 
 def planted() -> set[str]:
@@ -45,54 +43,32 @@ def planted() -> set[str]:
 
 
 def measure_audit(output: Path | None) -> None:
-    """Print precision and recall of the first and of the suspected rows."""
-    training_side = {index for path in (TRAIN, VALIDATION) for index in read_table(path)["Index"].to_pylist()}
-    wrong = planted()
+    """Print precision and recall, with 95% binomial intervals, of the first and of the suspected rows."""
+    tested = set(read_tested_rows(read_comparison().folds).table["Index"].to_pylist())
+    wrong = planted() & tested
     with LABEL_ISSUES.open(encoding="utf-8-sig", newline="") as file:
         rows = list(csv.DictReader(file))
     first = [row["Index"] for row in rows[: len(wrong)]]
     suspected = [row["Index"] for row in rows if row["suspected"]]
-    print(f"{len(wrong)} wrong labels, {len(wrong & training_side)} on the training side")
+    print(f"{len(wrong)} of the {len(tested)} audited labels are wrong")
     for name, listed in (("first rows", first), ("suspected rows", suspected)):
-        found = len(wrong & set(listed))
-        precision, recall = found / len(listed), found / len(wrong & training_side)
-        print(f"{len(listed)} {name}: precision {precision:.2f}, recall {recall:.2f}")
+        found, measures = len(wrong & set(listed)), []
+        for measure, total in (("precision", len(listed)), ("recall", len(wrong))):
+            low, high = proportion_confint(found, max(total, 1), method="wilson")
+            measures.append(f"{measure} {found / max(total, 1):.2f} [{low:.2f}, {high:.2f}]")
+        print(f"{len(listed)} {name}: {', '.join(measures)}")
     if output:
         output.write_text("\n".join(first) + "\n", encoding="utf-8")
 
 
-def statistics_of_runs(project: Path) -> dict[str, np.ndarray]:
-    """By method, `per_example_statistics` (rows, runs, columns) of the selected runs of a project on the test rows."""
-    table = read_table(project / TEST)
-    labels, num_classes = table["labels"].to_numpy(), len(get_class_names(table.schema))
-    statistics = {}
-    for method in METHODS:
-        runs = read_json(project / SELECTION)[method]["runs"]
-        logits = [
-            read_logits(project / RUNS / method / run / "logits.safetensors", num_classes)["test"] for run in runs
-        ]
-        statistics[method] = np.stack([per_example_statistics(values, labels, 1.0) for values in logits], axis=1)
-    return statistics
-
-
 def compare_projects(before: Path) -> None:
-    """Print what macro-F1 of each method is here minus what it is in `before`, with its 95% interval."""
-    table = read_table(TEST)
-    if table["Index"] != read_table(before / TEST)["Index"]:
-        raise SystemExit(f"{before}: has other test rows")
-    texts, names, params = table["text"].to_pylist(), get_class_names(table.schema), load_params().compare
-    there, here = statistics_of_runs(before), statistics_of_runs(Path())
+    """Print what macro-F1 of each method is here minus what it is in `before`, with its 95% paired t interval."""
+    here, there = read_comparison(), read_comparison(before / COMPARE_DETAILS)
     for method in METHODS:
-        # The interval is that of two methods, here one method with two sets of training rows.
-        pair = dict(zip(METHODS, (there[method], here[method]), strict=True))
-        estimates = BootstrapEstimates.collect(pair, texts, names, params)
-        result = estimates.difference(METHODS[1], METHODS[0], params.margin)
-        low, high = result["interval"]
-        scores = [estimates.point_estimates[name]["macro_f1"] for name in METHODS]
-        means = " to ".join(f"{values.mean():.4f}" for values in scores)
-        print(
-            f"{method}: {means}, difference {result['macro_f1']:+.4f} [{low:+.4f}, {high:+.4f}], {len(scores[0])} seeds"
-        )
+        pairs = zip(here.method(method).runs, there.method(method).runs, strict=True)
+        differences = np.array([now.macro_f1 - then.macro_f1 for now, then in pairs])
+        low, high = ttest_1samp(differences, 0).confidence_interval()
+        print(f"{method}: {differences.mean():+.4f} [{low:+.4f}, {high:+.4f}], {len(differences)} folds")
 
 
 def main() -> None:

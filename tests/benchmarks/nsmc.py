@@ -1,6 +1,6 @@
 """NSMC's construction from a table of film reviews: two TSV files with id, document and label.
 
-    python -m tests.benchmarks.nsmc nsmc-corpus.parquet DIR
+    python -m tests.benchmarks.nsmc nsmc-corpus.parquet DIR [--train-rows 150000] [--test-rows 50000]
 
 100,000 reviews of ratings 1 to 4 (label 0) and 100,000 of ratings 9 and 10 (label 1), at most 140 characters long and
 drawn at random; 150,000 of them in DIR/ratings_train.tsv, 50,000 in DIR/ratings_test.tsv, each with as many of either
@@ -15,22 +15,21 @@ import pandas as pd
 
 from stages.common.artifacts.files import atomic_write
 
-ROWS_OF_LABEL, TEST_ROWS_OF_LABEL = 100_000, 25_000
 MAX_CHARACTERS = 140
 SEED = 42
 
 
-def construct(corpus: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Training and test rows from the columns review and rating."""
+def construct(corpus: pd.DataFrame, train_rows: int, test_rows: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Training and test rows, half of either label, from the columns review and rating."""
     # A row is a line: what else ends one becomes a space, as in NSMC's own files.
     document = corpus["review"].str.replace(r"\s+", " ", regex=True).str.strip()
     usable = corpus.assign(document=document)[document.str.len().between(1, MAX_CHARACTERS)]
     parts = []
     for label, ratings in enumerate((range(1, 5), range(9, 11))):
-        drawn = usable[usable["rating"].isin(ratings)].sample(ROWS_OF_LABEL, random_state=SEED)
+        drawn = usable[usable["rating"].isin(ratings)].sample((train_rows + test_rows) // 2, random_state=SEED)
         parts.append(pd.DataFrame({"id": drawn.index, "document": drawn["document"], "label": label}))
-    test = pd.concat([part[:TEST_ROWS_OF_LABEL] for part in parts])
-    train = pd.concat([part[TEST_ROWS_OF_LABEL:] for part in parts])
+    test = pd.concat([part[: test_rows // 2] for part in parts])
+    train = pd.concat([part[test_rows // 2 :] for part in parts])
     return tuple(rows.sample(frac=1, random_state=SEED) for rows in (train, test))
 
 
@@ -38,9 +37,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("corpus", type=Path, metavar="PARQUET", help="with the columns review and rating")
     parser.add_argument("output", type=Path, metavar="DIR")
+    parser.add_argument("--train-rows", type=int, default=150_000)
+    parser.add_argument("--test-rows", type=int, default=50_000)
     arguments = parser.parse_args()
     corpus = pd.read_parquet(arguments.corpus, columns=["review", "rating"])
-    for name, rows in zip(("train", "test"), construct(corpus), strict=True):
+    parts = construct(corpus, arguments.train_rows, arguments.test_rows)
+    for name, rows in zip(("train", "test"), parts, strict=True):
         with atomic_write(arguments.output / f"ratings_{name}.tsv") as temporary:
             rows.to_csv(temporary, sep="\t", index=False, quoting=csv.QUOTE_MINIMAL, lineterminator="\n")
         print(f"{arguments.output / f'ratings_{name}.tsv'}: {len(rows):,} rows")

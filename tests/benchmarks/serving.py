@@ -1,6 +1,7 @@
 """Models in use: ONNX in 32 and 8 bits beside torch, and prediction on a file beside transformers' pipeline.
 
-    dvc repro && python -m tests.benchmarks.serving [--model data/models/full] [--texts 20000]
+    dvc repro && python -m tests.benchmarks.serving [--model data/models/full] [--texts 20000] [--rounds 3]
+        [--formats "ONNX" "ONNX, int8"]
 
 Accuracy is that on the test rows. Latency is the median time of one text, the others are texts per second; all take raw
 texts, cleaned and tokenized by what the model was exported with. Contenders alternate in one process.
@@ -21,9 +22,14 @@ import numpy as np
 import torch
 
 from stages.common.artifacts.arrow import read_batches, read_table
-from stages.common.runtime.paths import FILTERED, TEST
+from stages.common.artifacts.folds import read_fold
+from stages.common.artifacts.training_metadata import read_training_metadata
+from stages.common.runtime.paths import FILTERED, TOKENIZED, fold_path
+from stages.common.serving.text_classifier import load_text_classifier
+from stages.export import export
 
-BATCH_SIZE, NUM_SINGLE, ROUNDS = 64, 200, 3
+BATCH_SIZE, NUM_SINGLE = 64, 200
+FORMATS = ("ONNX", "ONNX, int8")
 Classify = Callable[[Sequence[str]], np.ndarray]  # texts to class indices
 
 
@@ -35,10 +41,8 @@ def raw_texts() -> dict[str, str]:
     return pairs
 
 
-def export(model: Path, output: Path, *options: str) -> Path:
-    subprocess.run(
-        [sys.executable, "-m", "stages.export", "--model", str(model), "--output", str(output), *options], check=True
-    )
+def export_model(model: Path, name: str, output: Path) -> Path:
+    export(load_text_classifier(model), model, "sequence" if name == "torch" else "onnx", name.endswith("int8"), output)
     return output
 
 
@@ -81,18 +85,17 @@ def seconds(function: Callable[..., object], *arguments: object) -> float:
     return time.perf_counter() - started
 
 
-def compare_formats(model: Path, work: Path) -> None:
-    """Print size, accuracy, latency and throughput of torch, ONNX and quantised ONNX."""
-    table, by_id = read_table(TEST), raw_texts()
+def compare_formats(model: Path, formats: Sequence[str], work: Path, rounds: int) -> None:
+    """Print size, accuracy, latency and throughput of torch and of `formats`."""
+    table, by_id = read_table(TOKENIZED), raw_texts()
+    table = table.take(read_fold(fold_path(read_training_metadata(model).fold), len(table)).test)
     texts, labels = [by_id[index] for index in table["Index"].to_pylist()], table["labels"].to_numpy()
-    folders = {"torch": export(model, work / "torch")}
-    folders["ONNX"] = export(model, work / "onnx", "--format", "onnx")
-    folders["ONNX, int8"] = export(model, work / "int8", "--format", "onnx", "--int8")
+    folders = {name: export_model(model, name, work / name) for name in ("torch", *formats)}
     contenders = {name: (torch_classifier if name == "torch" else onnx_classifier)(f) for name, f in folders.items()}
     single: dict[str, list[float]] = {name: [] for name in contenders}
     batched: dict[str, list[float]] = {name: [] for name in contenders}
     predictions = {}
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         for name, classify in contenders.items():
             single[name] += [seconds(classify, [text]) for text in texts[:NUM_SINGLE]]
             batched[name].append(seconds(in_batches, classify, texts))
@@ -111,7 +114,7 @@ def compare_formats(model: Path, work: Path) -> None:
         print(f"| {name} | " + " | ".join(columns) + " |")
 
 
-def compare_files(model: Path, work: Path, num_texts: int) -> None:
+def compare_files(model: Path, work: Path, num_texts: int, rounds: int) -> None:
     """Print the throughput of `stages.predict` on a CSV file, and of transformers' pipeline in batches."""
     texts = list(raw_texts().values())
     texts = [f"{texts[number % len(texts)]} {number}" for number in range(num_texts)]
@@ -129,7 +132,7 @@ with open({str(work / "pipeline.csv")!r}, "w") as file:
 """
     commands = {"stages.predict": command, "pipeline": [sys.executable, "-c", script]}
     times: dict[str, list[float]] = {name: [] for name in commands}
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         for name, of_contender in commands.items():
             times[name].append(seconds(partial(subprocess.run, of_contender, check=True, capture_output=True)))
     print(f"\n| {num_texts:,} texts of a .csv | seconds | texts/s |\n| --- | ---: | ---: |")
@@ -141,10 +144,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=Path("data/models/full"))
     parser.add_argument("--texts", type=int, default=20_000)
+    parser.add_argument("--formats", nargs="+", choices=FORMATS, default=FORMATS, help="beside torch")
+    parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as work:
-        compare_formats(arguments.model, Path(work))
-        compare_files(arguments.model, Path(work), arguments.texts)
+        compare_formats(arguments.model, arguments.formats, Path(work), arguments.rounds)
+        compare_files(arguments.model, Path(work), arguments.texts, arguments.rounds)
 
 
 if __name__ == "__main__":

@@ -59,13 +59,13 @@ def read_reviews(path: Path | None, params: Params, joined: int = 1) -> pa.ListA
 
     from stages.common.corpus.cleaning import clean
     from stages.common.pretrained.tokenizer import load_tokenizer
-    from stages.ingest import find_files, ingest
+    from stages.ingest import find_files, read_files
 
     if path:
         texts = pq.read_table(path, columns=["review"])["review"]
     else:
         folder = Path(params.data.source)
-        texts = pa.Table.from_batches(ingest(folder, find_files(folder)))["RawText"]
+        texts = pa.array([text for part in read_files(folder, find_files(folder)) for text in part.records.text])
     texts = [text for text in clean(texts, params.clean).to_pylist() if text]
     count = BATCH_SIZE * max(GPU_STEPS, *STEPS.values())
     chosen = np.random.default_rng(0).choice(len(texts), (count, joined), replace=False)

@@ -1,7 +1,6 @@
-"""Splits and finished runs of both methods, as the stages before `select` leave them, without training anything."""
+"""Folds and finished runs of both methods, as the stages before `select` leave them, without training anything."""
 
 from collections.abc import Mapping, Sequence
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from safetensors.numpy import save_file
 
 from stages.common.artifacts.arrow import make_schema, write_table
 from stages.common.artifacts.files import write_json
+from stages.common.artifacts.folds import PARTS, Fold, FoldCounts, SplitMetrics, write_fold
 from stages.common.artifacts.logits import write_logits
 from stages.common.artifacts.methods import METHODS
 from stages.common.artifacts.training_metadata import BaseModelSource, TrainingMetadata, write_training_metadata
@@ -20,10 +20,11 @@ from stages.common.runtime.timings import write_timing
 from tests.support.corpus import LABELS, SHIPPED, records
 
 EPOCHS = 4
+NUM_FOLDS = 5
 SEPARATION = {"full": 1.5, "lora": 1.2}  # of the right class' logit from the others, in standard deviations
 BASELINE_SEPARATION = {"linear_probe": 0.1, "tfidf": 10.0}
 TIMING = {"seconds": 4.0, "seconds_to_best_epoch": 2.0, "samples_per_second": 50.0, "peak_memory_mib": 100.0}
-LEARNING_RATES = {"full": (5e-5, 2e-4), "lora": (5e-4, 2e-3)}  # as in params.yaml
+LEARNING_RATES = {"full": SHIPPED.full.learning_rates, "lora": SHIPPED.lora.learning_rates}
 
 
 def labelled_logits(labels: np.ndarray, separation: float, seed: int) -> np.ndarray:
@@ -32,55 +33,67 @@ def labelled_logits(labels: np.ndarray, separation: float, seed: int) -> np.ndar
     return noise + separation * np.eye(len(LABELS))[labels]
 
 
-def _history(seed: int, learning_rate: float) -> list[dict[str, float]]:
-    scores = np.random.default_rng([seed, round(learning_rate * 1e6)]).uniform(0.5, 0.8, EPOCHS)
-    return [
-        {
-            "epoch": epoch,
-            "train_loss": 1 / epoch,
-            "validation_loss": 0.5 + 0.1 * (epoch - 2) ** 2,
-            "macro_f1": float(score),
-        }
-        for epoch, score in enumerate(scores, start=1)
+def make_run(fold: int, learning_rate: float, macro_f1: float | None = None, losses: Sequence[float] = ()) -> Any:
+    """A run as `read_trained_run` returns it.
+
+    Args:
+        macro_f1: Validation macro-F1 of the best epoch, the second; by default random.
+        losses: Validation losses of all epochs; by default lowest in the second.
+    """
+    from stages.common.artifacts.trained_run import TrainedRun
+
+    random_scores = np.random.default_rng([fold, round(learning_rate * 1e6)]).uniform(0.5, 0.8, EPOCHS)
+    losses = losses or [0.5 + 0.1 * (epoch - 2) ** 2 for epoch in range(1, EPOCHS + 1)]
+    history = [
+        {"epoch": epoch, "train_loss": 1 / epoch, "validation_loss": loss, "macro_f1": float(score)}
+        for epoch, (loss, score) in enumerate(zip(losses, np.resize(random_scores, len(losses)), strict=True), start=1)
     ]
-
-
-def training_metadata(seed: int, learning_rate: float, validation: dict[str, Any]) -> TrainingMetadata:
-    """Metadata of a run whose best epoch has these validation scores."""
-    return TrainingMetadata(
-        base_model=BaseModelSource(name="data/kobert-mini", revision=None, sha256={}),
-        preprocessing=Preprocessing(clean=SHIPPED.clean, max_length=SHIPPED.tokenize.max_length),
+    if macro_f1 is not None:
+        for epoch in history:
+            epoch["macro_f1"] = macro_f1 if epoch["epoch"] == 2 else macro_f1 / 2
+    best = max(history, key=lambda row: row["macro_f1"])
+    metadata = TrainingMetadata(
+        base_model=BaseModelSource(name="tiny", revision=None, sha256={}),
+        preprocessing=Preprocessing(clean=SHIPPED.clean, max_length=64),
         labels=LABELS,
-        seed=seed,
+        fold=fold,
+        seed=42 + fold,
         learning_rate=learning_rate,
-        best_epoch=validation["epoch"],
-        validation=validation,
-        trainable_parameters=30 + seed % 2,
+        best_epoch=int(best["epoch"]),
+        validation=best,
+        trainable_parameters=30 + fold % 2,
         total_parameters=1000,
     )
+    return TrainedRun(metadata, 1000, f"{fold}-{learning_rate}", history)
 
 
-def _write_run(folder: Path, logits: dict[str, np.ndarray], seed: int, learning_rate: float) -> None:
-    history = _history(seed, learning_rate)
-    best = max(history, key=lambda row: row["macro_f1"])
+def _write_run(folder: Path, logits: dict[str, np.ndarray], fold: int, learning_rate: float) -> None:
+    run = make_run(fold, learning_rate)
     (folder / "checkpoint").mkdir(parents=True)
     save_file({"weight": logits["test"][:1].astype(np.float32)}, folder / "checkpoint/model.safetensors")
-    write_training_metadata(folder / "checkpoint", training_metadata(seed, learning_rate, best))
-    write_json(folder / "history.json", history)
+    write_training_metadata(folder / "checkpoint", run.metadata)
+    write_json(folder / "history.json", run.history)
     write_logits(folder / "logits.safetensors", logits)
     write_timing(folder / "checkpoint", **TIMING)
 
 
 def write_runs(
     rows: list[dict[str, Any]] | None = None,
-    seeds: Sequence[int] = (42,),
+    folds: Sequence[int] = (0, 1, 2),
     separation: float | None = None,
     learning_rates: Mapping[str, Sequence[float]] = LEARNING_RATES,
+    selects_on_test_rows: bool = False,
+    fixed_test_rows: bool = False,
 ) -> None:
-    """Write splits of `rows`, baselines, and a run for each method, seed and learning rate into the current folder.
+    """Write folds of `rows`, and for each fold baselines and runs of both methods, into the current folder.
 
     Args:
-        separation: see `SEPARATION`.
+        rows: AI Hub records; by default `records`.
+        folds: The folds that are run.
+        separation: See `SEPARATION`.
+        learning_rates: Of each method.
+        selects_on_test_rows: The validation rows are the test rows.
+        fixed_test_rows: All folds have the same test rows.
     """
     rows = rows or records()
     columns = {
@@ -89,32 +102,50 @@ def write_runs(
         "text": [row["RawText"] for row in rows],
         "MainCategory": [row["MainCategory"] for row in rows],
     }
-    schema = make_schema(
-        {"labels": pa.int64(), "Index": pa.string(), "text": pa.string(), "MainCategory": pa.string()}, LABELS
+    fields = {"labels": pa.int64(), "Index": pa.string(), "text": pa.string(), "MainCategory": pa.string()}
+    schema = make_schema(fields, LABELS)
+    write_table(paths.TOKENIZED, [pa.table(columns, schema)], schema)
+    labels, numbers = np.array(columns["labels"]), np.arange(len(rows))
+    counts = []
+    for fold in range(NUM_FOLDS):
+        test = numbers[numbers % NUM_FOLDS == (0 if fixed_test_rows else fold)]
+        others = np.setdiff1d(numbers, test)
+        validation = test if selects_on_test_rows else others[(others + fold) % 3 == 0]
+        parts = Fold(np.setdiff1d(others, validation), validation, test)
+        write_fold(paths.fold_path(fold), parts, len(rows))
+        counts.append(FoldCounts.of(parts, labels, LABELS))
+        if fold in folds:
+            of_parts = {part: labels[each] for part, each in vars(parts).items()}
+            _write_baselines(fold, of_parts)
+            for number, method in enumerate(METHODS):
+                for rank, rate in enumerate(learning_rates[method]):
+                    seed = 1000 * number + 100 * rank + 10 * fold
+                    logits = {
+                        part: labelled_logits(each, separation or SEPARATION[method], seed + len(part))
+                        for part, each in of_parts.items()
+                    }
+                    _write_run(paths.RUNS / method / paths.run_name(fold, rate), logits, fold, rate)
+    write_json(
+        paths.SPLIT_METRICS,
+        SplitMetrics(
+            rows=len(rows),
+            duplicate_rows=0,
+            near_duplicate_texts=0,
+            duplicates_of_test_source=0,
+            excluded_rows=0,
+            mean_rows={part: getattr(counts[0], part).rows for part in PARTS},
+            folds=counts,
+        ).model_dump(),
     )
-    table = pa.table(columns, schema)
-    labels = {}
-    for first, (split, path) in enumerate(
-        (("train", paths.TRAIN), ("validation", paths.VALIDATION), ("test", paths.TEST))
-    ):
-        of_split = table.take(np.arange(first, len(rows), 3))
-        write_table(path, [of_split], schema)
-        labels[split] = of_split["labels"].to_numpy()
-    baselines = {f"majority/{split}": np.zeros((len(of_split), len(LABELS))) for split, of_split in labels.items()}
-    for name, of_baseline in BASELINE_SEPARATION.items():
-        baselines |= {f"{name}/{split}": labelled_logits(labels[split], of_baseline, seed=7) for split in labels}
-    write_logits(paths.BASELINE_LOGITS, baselines)
-    for number, method in enumerate(METHODS):
-        for seed, (rank, learning_rate) in product(seeds, enumerate(learning_rates[method])):
-            logits = {
-                split: labelled_logits(
-                    labels[split], separation or SEPARATION[method], 1000 * number + 100 * rank + seed + len(split)
-                )
-                for split in ("validation", "test")
-            }
-            folder = paths.RUNS / method / paths.run_name(seed, learning_rate)
-            _write_run(folder, logits, seed, learning_rate)
-    write_json(paths.AUDIT_METRICS, {"rows": 120, "suspected": 7, "estimated_wrong": 0.0625})
-    write_json(paths.LABEL_NOISE, [{"label": "부정", "suggested": "긍정", "rate": 0.1234}])
-    for path in (paths.FILTER_METRICS, paths.SPLIT_METRICS, paths.TOKEN_METRICS):
+    for path in (paths.FILTER_METRICS, paths.TOKEN_METRICS):
         write_json(path, {"rows": len(rows)})
+
+
+def _write_baselines(fold: int, labels: Mapping[str, np.ndarray]) -> None:
+    logits = {f"majority/{part}": np.zeros((len(each), len(LABELS))) for part, each in labels.items()}
+    for name, separation in BASELINE_SEPARATION.items():
+        logits |= {f"{name}/{part}": labelled_logits(each, separation, seed=7 + fold) for part, each in labels.items()}
+    write_logits(paths.baseline_path(fold), logits)
+
+
+STAGES_AFTER_TRAINING = ("prune_runs", "select", "audit", "compare", "report")

@@ -36,6 +36,7 @@ class TrainingMetadata(BaseModel):
     base_model: BaseModelSource
     preprocessing: Preprocessing
     labels: Annotated[tuple[str, ...], Field(min_length=2, strict=False)]  # names of the classes; JSON has no tuples
+    fold: int = 0  # runs of earlier versions were trained on one split alone
     seed: int
     learning_rate: float
     best_epoch: int  # counted from 1

@@ -135,6 +135,7 @@ class ParquetChunk(Chunk):
         return pd.DataFrame(self.batch.to_pydict(), dtype=object)
 
     def cells(self, column: str) -> list[str | None]:
+        # to_frame would convert all columns, and refuse a table with bytes in another one.
         return [to_cell(_whole(value)) for value in self.batch[column].to_pylist()]
 
     def to_arrow(self) -> pa.Table:
@@ -142,7 +143,6 @@ class ParquetChunk(Chunk):
 
 
 CheckColumns = Callable[[list[str]], None]  # raises a ValueError if the names of a table's columns will not do
-Reader = Callable[["_Lines", str, CheckColumns], Iterator[Chunk | ReadError]]
 
 
 class _Lines:

@@ -7,7 +7,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
 NUM_BINS = 15  # of equal width, for the expected calibration error
-TEMPERATURE_STREAM, OUTCOME_STREAM = 1, 2  # random streams of `compare.seed`; the bootstrap of metrics has 0
+OUTCOME_STREAM = 2  # of the random streams of `compare.seed`; the bootstrap over rows has another
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -17,13 +17,6 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
         return -log_softmax(logits / np.exp(log_temperature), axis=1)[np.arange(len(labels)), labels].mean()
 
     return float(np.exp(minimize_scalar(cross_entropy, bounds=np.log((0.05, 20)), method="bounded").x))
-
-
-def temperature_interval(logits: np.ndarray, labels: np.ndarray, num_samples: int, seed: int) -> list[float]:
-    """95% percentile interval of the temperature under a bootstrap of the validation rows."""
-    drawn = np.random.default_rng([seed, TEMPERATURE_STREAM]).integers(0, len(labels), (num_samples, len(labels)))
-    temperatures = [fit_temperature(logits[rows], labels[rows]) for rows in drawn]
-    return [float(end) for end in np.quantile(temperatures, (0.025, 0.975))]
 
 
 def expected_ece_if_calibrated(logits: np.ndarray, num_samples: int, seed: int) -> float:
@@ -43,12 +36,18 @@ def confidence_bins(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return confidence, np.clip(np.ceil(confidence * NUM_BINS).astype(int) - 1, 0, NUM_BINS - 1)
 
 
-def reliability_bins(logits: np.ndarray, labels: np.ndarray, temperature: float) -> list[dict[str, Any]]:
-    """Mean confidence and accuracy in each bin that is not empty, before and after temperature scaling."""
+def reliability_bins(logits: np.ndarray, labels: np.ndarray, temperatures: np.ndarray) -> list[dict[str, Any]]:
+    """Mean confidence and accuracy in each bin that is not empty, before and after temperature scaling.
+
+    Args:
+        logits: (rows, classes).
+        labels: Class indices, (rows,).
+        temperatures: Temperature of the model that each row was tested with, (rows,).
+    """
     bins = []
     correct = logits.argmax(1) == labels
     for scaled in (False, True):
-        confidence, bin_of_row = confidence_bins(logits / temperature if scaled else logits)
+        confidence, bin_of_row = confidence_bins(logits / temperatures[:, None] if scaled else logits)
         for index in np.unique(bin_of_row):
             inside = bin_of_row == index
             means = {"confidence": float(confidence[inside].mean()), "accuracy": float(correct[inside].mean())}

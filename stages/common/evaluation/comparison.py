@@ -1,161 +1,186 @@
-"""Both methods and the baselines on the same test rows: metrics, intervals, tests, a verdict and its limits."""
+"""Full fine-tuning and LoRA on the test rows of all folds that were run: metrics, intervals and a verdict."""
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
-from typing import Any, Self
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from stages.common.artifacts.methods import BASELINES, METHODS
-from stages.common.evaluation import significance
-from stages.common.evaluation.histories import has_not_converged, overfitting
-from stages.common.evaluation.vectorized_metrics import compute_metrics, num_counts
+from stages.common.artifacts.selection import SelectedMethod
+from stages.common.evaluation import power, significance
+from stages.common.evaluation.bootstrap import BootstrappedMetrics, bootstrap
+from stages.common.evaluation.calibration import expected_ece_if_calibrated
+from stages.common.evaluation.error_analysis import measure_slices
+from stages.common.evaluation.histories import best_epochs, has_not_converged
+from stages.common.evaluation.metrics import RowStatistics
+from stages.common.evaluation.predictions import Predictions, TestedRows
+from stages.common.evaluation.result import (
+    Against,
+    ClassScores,
+    Comparison,
+    Difference,
+    Estimate,
+    MethodResult,
+    Run,
+    Scores,
+    TrainedModels,
+    Trial,
+    Tuning,
+)
 from stages.common.runtime.params import CompareParams
 
-PER_RUN_METRICS = ("macro_f1", "macro_precision", "macro_recall", "accuracy", "loss", "brier", "ece")
-SIZES = ("trainable_parameters", "total_parameters", "checkpoint_bytes")
-MIN_TRIALS = 3  # for a curve of the expected best score
-MIN_RATES_FOR_EDGE = 3  # with fewer learning rates every one is the lowest or the highest
+CLASS_METRICS = tuple(ClassScores.model_fields)
+POOLED_METRICS = ("ece", "scaled_ece")  # A bootstrap of the ECE is biased upwards, so these have no interval.
+MEAN_METRICS = tuple(name for name in Scores.model_fields if name not in (*POOLED_METRICS, "classes"))
+MIN_RATES_FOR_EDGE = 3  # With fewer learning rates every one is the lowest or the highest.
+NUM_CALIBRATION_SAMPLES = 200  # of simulated outcomes
 
 
-def expected_best(scores: Sequence[float]) -> list[float]:
-    """The expected best of 1, 2, ... n trials by the unbiased estimator of arXiv 2004.13705, from n observed scores.
-
-    Empty for fewer than `MIN_TRIALS` scores.
-    """
-    n = len(scores)
-    if n < MIN_TRIALS:
-        return []
-    # Of all subsets of k scores, C(i, k - 1) have the i-th smallest one, counted from 0, as their best.
-    weights = [[math.comb(i, k - 1) / math.comb(n, k) for i in range(n)] for k in range(1, n + 1)]
-    return [float(expected) for expected in np.array(weights) @ np.sort(scores)]
+def _estimate(by_fold: np.ndarray, replicates: np.ndarray) -> Estimate:
+    interval = significance.fold_interval(by_fold, replicates)
+    return Estimate(value=float(by_fold.mean()), low=interval.low, high=interval.high)
 
 
-def tuning(selected: Mapping[str, Any]) -> dict[str, Any]:
-    """How a method was tuned: learning rates and runs that were tried, and what limits the result.
-
-    Args:
-        selected: the method's part of data/selection.json.
-    """
-    rates = [trial["learning_rate"] for trial in selected["trials"]]
-    scores = [score for trial in selected["trials"] for score in trial["macro_f1"]]
-    return {
-        "learning_rate": selected["learning_rate"],
-        "num_rates": len(rates),
-        "num_runs": len(scores),
-        "at_edge": int(len(rates) >= MIN_RATES_FOR_EDGE and selected["learning_rate"] in (min(rates), max(rates))),
-        "unconverged": sum(has_not_converged(run["history"]) for run in selected["runs"].values()),
-        "trials": selected["trials"],
-        "expected_best": expected_best(scores),
+def scores_of(metrics: BootstrappedMetrics, labels: list[str]) -> Scores:
+    """Metrics of one classifier with their intervals."""
+    by_fold, replicates = vars(metrics.by_fold), vars(metrics.replicates)
+    classes = {
+        label: {name: _estimate(by_fold[name][:, index], replicates[name][:, index]) for name in CLASS_METRICS}
+        for index, label in enumerate(labels)
     }
+    means = {name: _estimate(by_fold[name], replicates[name]) for name in MEAN_METRICS}
+    pooled = {name: Estimate(value=float(vars(metrics.pooled)[name])) for name in POOLED_METRICS}
+    return Scores.model_validate({**means, **pooled, "classes": classes})
 
 
-@dataclass(frozen=True)
-class BootstrapEstimates:
-    """Metrics of each method's runs on the rows of a split, and their replicates in a bootstrap over these rows."""
+def difference_of(a: BootstrappedMetrics, b: BootstrappedMetrics, num_rows: int, margin: float) -> Difference:
+    """Macro-F1 of `a` minus `b`, with the verdict on it."""
+    by_fold = a.by_fold.macro_f1 - b.by_fold.macro_f1
+    replicates = a.replicates.macro_f1 - b.replicates.macro_f1
+    interval, tost_interval = (
+        significance.fold_interval(by_fold, replicates, level)
+        for level in (significance.CONFIDENCE_LEVEL, significance.TOST_LEVEL)
+    )
+    return Difference(
+        macro_f1=Estimate(value=float(by_fold.mean()), low=interval.low, high=interval.high),
+        equivalence=Estimate(value=float(by_fold.mean()), low=tost_interval.low, high=tost_interval.high),
+        verdict=significance.verdict(interval, tost_interval, margin),
+        by_fold=by_fold.tolist(),
+        minimum_detectable_effect=power.minimum_detectable_effect(interval),
+        rows_needed=power.rows_needed(by_fold, replicates, num_rows, margin),
+    )
 
-    point_estimates: Mapping[str, Mapping[str, np.ndarray]]  # by method and metric, (runs,)
-    replicates: Mapping[str, Mapping[str, np.ndarray]]  # by method and metric, (samples,), mean over runs
 
-    @classmethod
-    def collect(
-        cls, statistics: Mapping[str, np.ndarray], texts: Sequence[str], labels: Sequence[str], params: CompareParams
-    ) -> Self:
-        """From `per_example_statistics` of each method's runs; rows of one text are drawn together."""
-        metrics = partial(compute_metrics, labels=labels)
-        groups = np.unique(np.asarray(texts, dtype=object), return_inverse=True)[1]
-        weights = significance.resampling_weights(groups, params.bootstrap_samples, params.seed)
-        return cls(
-            {method: metrics(values.mean(0)) for method, values in statistics.items()},
-            significance.bootstrap_replicates(statistics, weights, metrics),
+def trained_models_of(
+    metrics: Mapping[str, BootstrappedMetrics],
+    statistics: Mapping[str, RowStatistics],
+    groups: np.ndarray,
+    params: CompareParams,
+) -> TrainedModels:
+    """LoRA minus full fine-tuning for the models that were trained, whatever other splits and seeds would give."""
+    low, high = np.quantile(metrics["lora"].replicates.macro_f1 - metrics["full"].replicates.macro_f1, (0.025, 0.975))
+    value = float(metrics["lora"].mean("macro_f1") - metrics["full"].mean("macro_f1"))
+    pair = statistics["full"], statistics["lora"]
+    return TrainedModels(
+        macro_f1=Estimate(value=value, low=float(low), high=float(high)),
+        p_permutation=significance.permutation_p_value(*pair, groups, params.bootstrap_samples, params.seed),
+        p_mcnemar=significance.mcnemar_p_value(*pair, groups),
+    )
+
+
+def tuning_of(selected: SelectedMethod) -> Tuning:
+    """How a method was tuned, and what limits the result."""
+    rates = [trial.learning_rate for trial in selected.trials]
+    return Tuning(
+        learning_rate=selected.learning_rate,
+        trials=[Trial(learning_rate=trial.learning_rate, macro_f1=trial.macro_f1) for trial in selected.trials],
+        at_edge=len(rates) >= MIN_RATES_FOR_EDGE and selected.learning_rate in (min(rates), max(rates)),
+        unconverged=sum(has_not_converged(run.history) for run in selected.runs.values()),
+    )
+
+
+def _runs_of(selected: SelectedMethod, metrics: BootstrappedMetrics, predictions: Predictions) -> list[Run]:
+    scores = metrics.by_fold.macro_f1
+    row_standard_error = float(metrics.replicates.macro_f1.std(ddof=1)) * len(scores) ** 0.5
+    diverged = significance.divergent_runs(scores, row_standard_error)
+    return [
+        Run(
+            fold=run.metadata.fold,
+            macro_f1=float(scores[index]),
+            accuracy=float(metrics.by_fold.accuracy[index]),
+            validation_macro_f1=run.metadata.validation["macro_f1"],
+            temperature=float(predictions.temperatures[index]),
+            epochs=best_epochs(run.history),
+            diverged=index in diverged,
         )
-
-    def interval(self, method: str, metric: str) -> list[float] | None:
-        """95% interval of a metric, None of the expected calibration error: its bootstrap is biased upwards."""
-        if metric.endswith("ece"):
-            return None
-        values = self.point_estimates[method][metric]
-        runs = [values] if method in METHODS else []
-        return significance.confidence_interval(float(values.mean()), self.replicates[method][metric], runs)
-
-    def difference(self, a: str, b: str, margin: float) -> dict[str, Any]:
-        """Macro-F1 of `a` minus `b`: estimate, intervals, verdict, and what these rows and runs could have shown."""
-        estimate = float(self.point_estimates[a]["macro_f1"].mean() - self.point_estimates[b]["macro_f1"].mean())
-        replicates = self.replicates[a]["macro_f1"] - self.replicates[b]["macro_f1"]
-        runs = [self.point_estimates[method]["macro_f1"] for method in (a, b) if method in METHODS]
-        interval, tost_interval = (
-            significance.confidence_interval(estimate, replicates, runs, level)
-            for level in (significance.CONFIDENCE_LEVEL, significance.TOST_LEVEL)
-        )
-        return {
-            "macro_f1": estimate,
-            "interval": interval,
-            "tost_interval": tost_interval,
-            "verdict": significance.verdict(interval, tost_interval, margin),
-            "row_variance": float(replicates.var(ddof=1)),
-            "run_variance": sum(float(values.var(ddof=1)) / len(values) for values in runs if len(values) > 1),
-        }
-
-
-def _metrics_of_runs(point_estimates: Mapping[str, np.ndarray], runs: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-    metrics = pd.DataFrame({name: point_estimates[name] for name in PER_RUN_METRICS})
-    result: dict[str, Any] = {"each": []}
-    for run, values in zip(runs.values(), metrics.to_dict("records"), strict=True):
-        known = {"seed": run["seed"], "validation_macro_f1": run["validation"]["macro_f1"]}
-        result["each"].append(known | values | overfitting(run["history"]))
-    return result | ({"mean": metrics.mean().to_dict(), "sd": metrics.std().to_dict()} if len(runs) > 1 else {})
+        for index, run in enumerate(selected.runs.values())
+    ]
 
 
 def compare_methods(
-    statistics: Mapping[str, np.ndarray],
-    texts: Sequence[str],
-    labels: Sequence[str],
-    selection: Mapping[str, dict[str, Any]],
+    tested: TestedRows,
+    predictions: Mapping[str, Predictions],
+    selection: Mapping[str, SelectedMethod],
+    num_folds: int,
     params: CompareParams,
-) -> dict[str, Any]:
-    """Each method's metrics with intervals, means over its runs, and what the differences between methods say.
+) -> Comparison:
+    """Compare both methods with each other and with the baselines.
 
     Args:
-        statistics: by method and baseline, `per_example_statistics` of its runs on the test rows (rows, runs, columns).
-        texts: of the test rows.
-        labels: names of the classes.
-        selection: data/selection.json.
+        tested: The test rows of all folds that were run.
+        predictions: What each method and baseline says of them.
+        selection: The selected runs of each method.
+        num_folds: Number of folds into which the corpus is split.
+        params: Section `compare` of params.yaml.
     """
-    estimates = BootstrapEstimates.collect(statistics, texts, labels, params)
-    details: dict[str, Any] = {"labels": list(labels)}
-    for name, metrics in estimates.point_estimates.items():
-        values: dict[str, Any] = {metric: float(runs.mean()) for metric, runs in metrics.items()}
-        values["interval"] = {metric: estimates.interval(name, metric) for metric in metrics}
-        if name in METHODS:
-            selected = selection[name]
-            runs, best_run = selected["runs"], selected["runs"][selected["best_run"]]
-            values |= {"best_seed": best_run["seed"], "best_epoch": best_run["best_epoch"]}
-            values |= {"overfitting": overfitting(best_run["history"]), **{size: best_run[size] for size in SIZES}}
-            values |= {"tuning": tuning(selected), "runs": _metrics_of_runs(metrics, runs)}
-            values["against"] = [{"baseline": b} | estimates.difference(name, b, params.margin) for b in BASELINES]
-        details[name] = values
-    difference = estimates.difference("lora", "full", params.margin)
-    low, high = difference["interval"]
-    variances = difference["row_variance"], difference["run_variance"]
-    one_seed = min(len(selection[method]["runs"]) for method in METHODS) == 1
-    best_runs = {method: list(selection[method]["runs"]).index(selection[method]["best_run"]) for method in METHODS}
-    full, lora = (statistics[method][:, best_run] for method, best_run in best_runs.items())
-    full_correct, lora_correct = (values[:, : num_counts(values) // 3].max(1) > 0 for values in (full, lora))
-    p_permutation = significance.permutation_p_value(full, lora, params.bootstrap_samples, params.seed)
-    p_mcnemar = significance.mcnemar_p_value(full_correct, lora_correct)
-    # With one seed, interval and permutation test answer one question; where they disagree, nothing is decided.
-    borderline = one_seed and (p_permutation < 1 - significance.CONFIDENCE_LEVEL) != (low > 0 or high < 0)
-    if borderline and difference["verdict"] != "equivalent":
-        difference["verdict"] = "undecided"
-    details["difference"] = difference | {
-        "margin": params.margin,
-        "detectable": significance.smallest_detectable_difference(sum(variances) ** 0.5),
-        "rows_needed": significance.rows_for_equivalence(len(texts), *variances, params.margin),
-        "about": "checkpoints" if one_seed else "methods",
-        "borderline": borderline,
-        "checkpoint_tests": {"p_permutation": p_permutation, "p_mcnemar": p_mcnemar},
+    labels = list(tested.class_names)
+    statistics = {
+        name: RowStatistics.from_logits(each.logits, tested.labels, each.temperatures[tested.fold_index])
+        for name, each in predictions.items()
     }
-    return details
+    metrics = bootstrap(statistics, tested.folds, tested.groups, params.bootstrap_samples, params.seed)
+
+    def difference(a: str, b: str) -> Difference:
+        return difference_of(metrics[a], metrics[b], len(tested.labels), params.margin)
+
+    results: dict[str, Any] = {}
+    for method in METHODS:
+        selected, each = selection[method], predictions[method]
+        best = selected.runs[selected.best_run]
+        scaled = each.logits / each.temperatures[tested.fold_index][:, None]
+        by_chance = [
+            expected_ece_if_calibrated(logits, NUM_CALIBRATION_SAMPLES, params.seed) for logits in (each.logits, scaled)
+        ]
+        results[method] = MethodResult(
+            scores=scores_of(metrics[method], labels),
+            runs=_runs_of(selected, metrics[method], each),
+            best_fold=best.metadata.fold,
+            tuning=tuning_of(selected),
+            ece_if_calibrated=by_chance[0],
+            scaled_ece_if_calibrated=by_chance[1],
+            against=[Against(baseline=name, difference=difference(method, name)) for name in BASELINES],
+            trainable_parameters=best.metadata.trainable_parameters,
+            total_parameters=best.metadata.total_parameters,
+            checkpoint_bytes=best.checkpoint_bytes,
+        )
+    f1_by_fold, f1_replicates = (
+        metrics["lora"].by_fold.f1 - metrics["full"].by_fold.f1,
+        metrics["lora"].replicates.f1 - metrics["full"].replicates.f1,
+    )
+    return Comparison(
+        labels=labels,
+        rows=len(tested.labels),
+        folds=np.unique(tested.folds).tolist(),
+        num_folds=num_folds,
+        fixed_test_rows=tested.is_fixed,
+        selected_on_test_rows=tested.selects_on_test_rows,
+        margin=params.margin,
+        difference=difference("lora", "full"),
+        trained_models=trained_models_of(metrics, statistics, tested.groups, params),
+        class_differences={
+            label: _estimate(f1_by_fold[:, index], f1_replicates[:, index]) for index, label in enumerate(labels)
+        },
+        baselines={name: scores_of(metrics[name], labels) for name in BASELINES},
+        slices=measure_slices(tested, statistics, params),
+        **results,
+    )

@@ -1,143 +1,164 @@
-"""How sure a difference between two classifiers is: bootstrap, confidence intervals, paired tests and a verdict."""
+"""How sure a difference between two methods is: the interval over folds, the verdict, and tests of trained models."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import binomtest, norm, permutation_test, t
+from scipy.stats import binomtest, permutation_test, t
 
-from stages.common.evaluation.vectorized_metrics import Metrics, count_metrics, num_counts
-from stages.common.runtime.console import ProgressBar
+from stages.common.evaluation.bootstrap import MAX_ELEMENTS
+from stages.common.evaluation.metrics import RowStatistics, f1_scores
+from stages.common.evaluation.result import Verdict
 
 CONFIDENCE_LEVEL = 0.95
-TOST_LEVEL = 0.90  # two one-sided tests at 5% each
-POWER = 0.8
-BOOTSTRAP_STREAM = 0  # of the random streams of `compare.seed`; calibration has 1 and 2
-MAX_ELEMENTS = 4_000_000  # of a temporary matrix of resamples, 32 MB
+TOST_LEVEL = 0.90  # Two one-sided tests at 5% each.
+MIN_FOLDS = 3  # The least for a verdict about methods: with two folds the 95% interval covers about 90%.
+DIVERGENCE_GAP, DIVERGENCE_ERRORS, DIVERGENCE_FACTOR = 0.1, 4, 3  # see `divergent_runs`
+NORMAL_MAD = 1.4826  # Standard deviations of a normal variable in its median absolute deviation.
 
 
-def resampling_weights(groups: np.ndarray, num_samples: int, seed: int) -> Iterator[np.ndarray]:
-    """Draw resamples with replacement; rows of one group are drawn together (Field and Welsh 2007).
+@dataclass(frozen=True)
+class Interval:
+    """A confidence interval over folds, and what statistical power needs to know of it."""
 
-    Args:
-        groups: (rows,) group numbers 0, 1, ... without gaps.
-
-    Yields:
-        Blocks (samples, rows) of the weight of each row; the weights of a sample add up to 1.
-    """
-    generator = np.random.default_rng([seed, BOOTSTRAP_STREAM])
-    num_groups = int(groups.max()) + 1
-    block = max(1, MAX_ELEMENTS // len(groups))
-    for start in ProgressBar(range(0, num_samples, block), desc="bootstrap"):
-        size = min(block, num_samples - start)
-        drawn = generator.integers(0, num_groups, (size, num_groups)) + np.arange(size)[:, None] * num_groups
-        counts = np.bincount(drawn.ravel(), minlength=size * num_groups).reshape(size, num_groups)[:, groups]
-        yield counts / counts.sum(1, keepdims=True)
+    low: float
+    high: float
+    standard_error: float  # sqrt(V), see `fold_variance`
+    degrees_of_freedom: float  # of the t quantile; infinite if the folds do not differ at all
+    num_folds: int
 
 
-def bootstrap_replicates(
-    statistics: Mapping[str, np.ndarray],
-    weights: Iterable[np.ndarray],
-    metrics: Callable[[np.ndarray], Metrics],
-) -> dict[str, dict[str, np.ndarray]]:
-    """Each metric (samples,) of each method, the mean over its runs, in resamples that all methods share.
+def fold_variance(differences: np.ndarray, row_variance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Compute the variance V of a mean over folds, and its degrees of freedom.
+
+    V is the bootstrap variance over rows plus the variance between folds, S^2/K, which holds the choice of rows and of
+    seeds. So rows count twice, on purpose: few folds make S^2 uncertain, which the other part softens, and the training
+    sets of different folds overlap, which is an error common to all folds that S^2 cannot show.
 
     Args:
-        statistics: by method, `per_example_statistics` of its runs, (rows, runs, columns).
-        weights: see `resampling_weights`.
-        metrics: of means (samples, runs, columns) over rows.
-    """
-    blocks = [{method: np.tensordot(block, values, 1) for method, values in statistics.items()} for block in weights]
-    means = {method: np.concatenate([block[method] for block in blocks]) for method in statistics}
-    return {
-        method: {name: values.mean(-1) for name, values in metrics(method_means).items()}
-        for method, method_means in means.items()
-    }
-
-
-def confidence_interval(
-    point_estimate: float, replicates: np.ndarray, runs: Sequence[np.ndarray] = (), level: float = CONFIDENCE_LEVEL
-) -> list[float]:
-    """Both ends of a confidence interval of a metric, or of a difference between two methods.
-
-    With two or more runs a method: Welch's t interval. Its variance is that of the bootstrap over rows plus, for each
-    method, the variance over its runs divided by their number; degrees of freedom by Welch-Satterthwaite. Otherwise the
-    percentile interval of the bootstrap (Efron and Tibshirani 1993), which covers the choice of rows alone.
-
-    Args:
-        replicates: (samples,) of the bootstrap over rows.
-        runs: the metric of each run (runs,), an array for each method that was trained.
-    """
-    if min(map(len, runs), default=1) < 2:
-        return [float(end) for end in np.quantile(replicates, ((1 - level) / 2, (1 + level) / 2))]
-    variances = [float(values.var(ddof=1)) / len(values) for values in runs]
-    total = float(replicates.var(ddof=1)) + sum(variances)
-    shares = sum(variance**2 / (len(values) - 1) for variance, values in zip(variances, runs, strict=True))
-    quantile = t.ppf((1 + level) / 2, total**2 / shares) if shares else norm.ppf((1 + level) / 2)
-    return [point_estimate - quantile * total**0.5, point_estimate + quantile * total**0.5]
-
-
-def smallest_detectable_difference(standard_error: float) -> float:
-    """The true difference that a two-sided test at 5% finds with a power of 80%."""
-    return float((norm.ppf((1 + CONFIDENCE_LEVEL) / 2) + norm.ppf(POWER)) * standard_error)
-
-
-def rows_for_equivalence(num_rows: int, row_variance: float, run_variance: float, margin: float) -> int | None:
-    """Test rows with which equivalence would be shown with a power of 80% if the methods were equal.
-
-    Args:
-        row_variance: of the difference, from the choice of `num_rows` rows; falls with their number.
-        run_variance: of the difference, from the choice of seeds; more rows do not change it.
+        differences: A metric, or a difference of it between two methods, on each fold, (..., folds).
+        row_variance: Bootstrap variance of its mean over the folds, (...).
 
     Returns:
-        None if the seeds alone vary too much: it takes more seeds, not more rows.
+        V and (K - 1) V / (S^2/K), two arrays (...); the latter is infinite where all folds are equal. With the square
+        of the ratio, as Welch and Satterthwaite have it, three folds cover too little: an S that is small by chance
+        narrows the interval twice, by V and by the degrees of freedom.
     """
-    quantiles = norm.ppf((1 + TOST_LEVEL) / 2) + norm.ppf((1 + POWER) / 2)
-    row_variance_budget = (margin / quantiles) ** 2 - run_variance
-    return int(np.ceil(num_rows * row_variance / row_variance_budget)) if row_variance_budget > 0 else None
+    num_folds = differences.shape[-1]
+    between = differences.var(-1, ddof=1) / num_folds
+    total = row_variance + between
+    ratio = np.divide(total, between, out=np.full_like(total, np.inf), where=between > 0)
+    return total, (num_folds - 1) * ratio
 
 
-def permutation_p_value(a: np.ndarray, b: np.ndarray, num_samples: int, seed: int) -> float:
-    """Two-sided p-value of the difference in macro-F1 between two checkpoints that are swapped row by row.
+def fold_interval(by_fold: np.ndarray, replicates: np.ndarray, level: float = CONFIDENCE_LEVEL) -> Interval:
+    """Compute the confidence interval of a mean over folds: mean +- t sqrt(V), see `fold_variance`.
+
+    With one fold V is the variance of the rows alone: the interval is then about the trained models, not the methods.
 
     Args:
-        a, b: `per_example_statistics` of the two checkpoints, (rows, columns).
+        by_fold: A metric, or a difference of it between two methods, on each fold, (folds,).
+        replicates: Its mean over the folds in each resample of the bootstrap over rows, (samples,).
+        level: Confidence level; 0.90 for two one-sided tests at 5%.
     """
-    a, b = a[:, : num_counts(a)], b[:, : num_counts(b)]
-    discordant = (a != b).any(1)
-    if discordant.sum() < 2:
-        return 1.0  # every permutation is as extreme
-    counts_a, counts_b, class_names = a.sum(0), b.sum(0), [str(index) for index in range(a.shape[1] // 3)]
-    change = (b - a)[discordant]  # of a's counts by swapping a row
-
-    def difference(swapped: np.ndarray, _: np.ndarray, axis: int) -> np.ndarray:
-        pair = (counts_a + swapped @ change, counts_b - swapped @ change)
-        f1_a, f1_b = (count_metrics(counts, class_names)["macro_f1"] for counts in pair)
-        return f1_a - f1_b
-
-    # SciPy swaps the entries of the two arrays at random, so that the first array says which rows are swapped.
-    pair = np.zeros(len(change)), np.ones(len(change))
-    options = {"permutation_type": "samples", "vectorized": True, "axis": -1, "n_resamples": num_samples}
-    options |= {"batch": max(1, MAX_ELEMENTS // (2 * len(change))), "rng": np.random.default_rng(seed)}
-    return float(permutation_test(pair, difference, **options).pvalue)
+    variance, degrees = np.array(replicates.var(ddof=1)), np.array(np.inf)
+    if len(by_fold) > 1:
+        variance, degrees = fold_variance(by_fold, variance)
+    half_width = float(t.ppf((1 + level) / 2, degrees) * variance**0.5)
+    mean = float(by_fold.mean())
+    return Interval(mean - half_width, mean + half_width, float(variance**0.5), float(degrees), len(by_fold))
 
 
-def mcnemar_p_value(a_correct: np.ndarray, b_correct: np.ndarray) -> float:
-    """Two-sided p-value of McNemar's exact test of two checkpoints' accuracy, from the rows (rows,) each has right."""
-    only_a, only_b = int((a_correct & ~b_correct).sum()), int((b_correct & ~a_correct).sum())
-    return float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
-
-
-def verdict(interval: Sequence[float], tost_interval: Sequence[float], margin: float) -> str:
-    """What a difference says, given a margin that was named beforehand.
+def verdict(interval: Interval, tost_interval: Interval, margin: float) -> Verdict:
+    """Decide what a difference says about two methods, given a margin that was named beforehand.
 
     Args:
         interval: 95% confidence interval of the difference.
-        tost_interval: 90% interval: two one-sided tests at 5% (Schuirmann 1987) reject if it lies within the margin.
+        tost_interval: 90% interval. Two one-sided tests at 5% (Schuirmann 1987) reject if it lies within the margin.
+        margin: The largest difference that does not matter.
 
     Returns:
-        "equivalent" by the two one-sided tests, even if the interval excludes 0; else "better" if it lies above 0,
-        "worse" if below 0, and "undecided" if it holds 0.
+        "undecided" with fewer than three folds; else "equivalent" by the two one-sided tests, even if the interval
+        excludes 0; else "better" if it lies above 0, "worse" if it lies below 0, and "undecided" if it contains 0.
     """
-    if -margin < tost_interval[0] and tost_interval[1] < margin:
+    if interval.num_folds < MIN_FOLDS:
+        return "undecided"
+    if -margin < tost_interval.low and tost_interval.high < margin:
         return "equivalent"
-    return "better" if interval[0] > 0 else "worse" if interval[1] < 0 else "undecided"
+    return "better" if interval.low > 0 else "worse" if interval.high < 0 else "undecided"
+
+
+def divergent_runs(scores: np.ndarray, row_standard_error: float) -> list[int]:
+    """Find the runs of one method whose score is far from the others', as after a training that diverged.
+
+    A run is named if its distance from the median exceeds 0.1, and 4 standard errors of its own rows, and 3 robust
+    standard deviations of the runs. Of three runs one can be named, of five two.
+
+    Args:
+        scores: Macro-F1 of each run, (folds,).
+        row_standard_error: Standard error of one score from the choice of its fold's rows.
+
+    Returns:
+        Their indices in ascending order; none of fewer than three runs.
+    """
+    if len(scores) < MIN_FOLDS:
+        return []
+    distances = np.abs(scores - np.median(scores))
+    spread = NORMAL_MAD * np.median(distances)
+    limit = max(DIVERGENCE_GAP, DIVERGENCE_ERRORS * row_standard_error, DIVERGENCE_FACTOR * spread)
+    return np.flatnonzero(distances > limit).tolist()
+
+
+def _sum_by_group(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Sums (groups, classes) over the rows of each group, of values (rows, classes)."""
+    sums = np.zeros((groups.max() + 1, values.shape[1]))
+    np.add.at(sums, groups, values)
+    return sums
+
+
+def permutation_p_value(a: RowStatistics, b: RowStatistics, groups: np.ndarray, num_samples: int, seed: int) -> float:
+    """Compute the two-sided p-value of a difference in macro-F1 between models whose predictions are swapped at random.
+
+    Args:
+        a: Statistics of the tested rows, with the leading axis (rows,).
+        b: The same of the other method.
+        groups: Group numbers 0, 1, ... without gaps, (rows,); rows of one group are swapped together.
+        num_samples: Number of permutations.
+        seed: Seed of the random permutations.
+    """
+    # By swapping a group, the counts of `a` change by this much.
+    hits_change = _sum_by_group(b.hits - a.hits, groups)
+    predicted_change = _sum_by_group(b.predicted - a.predicted, groups)
+    discordant = hits_change.any(1) | predicted_change.any(1)
+    if discordant.sum() < 2:
+        return 1.0  # Every permutation is as extreme.
+    hits_change, predicted_change, actual = hits_change[discordant], predicted_change[discordant], a.actual.sum(0)
+
+    def difference(swapped: np.ndarray, _: np.ndarray, axis: int) -> np.ndarray:
+        hits, predicted = swapped @ hits_change, swapped @ predicted_change
+        f1_a = f1_scores(a.hits.sum(0) + hits, actual, a.predicted.sum(0) + predicted)
+        f1_b = f1_scores(b.hits.sum(0) - hits, actual, b.predicted.sum(0) - predicted)
+        return (f1_a - f1_b).mean(-1)
+
+    # SciPy swaps the entries of the two arrays at random, so that the first array says which groups are swapped.
+    pair = np.zeros(len(hits_change)), np.ones(len(hits_change))
+    result = permutation_test(
+        pair,
+        difference,
+        permutation_type="samples",
+        vectorized=True,
+        axis=-1,
+        n_resamples=num_samples,
+        batch=max(1, MAX_ELEMENTS // (2 * len(hits_change))),
+        rng=np.random.default_rng(seed),
+    )
+    return float(result.pvalue)
+
+
+def mcnemar_p_value(a: RowStatistics, b: RowStatistics, groups: np.ndarray) -> float:
+    """Compute the two-sided p-value of McNemar's exact test of accuracy, see `permutation_p_value` for the arguments.
+
+    A group of several rows counts once, for the model that has more of its rows right.
+    """
+    gained = _sum_by_group(b.hits - a.hits, groups).sum(1)
+    only_a, only_b = int((gained < 0).sum()), int((gained > 0).sum())
+    return float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0

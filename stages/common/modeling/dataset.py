@@ -1,12 +1,13 @@
-"""A split in memory."""
+"""Tokenized examples in memory."""
 
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Self
 
 import numpy as np
 import pyarrow as pa
 
 from stages.common.artifacts.arrow import get_class_names, read_table
+from stages.common.runtime.paths import TOKENIZED
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,9 +26,13 @@ class TokenizedDataset:
         """Tokens of each example, (examples,)."""
         return self.input_ids.value_lengths().to_numpy()
 
+    def take(self, rows: np.ndarray) -> Self:
+        """Select the examples with these numbers."""
+        return type(self)(self.input_ids.take(pa.array(rows)), self.labels[rows], self.class_names)
 
-def read_dataset(path: Path) -> TokenizedDataset:
-    """Read one of `data/splits/*.arrow`; a UserError says that the file is missing or damaged."""
-    table = read_table(path)
-    input_ids, labels = table["input_ids"].combine_chunks(), table["labels"].to_numpy().copy()
+
+def read_dataset() -> TokenizedDataset:
+    """Read all of data/tokenized.arrow; a UserError says that the file is missing or damaged."""
+    table = read_table(TOKENIZED)
+    input_ids, labels = table["input_ids"].combine_chunks(), table["labels"].to_numpy()
     return TokenizedDataset(input_ids, labels, get_class_names(table.schema))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from huggingface_hub import HfApi, constants, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
-from huggingface_hub.utils import disable_progress_bars
+from huggingface_hub.utils import disable_progress_bars, logging
 
 from stages.common.runtime.exceptions import UserError
 
@@ -65,6 +65,7 @@ def download(hub_id: str, revision: str, names: list[str], folder: Path) -> None
     Raises:
         UserError: a file did not arrive, or not with the hub's checksum.
     """
+    logging.set_verbosity_error()  # The library is imported by now, too late for HF_HUB_VERBOSITY.
     if not sys.stderr.isatty():
         disable_progress_bars()
     for force_download in (False, True):  # otherwise a damaged file would stay in the cache

@@ -22,7 +22,8 @@ from sklearn.metrics import ConfusionMatrixDisplay
 
 from stages.common.artifacts.files import atomic_write
 from stages.common.artifacts.methods import METHODS
-from stages.common.reporting.formatting import DISPLAY_NAMES, Details, format_metric, get_with_interval
+from stages.common.evaluation.result import Comparison, Estimate
+from stages.common.reporting.formatting import DISPLAY_NAMES, format_difference, format_interval, format_value
 
 COLORS = {"full": "#0072b2", "lora": "#d55e00", "linear_probe": "#cc79a7", "tfidf": "#009e73", "majority": "#555555"}
 MARKERS = {"full": "o", "lora": "s", "linear_probe": "v", "tfidf": "^", "majority": "D"}
@@ -76,8 +77,38 @@ def _mark(axis: Axes, x: float, y: float, method: str, marker: str, label: str =
     axis.plot(x, y, marker, markersize=12, color=COLORS[method], markeredgecolor="black", label=label)
 
 
-def plot_curves(histories: Mapping[str, Rows], details: Details) -> Figure:
-    """Losses and macro-F1 by epoch: mean and standard deviation over runs, best epochs of the best run."""
+def plot_difference(comparison: Comparison, headline: str) -> Figure:
+    """The answer: macro-F1 of LoRA minus full fine-tuning with its interval, each fold, each class, and the margin."""
+    margin = comparison.margin
+    of_classes = {f"F1 {label}": difference for label, difference in comparison.class_differences.items()}
+    rows = {"macro-F1": comparison.difference.macro_f1, **of_classes}
+    few = len(comparison.labels) <= MAX_CLASSES_WITH_NUMBERS
+    figure, (axis,) = _subplots(2.2 + 0.5 * min(len(rows), 12), 1, headline)
+    axis.axvspan(-margin, margin, color="#999999", alpha=0.25, linewidth=0, label=f"margin: ±{margin:g}")
+    axis.axvline(0, color="black", linewidth=0.8)
+    for index, difference in enumerate(rows.values()):
+        color, marker = ("#d55e00", "D") if index == 0 else ("#555555", "o")
+        value, lengths = _with_lengths(difference)
+        label = ("difference with its 95% interval", "the same for each class (descriptive)")[index > 0]
+        axis.errorbar(value, -index, xerr=lengths, fmt=marker, color=color, capsize=4, label=label if index < 2 else "")
+        if few:
+            axis.annotate(
+                format_difference(difference),
+                (1.01, -index),
+                xycoords=("axes fraction", "data"),
+                va="center",
+                fontsize="small",
+            )
+    folds = comparison.difference.by_fold
+    axis.plot(folds, np.full(len(folds), 0.25), "|", markersize=10, color="#0072b2", label="each fold")
+    axis.set_yticks([-index for index in range(len(rows))], list(rows), fontsize="medium" if few else 7)
+    axis.set(xlabel="LoRA minus full fine-tuning  (to the right: LoRA is better)", ylim=(0.6 - len(rows), 0.6))
+    axis.legend(ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.25 if few else -0.12), fontsize="small")
+    return figure
+
+
+def plot_curves(histories: Mapping[str, Rows], comparison: Comparison) -> Figure:
+    """Losses and macro-F1 by epoch: mean and standard deviation over the folds, best epochs of the best run."""
     figure, axes = _subplots(4.2, 3, "Training: loss and macro-F1 by epoch")
 
     def plot_mean(axis: Axes, rows: Rows, metric: str, label: str, **style: Any) -> None:
@@ -87,16 +118,17 @@ def plot_curves(histories: Mapping[str, Rows], details: Details) -> Figure:
         axis.fill_between(epochs, means - sd, means + sd, color=style["color"], alpha=0.15, linewidth=0)
 
     for axis, method in zip(axes, METHODS, strict=False):
-        rows, values = histories[method], details[method]
+        rows, result = histories[method], comparison.method(method)
         plot_mean(axis, rows, "train_loss", "training loss", color="#555555", linestyle=":")
         plot_mean(axis, rows, "validation_loss", "validation loss", **_style(method))
         plot_mean(axes[2], rows, "macro_f1", DISPLAY_NAMES[method], **_style(method))
         axis.set(title=DISPLAY_NAMES[method], ylabel="cross-entropy")
-        for criterion, marker, key in (("macro-F1", "*", "best_epoch_by_f1"), ("loss", "v", "best_epoch_by_loss")):
-            epoch = values["overfitting"][key]
-            row, seed = rows[epoch - 1], values["best_seed"]
-            _mark(axis, epoch, row[f"validation_loss_{seed}"], method, marker, f"best epoch by {criterion}: {epoch}")
-            _mark(axes[2], epoch, row[f"macro_f1_{seed}"], method, marker)
+        (best,) = (run for run in result.runs if run.fold == result.best_fold)
+        by_criterion = {"macro-F1": ("*", best.epochs.best_epoch_by_f1), "loss": ("v", best.epochs.best_epoch_by_loss)}
+        for criterion, (marker, epoch) in by_criterion.items():
+            row, fold = rows[epoch - 1], f"fold_{best.fold}"
+            _mark(axis, epoch, row[f"validation_loss_{fold}"], method, marker, f"best epoch by {criterion}: {epoch}")
+            _mark(axes[2], epoch, row[f"macro_f1_{fold}"], method, marker)
     axes[2].set(title="validation rows", ylabel="macro-F1")
     axes[1].sharey(axes[0])
     for axis in axes:
@@ -106,37 +138,23 @@ def plot_curves(histories: Mapping[str, Rows], details: Details) -> Figure:
     return figure
 
 
-def plot_learning_rates(details: Details) -> Figure:
-    """Validation macro-F1 by learning rate: one point per seed, a line through the means, the selected rate marked."""
+def plot_learning_rates(comparison: Comparison) -> Figure:
+    """Validation macro-F1 by learning rate: one point per fold, a line through the means, the selected rate marked."""
     figure, (axis,) = _subplots(4.2, 1, "Tuning: macro-F1 on the validation rows, by learning rate")
     for method in METHODS:
-        tuning, style = details[method]["tuning"], _style(method)
-        trials = {trial["learning_rate"]: trial["macro_f1"] for trial in tuning["trials"]}
+        tuning, style = comparison.method(method).tuning, _style(method)
+        trials = {trial.learning_rate: trial.macro_f1 for trial in tuning.trials}
         for rate, scores in trials.items():
             axis.plot([rate] * len(scores), scores, alpha=0.5, **style | {"linestyle": ""})
         means = [fmean(scores) for scores in trials.values()]
-        axis.plot(list(trials), means, label=f"{DISPLAY_NAMES[method]}: mean over seeds", **style | {"marker": ""})
-        selected = tuning["learning_rate"]
+        axis.plot(list(trials), means, label=f"{DISPLAY_NAMES[method]}: mean over folds", **style | {"marker": ""})
+        selected = tuning.learning_rate
         _mark(axis, selected, fmean(trials[selected]), method, "*", f"selected: {selected:g}")
-    rates = sorted({trial["learning_rate"] for method in METHODS for trial in details[method]["tuning"]["trials"]})
+    rates = sorted({trial.learning_rate for name in METHODS for trial in comparison.method(name).tuning.trials})
     axis.set(xscale="log", xlabel="learning rate (log)", ylabel="macro-F1")
     axis.set_xticks(rates, map("{:g}".format, rates))
     axis.minorticks_off()
     axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-    return figure
-
-
-def plot_expected_best(details: Details) -> Figure:
-    """Expected best validation macro-F1 against the number of trials, each a learning rate and a seed."""
-    figure, (axis,) = _subplots(4.2, 1, "Expected best macro-F1 on the validation rows, by number of trials")
-    for method in METHODS:
-        tuning = details[method]["tuning"]
-        expected = tuning["expected_best"]
-        label = DISPLAY_NAMES[method] + ("" if expected else f": {tuning['num_runs']} trials, a curve takes 3")
-        axis.plot(range(1, len(expected) + 1), expected, label=label, **_style(method))
-    axis.set(xlabel="trials (a learning rate and a seed each)", ylabel="macro-F1")
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axis.legend()
     return figure
 
 
@@ -160,51 +178,59 @@ def plot_confusion(counts: Mapping[str, Rows]) -> Figure:
     return figure
 
 
-def plot_reliability(bins: Rows, details: Details) -> Figure:
+def plot_reliability(bins: Rows, comparison: Comparison) -> Figure:
     """Accuracy against confidence before and after temperature scaling; larger marks hold more rows."""
-    figure, axes = _subplots(
-        4.8, 2, "Reliability on the test rows: accuracy at each confidence", sharex=True, sharey=True
-    )
+    title = "Reliability on the test rows: accuracy at each confidence"
+    figure, axes = _subplots(4.8, 2, title, sharex=True, sharey=True)
     for axis, method in zip(axes, METHODS, strict=True):
+        result = comparison.method(method)
         axis.plot([0, 1], [0, 1], color="black", linewidth=0.8, linestyle=":", label="perfectly calibrated")
         for scaled, color, marker, line_style in ((False, COLORS[method], "o", "-"), (True, "#555555", "s", "--")):
             rows = [row for row in bins if row["method"] == method and row["scaled"] is scaled]
             x, y, sizes = (np.array([row[name] for row in rows]) for name in ("confidence", "accuracy", "rows"))
-            ece = (sizes * abs(x - y)).sum() / sizes.sum()
-            by_chance = details[method]["calibration"]["scaled_ece_if_calibrated" if scaled else "ece_if_calibrated"]
-            label = f"{'scaled' if scaled else 'not scaled'}: ECE {ece:.3f} (if calibrated: {by_chance:.3f})"
+            ece = result.scores.scaled_ece if scaled else result.scores.ece
+            by_chance = result.scaled_ece_if_calibrated if scaled else result.ece_if_calibrated
+            name = "scaled" if scaled else "not scaled"
+            label = f"{name}: ECE {format_value(ece)} (if calibrated: {by_chance:.3f})"
             axis.plot(x, y, color=color, linestyle=line_style, label=label, marker=marker, markersize=3)
             area, fill = 12 + 300 * sizes / sizes.sum(), "none" if scaled else color
             axis.scatter(x, y, area, facecolor=fill, edgecolor=color, marker=marker, alpha=0.7)
         axis.set(title=DISPLAY_NAMES[method], xlabel="confidence", ylabel="accuracy")
         axis.legend(loc="lower right")
-    axes[0].set(xlim=(1 / len(details["labels"]) - 0.03, 1.02), ylim=(-0.02, 1.02))
+    axes[0].set(xlim=(1 / len(comparison.labels) - 0.03, 1.02), ylim=(-0.02, 1.02))
     return figure
 
 
-def _plot_with_interval(axis: Axes, x: float, method: str, values: tuple[float, float, float], label: str) -> None:
-    value, low, high = values
-    lengths = np.maximum(0, [[value - low], [high - value]])  # the interval of a skewed metric may exclude its value
+def _with_lengths(estimate: Estimate) -> tuple[float, np.ndarray]:
+    """A value, and the lengths of its error bar, (2, 1)."""
+    low, high = (estimate.value if end is None else end for end in (estimate.low, estimate.high))
+    return estimate.value, np.maximum(0, [[estimate.value - low], [high - estimate.value]])
+
+
+def _plot_with_interval(axis: Axes, x: float, method: str, estimate: Estimate, label: str) -> None:
+    value, lengths = _with_lengths(estimate)
     axis.errorbar(x, value, lengths, fmt=MARKERS[method], color=COLORS[method], capsize=4, label=label)
 
 
-def plot_f1(details: Details, verdict: str) -> Figure:
+def plot_f1(comparison: Comparison) -> Figure:
     """Macro-F1 and the F1 of each class, with 95% intervals, of both methods and the baselines.
 
     Of many classes the baselines are left out, and so are the numbers: the report's table has them.
     """
-    figure, (axis,) = _subplots(4.6, 1, f"{verdict}\nF1 on {details['rows']:,} test rows, with 95% intervals")
-    labels = details["labels"]
+    figure, (axis,) = _subplots(4.6, 1, f"F1 on {comparison.rows:,} test rows, with 95% intervals")
+    labels = comparison.labels
     few = len(labels) <= MAX_CLASSES_WITH_NUMBERS
     for index, (method, name) in enumerate(DISPLAY_NAMES.items()):
+        scores = comparison.scores(method)
         of_classes = labels if few or method in METHODS else []
-        for group, metric in enumerate(("macro_f1", *(f"per_class.{label}.f1" for label in of_classes))):
+        for group, score in enumerate((scores.macro_f1, *(scores.classes[label].f1 for label in of_classes))):
             x = group + 0.17 * (index - (len(DISPLAY_NAMES) - 1) / 2)
-            score, low, high = get_with_interval(details[method], metric)
-            _plot_with_interval(axis, x, method, (score, low, high), "" if group else name)
+            _plot_with_interval(axis, x, method, score, "" if group else name)
             if few:
-                text = format_metric(details[method], metric)
-                axis.annotate(text, (x, high), (0, 7), textcoords="offset points", ha="center", fontsize="small")
+                top = score.value if score.high is None else score.high
+                axis.annotate(
+                    format_value(score), (x, top), (0, 7), textcoords="offset points", ha="center", fontsize="small"
+                )
     axis.set_xticks(
         range(len(labels) + 1), ["macro-F1", *labels], rotation=0 if few else 90, fontsize="medium" if few else 7
     )
@@ -216,19 +242,19 @@ def plot_f1(details: Details, verdict: str) -> Figure:
     return figure
 
 
-def plot_cost(details: Details) -> Figure:
+def plot_cost(comparison: Comparison) -> Figure:
     """Macro-F1 with its interval against each of `COSTS`, by method."""
     figure, axes = _subplots(4.2, 2, "Cost against quality, test rows", sharey=True)
     for axis, (cost, axis_label) in zip(axes, COSTS.items(), strict=True):
         for method, name in DISPLAY_NAMES.items():
-            values = get_with_interval(details[method], "macro_f1")
-            label = f"{name}: {format_metric(details[method], 'macro_f1', interval=True)}"
+            score = comparison.scores(method).macro_f1
+            label = f"{name}: {format_interval(score)}"
             if method in METHODS:
-                _plot_with_interval(axis, details[method][cost], method, values, label)
+                _plot_with_interval(axis, getattr(comparison.method(method), cost), method, score, label)
             else:
-                axis.axhline(values[0], linestyle=LINE_STYLES[method], color=COLORS[method], label=label)
+                axis.axhline(score.value, linestyle=LINE_STYLES[method], color=COLORS[method], label=label)
         axis.set(xscale="log", xlabel=f"{axis_label} (log)", ylabel="macro-F1", ylim=(0, 1))
-        low, high = sorted(details[method][cost] for method in METHODS)
+        low, high = sorted(getattr(comparison.method(method), cost) for method in METHODS)
         axis.set_xlim(low / 3, 3 * high)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure

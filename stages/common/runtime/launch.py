@@ -10,14 +10,21 @@ from stages.common.runtime.exceptions import UserError
 LAUNCHED = "STAGE_LAUNCHED"  # environment variable: the launcher has started this process
 
 
-def parse_run(description: str | None) -> tuple[int, float]:
-    """Read `--seed` and `--learning-rate` from the command line of a training stage."""
+def parse_fold(description: str | None) -> int:
+    """Read `--fold` from the command line of a stage that runs once for each fold."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--seed", type=int, required=True, help="one of run.seeds")
+    parser.add_argument("--fold", type=int, required=True, help="one of run.folds")
+    return parser.parse_args().fold
+
+
+def parse_run(description: str | None) -> tuple[int, float]:
+    """Read `--fold` and `--learning-rate` from the command line of a training stage."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--fold", type=int, required=True, help="one of run.folds")
     # DVC, which quotes for the shell only what it writes from ${item}, writes an underscore.
     parser.add_argument("--learning-rate", "--learning_rate", type=float, required=True, help="one of learning_rates")
     arguments = parser.parse_args()
-    return arguments.seed, arguments.learning_rate
+    return arguments.fold, arguments.learning_rate
 
 
 def start_launcher(launcher: str, module: str) -> None:

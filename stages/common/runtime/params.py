@@ -6,10 +6,19 @@ The descriptions of the fields are the comments of params.yaml and the table in 
 import re
 import reprlib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from stages.common.labels import label_index
 from stages.common.runtime.exceptions import UserError
@@ -84,8 +93,11 @@ class Section(BaseModel):
 class RunParams(Section):
     """What is run, and how; none of it changes the result of a run that is there already."""
 
-    seeds: Annotated[list[Seed], Field(min_length=1), AfterValidator(_check_distinct)] = _described(
-        "each method trains once with each seed and learning rate"
+    folds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), AfterValidator(_check_distinct)] = (
+        _described(
+            "Folds that are run, numbered from 0: each method trains once for each fold and learning rate. A verdict "
+            "takes at least three; more make the interval narrower."
+        )
     )
     launcher: Annotated[str, Field(pattern=r"^(python|torchrun|accelerate launch)( [\w./:=,-]+)*$")] = _described(
         "starts a training stage: python, or several processes: accelerate launch --multi_gpu --num_processes 8"
@@ -114,7 +126,8 @@ class DataParams(Section):
     category_column: NonEmptyString = _described("the one by which the report tells results apart; need not exist")
     labels: Labels = _described("the classes, 2 to 50, in order, each with the values that stand for it")
     exclude: NonEmptyString = _described(
-        "file of ids to leave out: one a line, or the column Index of a table such as plots/label_issues.csv"
+        "file of ids (one per line, or the column Index of a table) of rows to leave out of training and validation; "
+        "they remain test rows"
     )
 
 
@@ -161,24 +174,27 @@ class Preprocessing(Section):
 
 
 class SplitParams(Section):
-    """The sizes of the splits."""
+    """The folds, each with training, validation and test rows."""
 
-    test_size: PositiveFraction = _described("fraction of all rows")
+    folds: Annotated[int, Field(ge=2, le=1000)] = _described(
+        "number of disjoint test folds; each row is a test row of one fold, unless data.test_source names the test rows"
+    )
     validation_size: Fraction = _described(
-        "fraction of the other rows; 0: the notebook's protocol, which selects epochs on the test rows"
+        "fraction of the rows outside the test fold; 0: select epochs on the test rows, as the notebook does"
     )
     train_fraction: Annotated[Float, Field(gt=0, le=1)] = _described(
         "fraction of the training rows that is used: nested, stratified subsets; validation and test rows stay the same"
     )
     group_near_duplicates: bool = _described(
-        "texts that differ only in case, spaces, punctuation and runs of one character go into the same split"
+        "texts that differ only in case, spaces, punctuation and runs of one character stay in the same part of a fold"
     )
-    seed: Seed = _described("of the random split")
+    seed: Seed = _described("seed of the random folds and of their validation rows")
 
 
 class TrainParams(Section):
     """What both methods share."""
 
+    seed: Seed = _described("Seed of the runs: fold k is trained with seed + k.")
     epochs: PositiveInt = _described("of every run, unless patience ends it")
     select_by: Literal["macro_f1", "loss"] = _described(
         "on the validation rows, selects the epoch, the learning rate and the run: macro_f1 or loss"
@@ -251,6 +267,15 @@ class Params(Section):
     lora: LoraParams
     compare: CompareParams
 
+    @model_validator(mode="after")
+    def _check_folds(self) -> Self:
+        if max(self.run.folds) >= self.split.folds:
+            raise ValueError(
+                f"run.folds names fold {max(self.run.folds)}, but split.folds is {self.split.folds}, so that folds are "
+                f"numbered from 0 to {self.split.folds - 1}"
+            )
+        return self
+
 
 _short = reprlib.Repr()
 _short.maxlevel, _short.maxstring = 2, 80  # a few lines of YAML, with anchors, can mean a list of a billion values
@@ -263,6 +288,8 @@ def _format_fault(error: Any) -> str:
             return f"{key} is not a known key"
         case "missing":
             return f"{key} is missing"
+        case "value_error" if not error["loc"]:
+            return error["msg"].removeprefix("Value error, ")
         case _:
             return f"{key} is {_short.repr(error['input'])}: {error['msg'][:1].lower()}{error['msg'][1:]}"
 

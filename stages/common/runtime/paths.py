@@ -9,15 +9,12 @@ INGESTED = Path("data/ingested.arrow")
 FILTERED = Path("data/filtered.arrow")
 BASE_MODEL = Path("data/base_model")
 TOKENIZED = Path("data/tokenized.arrow")
-TRAIN = Path("data/splits/train.arrow")
-VALIDATION = Path("data/splits/validation.arrow")
-TEST = Path("data/splits/test.arrow")
-SPLITS = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
+FOLDS = Path("data/splits")  # FOLD.arrow: which rows of TOKENIZED are its training, validation and test rows
 RUN_PLAN = Path("data/run_plan.json")  # the runs that the parameters ask for
 RUNS = Path("data/runs")  # METHOD/RUN/{checkpoint/, history.json, logits.safetensors}
 SELECTION = Path("data/selection.json")  # what is known of each run, and the best one of each method
 MODELS = Path("data/models")  # METHOD, the best run's checkpoint
-BASELINE_LOGITS = Path("data/baselines.safetensors")
+BASELINES = Path("data/baselines")  # FOLD.safetensors: logits of the baselines
 
 # These two folders are not tracked by git or DVC.
 CHECKPOINTS = Path("data/checkpoints")  # METHOD/RUN, from which an interrupted training resumes
@@ -38,6 +35,16 @@ LABEL_ISSUES = PLOTS / "label_issues.csv"  # rows whose label may be wrong
 LABEL_NOISE = Path("data/label_noise.json")  # estimated rates of wrong labels, by pair of classes
 
 
-def run_name(seed: int, learning_rate: float) -> str:
-    """The folder of a run, as DVC writes it from the cells of the matrix: `42-5e-05`."""
-    return f"{seed}-{learning_rate}"
+def fold_path(fold: int) -> Path:
+    """The file of a fold, numbered from 0."""
+    return FOLDS / f"{fold}.arrow"
+
+
+def baseline_path(fold: int) -> Path:
+    """The logits of the baselines of a fold."""
+    return BASELINES / f"{fold}.safetensors"
+
+
+def run_name(fold: int, learning_rate: float) -> str:
+    """The folder of a run, as DVC writes it from the cells of the matrix: `0-5e-05`."""
+    return f"{fold}-{learning_rate}"

@@ -1,5 +1,6 @@
 """The README of an exported model: metadata for the Hugging Face hub, use, data, results and limits."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,11 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, StrictUndefined
 
 from stages.common.artifacts.files import read_json, sha256
+from stages.common.artifacts.folds import FoldCounts, SplitMetrics
+from stages.common.artifacts.selection import read_selection
 from stages.common.artifacts.training_metadata import BaseModelSource
-from stages.common.reporting.formatting import DISPLAY_NAMES, get_with_interval
+from stages.common.evaluation.result import Scores, read_comparison
+from stages.common.reporting.formatting import DISPLAY_NAMES
 from stages.common.runtime import paths
 from stages.common.serving.text_classifier import TextClassifier
 
@@ -29,34 +33,47 @@ def _locked_params(*outs: Path) -> dict[str, Any]:
     return {name: value for stage_params in params for name, value in stage_params.items()}
 
 
-def find_results(checkpoint: Path) -> dict[str, Any]:
-    """What the pipeline in the current folder knows of this checkpoint; empty if it is not the best run of a method.
+@dataclass(frozen=True)
+class PipelineResults:
+    """What the pipeline in the current folder knows of a checkpoint that is the best run of a method."""
 
-    Returns:
-        the method, its entry in metrics/compare_details.json, the counts of rows, and the parameters.
-    """
+    method: str  # as people read it
+    scores: Scores  # means over the folds
+    num_folds: int
+    selected_on_test_rows: bool
+    counts: FoldCounts  # of the fold that the checkpoint was trained on
+    source: str
+    params: dict[str, Any]  # with which DVC made the checkpoint, by their dotted names
+
+
+def find_results(checkpoint: Path) -> PipelineResults | None:
+    """Find the results of a checkpoint; None if it is not the best run of a method in the current folder."""
     if not (paths.SELECTION.is_file() and paths.COMPARE_DETAILS.is_file() and LOCK.is_file()):
-        return {}
+        return None
     (weights,) = checkpoint.glob("*.safetensors")
-    for method, selected in read_json(paths.SELECTION).items():
-        if selected["runs"][selected["best_run"]]["weights_sha256"] == sha256(weights):
-            run = paths.RUNS / method / selected["best_run"]
-            return {
-                "method": DISPLAY_NAMES[method],
-                "metrics": read_json(paths.COMPARE_DETAILS)[method],
-                "num_runs": len(selected["runs"]),
-                "split": read_json(paths.SPLIT_METRICS),
-                "source": _locked_params(paths.INGESTED)["data.source"],
-                "params": _locked_params(paths.TOKENIZED, paths.TRAIN.parent, run),
-            }
-    return {}
+    for method, selected in read_selection().items():
+        best = selected.runs[selected.best_run]
+        if best.weights_sha256 == sha256(weights):
+            comparison, run = read_comparison(), paths.RUNS / method / selected.best_run
+            return PipelineResults(
+                method=DISPLAY_NAMES[method],
+                scores=comparison.scores(method),
+                num_folds=len(comparison.folds),
+                selected_on_test_rows=comparison.selected_on_test_rows,
+                counts=SplitMetrics.model_validate(read_json(paths.SPLIT_METRICS)).folds[best.metadata.fold],
+                source=_locked_params(paths.INGESTED)["data.source"],
+                params=_locked_params(paths.TOKENIZED, paths.FOLDS, run),
+            )
+    return None
 
 
-def _metadata(kind: str, base_model: BaseModelSource, results: dict[str, Any]) -> ModelCardData:
+def _metadata(kind: str, base_model: BaseModelSource, results: PipelineResults | None) -> ModelCardData:
     evaluation = []
-    dataset = Path(results["source"]).name if results else ""
-    for key, (metric_type, name, arguments) in METRICS.items() if results else ():
-        value, low, high = get_with_interval(results["metrics"], key)
+    dataset = Path(results.source).name if results else ""
+    for key, (metric_type, name, arguments) in METRICS.items():
+        if not results:
+            break
+        score = getattr(results.scores, key)
         evaluation.append(
             EvalResult(
                 task_type="text-classification",
@@ -66,8 +83,8 @@ def _metadata(kind: str, base_model: BaseModelSource, results: dict[str, Any]) -
                 dataset_split="test",
                 metric_type=metric_type,
                 metric_name=name,
-                metric_value=value,
-                metric_args={**arguments, "interval_95": [low, high]},
+                metric_value=score.value,
+                metric_args={**arguments, "interval_95": [score.low, score.high]},
             )
         )
     return ModelCardData(
@@ -101,7 +118,6 @@ def render_model_card(classifier: TextClassifier, checkpoint: Path, kind: str, r
         base_model=base_model,
         max_length=classifier.metadata.preprocessing.max_length,
         results=results,
-        with_interval=get_with_interval,
         revision=revision,
     )
     return str(ModelCard(f"---\n{_metadata(kind, base_model, results).to_yaml()}\n---\n\n{text}\n"))

@@ -90,14 +90,14 @@ def add_columns(
     """Write the rows of `source`, with new columns after their own, to `target`; memory holds a chunk, or an .xlsx.
 
     Args:
-        target: its suffix names the format; without one it gets the format of `source`.
-        text_column: the column of `source` from whose texts `compute` makes the columns `names`; of a .txt file, which
-            has no columns, the name that the lines get.
-        encoding: of `source`, where it consists of lines; `target` is UTF-8.
+        target: Its suffix names the format; without a suffix it gets the format of `source`.
+        text_column: The column of `source` from whose texts `compute` makes the columns `names`. A .txt file has no
+            columns; its lines get this name.
+        encoding: The encoding of `source`, if its format consists of lines; `target` is UTF-8.
 
     Raises:
-        UserError: a file is missing, damaged (names the line) or of another format, lacks `text_column` or has one of
-            `names` already; `target` is as it was.
+        UserError: `source` is missing, of another format or damaged (the message names the line), lacks `text_column`
+            or has one of `names` already; `target` is as it was.
     """
     target_format = (target.suffix or source.suffix).lower()
     for path, suffix, formats in ((source, source.suffix.lower(), READERS), (target, target_format, WRITERS)):

@@ -55,11 +55,9 @@ class CheckpointManager:
         """Load the last undamaged checkpoint onto the CPU; None if there is none that all processes can read."""
         (step,) = self._distributed.max_over_processes([self._latest_step()])
         path = next(self._folder.glob(f"{int(step):09d}-*.pt"), None)
-        readable = torch.tensor(path is not None and _is_undamaged(path), device=self._distributed.device)
         # Another machine may not see this one's folder.
-        if path is None or not all(self._distributed.all_gather(readable)):
-            return None
-        return torch.load(path, map_location="cpu", weights_only=True)
+        (unreadable,) = self._distributed.max_over_processes([path is None or not _is_undamaged(path)])
+        return None if path is None or unreadable else torch.load(path, map_location="cpu", weights_only=True)
 
     def _latest_step(self) -> int:
         if not self._distributed.is_main_process:

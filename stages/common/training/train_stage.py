@@ -1,4 +1,4 @@
-"""What both training stages do, but for how the model is built: from the splits to a run's checkpoint and logits."""
+"""What both training stages do, but for how the model is built: from a fold to a run's checkpoint and logits."""
 
 import platform
 import sys
@@ -10,6 +10,7 @@ import torch
 
 from stages.common.artifacts.arrow import read_preprocessing
 from stages.common.artifacts.files import atomic_write, read_json, sha256, write_json
+from stages.common.artifacts.folds import read_fold
 from stages.common.artifacts.logits import write_logits
 from stages.common.artifacts.training_metadata import BaseModelSource, TrainingMetadata, write_training_metadata
 from stages.common.modeling.classifier import count_parameters, save_checkpoint
@@ -18,7 +19,7 @@ from stages.common.modeling.distributed import DistributedContext, init_distribu
 from stages.common.modeling.inference import predict_logits
 from stages.common.modeling.types import Model
 from stages.common.runtime.params import Params
-from stages.common.runtime.paths import BASE_MODEL, CHECKPOINTS, RUNS, TEST, TRAIN, VALIDATION, run_name
+from stages.common.runtime.paths import BASE_MODEL, CHECKPOINTS, RUNS, TOKENIZED, fold_path, run_name
 from stages.common.runtime.timings import write_timing
 from stages.common.training.checkpointing import CheckpointManager
 from stages.common.training.interruption import SavePolicy
@@ -29,21 +30,31 @@ LIBRARIES = ("numpy", "peft", "torch", "transformers")
 MODEL_FILES = ("config.json", "model.safetensors")
 
 
-def train_stage(model: Model, method: str, params: Params, seed: int, learning_rate: float) -> None:
-    """Train `model` on the splits and write a run: the checkpoint of the best epoch, its logits, and the history.
+def train_stage(model: Model, method: str, params: Params, fold: int, seed: int, learning_rate: float) -> None:
+    """Train `model` on a fold and write a run: the checkpoint of the best epoch, its logits, and the history.
 
     Of several processes the main one writes.
+
+    Args:
+        model: A new classifier.
+        method: "full" or "lora".
+        params: All parameters.
+        fold: Number of the fold.
+        seed: Seed of the order of the examples and of dropout.
+        learning_rate: The highest learning rate of the schedule.
     """
-    name = run_name(seed, learning_rate)
+    name = run_name(fold, learning_rate)
     run = RUNS / method / name
-    train, validation, test = map(read_dataset, (TRAIN, VALIDATION, TEST))
+    dataset = read_dataset()
+    parts = {part: dataset.take(rows) for part, rows in vars(read_fold(fold_path(fold), len(dataset))).items()}
+    train, validation = parts["train"], parts["validation"]
     base_model = BaseModelSource.model_validate(read_json(BASE_MODEL / "base_model.json"))
     tokenizer_files = [BASE_MODEL / file for file in base_model.sha256 if file not in MODEL_FILES]
     with init_distributed() as distributed:
         method_params = getattr(params, method).model_dump(exclude={"learning_rates"})
         fingerprint = {
-            "parameters": [params.train.model_dump(), method_params, seed, learning_rate],
-            "data": {str(path): sha256(path) for path in (TRAIN, VALIDATION)},
+            "parameters": [params.train.model_dump(), method_params, learning_rate],
+            "data": {str(path): sha256(path) for path in (TOKENIZED, fold_path(fold))},
             "base model": base_model.sha256,
             "bf16": uses_bfloat16(params.train.precision, distributed.device),
             **_environment(distributed),
@@ -57,15 +68,16 @@ def train_stage(model: Model, method: str, params: Params, seed: int, learning_r
             )
             result, collator = trainer.train(), trainer.collator
             del trainer  # with it DistributedDataParallel, see `init_distributed`
-            logits = {}
-            for split, dataset in (("validation", validation), ("test", test)):
-                batch_size = params.train.eval_batch_size
-                logits[split] = predict_logits(model, collator, dataset, batch_size, distributed).numpy()
+            logits = {
+                part: predict_logits(model, collator, examples, params.train.eval_batch_size, distributed).numpy()
+                for part, examples in parts.items()
+            }
             counts = count_parameters(model)
             metadata = TrainingMetadata(
                 base_model=base_model,
-                preprocessing=read_preprocessing(TRAIN),
+                preprocessing=read_preprocessing(TOKENIZED),
                 labels=train.class_names,
+                fold=fold,
                 seed=seed,
                 learning_rate=learning_rate,
                 best_epoch=result.best_epoch,

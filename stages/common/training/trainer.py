@@ -178,7 +178,7 @@ class Trainer:
         is_best = not self._history or self._score(row) > self._score(self._history[self._best_epoch - 1])
         if is_best:
             self._best_epoch = self._epoch
-            self._best_weights = self._step.copy_weights()
+            self._best_weights = {name: weight.clone() for name, weight in self._step.weights.items()}
         if self.distributed.is_main_process:
             self._print_epoch(row, is_best)
         self._history.append(row)

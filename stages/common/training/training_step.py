@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 from sklearn.utils.class_weight import compute_class_weight
+from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 from transformers import get_scheduler
+from transformers.trainer_pt_utils import get_parameter_names
 
 from stages.common.modeling.collator import IGNORE_INDEX, Batch, Collator
 from stages.common.modeling.dataset import TokenizedDataset
@@ -24,6 +26,7 @@ from stages.common.modeling.inference import cls_logits
 from stages.common.modeling.types import Model
 from stages.common.runtime.params import TrainParams
 
+NOT_DECAYED = [r"bias", r"layernorm"]  # Names of parameters without weight decay, as in transformers' Trainer.
 SCHEDULES = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}  # names of transformers
 
 
@@ -81,11 +84,13 @@ class TrainingStep:
         # On a CPU oneDNN compiles a kernel for each shape of a bf16 product.
         few_shapes = self.use_cuda_graphs or (bf16 and device.type == "cpu")
         self._collator = Collator(model, packed, pad_to_multiple=few_shapes)
+        decayed_names = set(get_parameter_names(model, [nn.LayerNorm], NOT_DECAYED))
+        decayed = [p for name, p in self._trainable.items() if name in decayed_names]
+        others = [p for name, p in self._trainable.items() if name not in decayed_names]
         self._optimizer = torch.optim.AdamW(
-            self._trainable.values(),
+            [{"params": decayed, "weight_decay": params.weight_decay}, {"params": others, "weight_decay": 0.0}],
             # A CUDA graph would record a plain number as a constant.
             lr=torch.tensor(learning_rate, device=device) if self.use_cuda_graphs else learning_rate,
-            weight_decay=params.weight_decay,
             fused=True,
             capturable=self.use_cuda_graphs,
         )
@@ -164,20 +169,21 @@ class TrainingStep:
         """The learning rate of the next step."""
         return float(self._scheduler.get_last_lr()[0])
 
-    def copy_weights(self) -> dict[str, torch.Tensor]:
-        """Copy the weights that are trained, by name."""
-        return {name: parameter.detach().clone() for name, parameter in self._trainable.items()}
+    @property
+    def weights(self) -> dict[str, torch.Tensor]:
+        """The weights that are trained, by name. The next step changes these tensors."""
+        return {name: parameter.detach() for name, parameter in self._trainable.items()}
 
     @torch.no_grad()
     def load_weights(self, weights: dict[str, torch.Tensor]) -> None:
-        """Set the weights that are trained to those that `copy_weights` returned."""
+        """Set the weights that are trained to these values, by name."""
         for name, parameter in self._trainable.items():
             parameter.copy_(weights[name])
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of weights, optimizer and schedule; frozen weights are in the base model."""
         return {
-            "weights": {name: parameter.detach() for name, parameter in self._trainable.items()},
+            "weights": self.weights,
             "optimizer": self._optimizer.state_dict(),
             "scheduler": self._scheduler.state_dict(),
         }
