@@ -223,13 +223,19 @@ class TrainParams(Section):
 class FullParams(Section):
     """Full fine-tuning."""
 
-    learning_rates: LearningRates = _described("the validation rows select one of them")
+    learning_rates: LearningRates = _described(
+        "Learning rates that are tried; the validation rows select one. The default suits the embedded base model; for "
+        "KoBERT try [2e-5, 5e-5, 1e-4]."
+    )
 
 
 class LoraParams(Section):
     """Low-rank adapters."""
 
-    learning_rates: LearningRates = _described("of the adapters and the head; the validation rows select one of them")
+    learning_rates: LearningRates = _described(
+        "Learning rates of adapters and head that are tried; the validation rows select one. The default suits the "
+        "embedded base model; for KoBERT try [2e-4, 5e-4, 1e-3]."
+    )
     r: Annotated[int, Field(ge=1, le=4096)] = _described("rank of the adapters")
     alpha: Annotated[Float, Field(gt=0)] = _described("the adapters' output is scaled by alpha / r")
     dropout: Fraction = _described("dropout before the adapters")
