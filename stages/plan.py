@@ -18,11 +18,12 @@ def main() -> None:
 
     from stages.common.evaluation.power import describe_power
 
-    folds = SplitMetrics.model_validate(read_json(SPLIT_METRICS)).folds
-    tested = [list(folds[number].test.classes.values()) for number in params.run.folds]
+    metrics = SplitMetrics.model_validate(read_json(SPLIT_METRICS))
+    tested = [list(metrics.folds[number].test.classes.values()) for number in params.run.folds]
+    class_counts = np.array(tested[0]) if metrics.fixed_test_rows else np.sum(tested, axis=0)
     num_rates = len(params.full.learning_rates) + len(params.lora.learning_rates)
     print(f"{len(tested) * num_rates} models: {len(tested)} folds, {num_rates} learning rates of both methods together")
-    print(describe_power(np.sum(tested, axis=0), len(tested), params.compare.margin))
+    print(describe_power(class_counts, len(tested), params.compare.margin))
 
 
 if __name__ == "__main__":

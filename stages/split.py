@@ -231,6 +231,7 @@ def main() -> None:
         near_duplicate_texts=corpus.num_texts - int(corpus.groups.max()) - 1,
         duplicates_of_test_source=int((np.isin(corpus.groups, corpus.groups[corpus.is_test]) & ~corpus.is_test).sum()),
         excluded_rows=int(excluded.sum()),
+        fixed_test_rows=bool(corpus.is_test.any()),
         mean_rows={part: round(fmean(getattr(fold, part).rows for fold in counts)) for part in PARTS},
         folds=counts,
     )

@@ -51,7 +51,8 @@ def experiments_table(revisions: list[dict[str, Any]], parameter: str, test_scor
 
     Of experiments that also differ in other parameters, those are kept that show the most values of this one. The first
     one, in the order of the parameter, is the reference: `METHOD change` is the mean difference from it over the folds
-    that both have run, and `+-` half the width of its 95% paired t interval (empty for fewer than two folds).
+    that both have run, and `+-` half the width of its 95% paired t interval (empty for fewer than three folds). The
+    interval is descriptive: validation rows of different folds may overlap.
 
     Raises:
         UserError: No finished experiment has the parameter.
@@ -94,7 +95,7 @@ def experiments_table(revisions: list[dict[str, Any]], parameter: str, test_scor
 def paired_change(scores: dict[str, float], reference: dict[str, float]) -> tuple[float, float]:
     """Compute the mean difference over the folds that both have, and half the width of its 95% paired t interval."""
     differences = pd.Series({fold: scores[fold] - reference[fold] for fold in scores.keys() & reference.keys()})
-    if len(differences) < 2:
+    if len(differences) < 3:
         return differences.mean(), math.nan
     return differences.mean(), float(t.ppf(0.975, len(differences) - 1) * differences.sem())
 

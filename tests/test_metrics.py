@@ -119,3 +119,10 @@ def test_rows_of_one_group_are_drawn_together():
         assert (np.ptp(counts[:, groups == group], axis=1) == 0).all()
     first_of_group = counts[:, [0, 2, 3]]
     assert (first_of_group.sum(1) == 3).all(), "as many groups as there are"
+
+
+def test_a_resample_that_misses_a_tiny_fold_leaves_finite_metrics():
+    labels, folds = np.tile([0, 1], 8)[:15], np.repeat(range(5), 3)
+    logits = np.random.default_rng(0).normal(size=(15, 2))
+    metrics = bootstrap({"a": statistics_of(labels, logits)}, folds, np.arange(15), 5000, seed=42)["a"]
+    assert np.isfinite(metrics.replicates.macro_f1).all()

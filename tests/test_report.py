@@ -144,7 +144,11 @@ def test_a_run_far_from_the_others_is_named(comparison):
 @pytest.mark.parametrize(
     "rows_needed, english, korean",
     [
-        (8076, "rows could hardly have shown equivalence within 0.01: that takes about 8,076 rows.", "약 8,076행"),
+        (
+            8076,
+            "108 test rows are fewer than the 8,076 or so with which equivalence within 0.01 would be shown",
+            "약 8,076행",
+        ),
         (None, "it takes more folds.", "폴드를 늘려야 합니다"),
     ],
 )
@@ -159,9 +163,13 @@ def test_rows_that_suffice_are_not_complained_of(comparison):
     assert "equivalence" not in sentences(enough, "limits")[0]
 
 
+def test_every_verdict_is_about_methods_that_do_not_fail(comparison):
+    assert "Failures that are rarer than one run in 3" in sentences(comparison, "limits")[0]
+
+
 def test_an_undecided_comparison_tells_what_it_could_have_found(comparison):
     undecided = with_difference(comparison, verdict="undecided", minimum_detectable_effect=0.029)
-    assert "A true difference below 0.029 is likely to be missed" in sentences(undecided, "limits")[0]
+    assert "A true difference of about 0.029 would be found with a power of 80%" in sentences(undecided, "limits")[0]
 
 
 def trials(*rates: float) -> list[Trial]:

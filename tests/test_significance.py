@@ -9,7 +9,12 @@ from sklearn.metrics import f1_score
 from statsmodels.stats.contingency_tables import mcnemar
 
 from stages.common.evaluation.metrics import RowStatistics
-from stages.common.evaluation.power import minimum_detectable_effect, rows_for_equivalence, rows_needed
+from stages.common.evaluation.power import (
+    describe_power,
+    minimum_detectable_effect,
+    rows_for_equivalence,
+    rows_needed,
+)
 from stages.common.evaluation.significance import (
     TOST_LEVEL,
     Interval,
@@ -106,6 +111,14 @@ def test_the_rows_needed_show_equivalence_with_a_power_of_80_percent():
         pair = fold_interval(by_fold, rows), fold_interval(by_fold, rows, TOST_LEVEL)
         shown.append(verdict(*pair, margin) == "equivalent")
     assert np.mean(shown) == pytest.approx(0.8, abs=0.06)
+
+
+@pytest.mark.parametrize("margin, expected", [(0.01, "takes at least"), (1e-7, "is out of reach")])
+def test_power_is_foretold_in_a_sentence(margin, expected):
+    sentence = describe_power(np.array([441, 441]), 3, margin)
+    assert sentence.startswith("3 folds with 882 test rows in all find a true difference of 0.")
+    assert f"showing equivalence within {margin:g} {expected}" in sentence
+    assert "takes at least" in describe_power(np.array([441, 441]), 2, margin), "three folds"
 
 
 def test_runs_that_vary_too_much_need_more_folds_instead_of_rows():

@@ -37,4 +37,4 @@ def test_experiments_are_compared_fold_by_fold_with_the_first(capsys):
 
 def test_folds_that_only_one_experiment_has_are_left_out():
     assert paired_change({"fold_0": 0.8, "fold_1": 0.9}, {"fold_1": 0.7})[0] == pytest.approx(0.2)
-    assert math.isnan(paired_change({"fold_1": 0.9}, {"fold_1": 0.7})[1]), "one fold has no interval"
+    assert math.isnan(paired_change({"fold_1": 0.9}, {"fold_1": 0.7})[1]), "fewer than three folds have no interval"

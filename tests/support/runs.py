@@ -133,6 +133,7 @@ def write_runs(
             near_duplicate_texts=0,
             duplicates_of_test_source=0,
             excluded_rows=0,
+            fixed_test_rows=fixed_test_rows,
             mean_rows={part: getattr(counts[0], part).rows for part in PARTS},
             folds=counts,
         ).model_dump(),

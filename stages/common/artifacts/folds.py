@@ -75,6 +75,7 @@ class SplitMetrics(BaseModel):
     near_duplicate_texts: int  # distinct texts that are kept together with another text
     duplicates_of_test_source: int  # rows that are left out because data.test_source has their text
     excluded_rows: int  # rows that data.exclude names
+    fixed_test_rows: bool  # all folds have the test rows of data.test_source
     mean_rows: dict[str, int]  # by part: train, validation and test; over the folds
     folds: list[FoldCounts]
 

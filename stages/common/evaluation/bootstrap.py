@@ -18,7 +18,7 @@ class BootstrappedMetrics:
 
     by_fold: Metrics  # (folds,), and (folds, classes) of those of each class
     pooled: Metrics  # of all rows together: a number, and (classes,)
-    replicates: Metrics  # (samples,) means over the folds, and (samples, classes)
+    replicates: Metrics  # (samples,) means over the folds, and (samples, classes); without the ECE
 
     def mean(self, name: str) -> np.ndarray:
         """The mean of a metric over the folds: a number, or (classes,)."""
@@ -65,9 +65,10 @@ def bootstrap(
     }
     blocks: dict[str, list[Metrics]] = {name: [] for name in statistics}
     for counts in resampling_weights(groups, num_samples, seed):
-        weights = [counts[:, rows] / counts[:, rows].sum(1, keepdims=True) for rows in rows_of_folds]
+        # A resample can leave a fold of a dozen texts without a row; its metrics then count as 0.
+        weights = [counts[:, rows] / np.maximum(counts[:, rows].sum(1, keepdims=True), 1) for rows in rows_of_folds]
         for name, parts in of_folds.items():
-            drawn = [Metrics.from_means(part.means(w)) for part, w in zip(parts, weights, strict=True)]
+            drawn = [Metrics.from_means(part.without_gaps().means(w)) for part, w in zip(parts, weights, strict=True)]
             blocks[name].append(Metrics.combine(drawn, lambda arrays: np.mean(arrays, axis=0)))
     return {
         name: BootstrappedMetrics(

@@ -32,29 +32,41 @@ from stages.common.runtime.params import CompareParams
 CLASS_METRICS = tuple(ClassScores.model_fields)
 POOLED_METRICS = ("ece", "scaled_ece")  # A bootstrap of the ECE is biased upwards, so these have no interval.
 MEAN_METRICS = tuple(name for name in Scores.model_fields if name not in (*POOLED_METRICS, "classes"))
+UNBOUNDED = ("loss", "brier")  # Other scores lie between 0 and 1.
 MIN_RATES_FOR_EDGE = 3  # With fewer learning rates every one is the lowest or the highest.
 NUM_CALIBRATION_SAMPLES = 200  # of simulated outcomes
 
 
-def _estimate(by_fold: np.ndarray, replicates: np.ndarray) -> Estimate:
+def _estimate(by_fold: np.ndarray, replicates: np.ndarray, bounds: tuple[float, float] = (-np.inf, np.inf)) -> Estimate:
     interval = significance.fold_interval(by_fold, replicates)
-    return Estimate(value=float(by_fold.mean()), low=interval.low, high=interval.high)
+    low, high = np.clip([interval.low, interval.high], *bounds)
+    return Estimate(value=float(by_fold.mean()), low=float(low), high=float(high))
 
 
 def scores_of(metrics: BootstrappedMetrics, labels: list[str]) -> Scores:
     """Metrics of one classifier with their intervals."""
     by_fold, replicates = vars(metrics.by_fold), vars(metrics.replicates)
     classes = {
-        label: {name: _estimate(by_fold[name][:, index], replicates[name][:, index]) for name in CLASS_METRICS}
+        label: {name: _estimate(by_fold[name][:, index], replicates[name][:, index], (0, 1)) for name in CLASS_METRICS}
         for index, label in enumerate(labels)
     }
-    means = {name: _estimate(by_fold[name], replicates[name]) for name in MEAN_METRICS}
+    means = {
+        name: _estimate(by_fold[name], replicates[name], (0, np.inf if name.endswith(UNBOUNDED) else 1))
+        for name in MEAN_METRICS
+    }
     pooled = {name: Estimate(value=float(vars(metrics.pooled)[name])) for name in POOLED_METRICS}
     return Scores.model_validate({**means, **pooled, "classes": classes})
 
 
-def difference_of(a: BootstrappedMetrics, b: BootstrappedMetrics, num_rows: int, margin: float) -> Difference:
-    """Macro-F1 of `a` minus `b`, with the verdict on it."""
+def difference_of(a: BootstrappedMetrics, b: BootstrappedMetrics, num_rows: int | None, margin: float) -> Difference:
+    """Macro-F1 of `a` minus `b`, with the verdict on it.
+
+    Args:
+        a: One classifier.
+        b: Another one.
+        num_rows: Rows that were tested; None if all folds tested the same ones, for which the rows needed are unknown.
+        margin: The largest difference that does not matter.
+    """
     by_fold = a.by_fold.macro_f1 - b.by_fold.macro_f1
     replicates = a.replicates.macro_f1 - b.replicates.macro_f1
     interval, tost_interval = (
@@ -67,7 +79,7 @@ def difference_of(a: BootstrappedMetrics, b: BootstrappedMetrics, num_rows: int,
         verdict=significance.verdict(interval, tost_interval, margin),
         by_fold=by_fold.tolist(),
         minimum_detectable_effect=power.minimum_detectable_effect(interval),
-        rows_needed=power.rows_needed(by_fold, replicates, num_rows, margin),
+        rows_needed=power.rows_needed(by_fold, replicates, num_rows, margin) if num_rows else None,
     )
 
 
@@ -141,7 +153,7 @@ def compare_methods(
     metrics = bootstrap(statistics, tested.folds, tested.groups, params.bootstrap_samples, params.seed)
 
     def difference(a: str, b: str) -> Difference:
-        return difference_of(metrics[a], metrics[b], len(tested.labels), params.margin)
+        return difference_of(metrics[a], metrics[b], None if tested.is_fixed else len(tested.labels), params.margin)
 
     results: dict[str, Any] = {}
     for method in METHODS:
@@ -169,7 +181,7 @@ def compare_methods(
     )
     return Comparison(
         labels=labels,
-        rows=len(tested.labels),
+        rows=len(np.unique(tested.rows)),
         folds=np.unique(tested.folds).tolist(),
         num_folds=num_folds,
         fixed_test_rows=tested.is_fixed,

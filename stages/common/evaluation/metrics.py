@@ -4,7 +4,7 @@ scikit-learn's metrics would be computed anew for each of ten thousand resamples
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -57,6 +57,10 @@ class RowStatistics:
     def map(self, function: Callable[[np.ndarray], np.ndarray]) -> Self:
         """Apply a function to every array."""
         return type(self)(**{name: function(values) for name, values in vars(self).items()})
+
+    def without_gaps(self) -> Self:
+        """Leave out what only the ECE needs, most of the columns."""
+        return replace(self, gaps=self.gaps[..., :0], scaled_gaps=self.scaled_gaps[..., :0])
 
     def means(self, weights: np.ndarray) -> Self:
         """Compute weighted means over rows.

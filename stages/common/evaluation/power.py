@@ -102,7 +102,7 @@ def describe_power(class_counts: np.ndarray, num_folds: int, margin: float) -> s
     """Foretell in a sentence what a comparison can show.
 
     Args:
-        class_counts: Tested rows of each class, all folds together, (classes,).
+        class_counts: Distinct tested rows of each class, all folds together, each at least one, (classes,).
         num_folds: Number of folds that are run.
         margin: The largest difference that does not matter.
     """
@@ -119,9 +119,9 @@ def describe_power(class_counts: np.ndarray, num_folds: int, margin: float) -> s
 
     detectable = brentq(excess_power, 0, 10)
     rows = rows_for_equivalence(num_rows, row_variance, 0.0, num_folds, margin)
+    equivalence = f"takes at least {rows:,} test rows" if rows else "is out of reach"
     return (
         f"{num_folds} folds with {num_rows:,} test rows in all find a true difference of {detectable:.2g} in macro-F1 "
-        f"with a power of {POWER:.0%}; showing equivalence within {margin:g} takes at least {rows:,} test rows "
-        f"(assumed: the methods disagree on {DISAGREEMENT:.0%} of the rows, and macro-F1 varies by {RUN_SD:g} from run "
-        "to run)"
+        f"with a power of {POWER:.0%}, if the methods disagree on {DISAGREEMENT:.0%} of the rows and macro-F1 varies by "
+        f"{RUN_SD:g} from run to run; even if it did not vary, showing equivalence within {margin:g} {equivalence}"
     )

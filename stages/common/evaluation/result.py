@@ -52,14 +52,14 @@ class Scores(Result):
 
 
 class Difference(Result):
-    """Macro-F1 of one method minus that of another classifier, over new splits, seeds and rows of this corpus."""
+    """Macro-F1 of one method minus that of another classifier, over new splits and seeds of this corpus."""
 
     macro_f1: Estimate
     equivalence: Estimate  # the same value with its 90% interval, for two one-sided tests at 5%
     verdict: Verdict
     by_fold: list[float]
     minimum_detectable_effect: float | None  # true difference that is found with a power of 80%; None: too few folds
-    rows_needed: int | None  # tested rows that would show equivalence; None: it takes more folds, not more rows
+    rows_needed: int | None  # tested rows that would show equivalence; None: more rows would not do, or it is not known
 
 
 class TrainedModels(Result):
@@ -161,7 +161,7 @@ class Comparison(Result):
     """LoRA and full fine-tuning compared on the test rows of the folds that were run."""
 
     labels: list[str]
-    rows: int  # that were tested
+    rows: int  # distinct rows that were tested
     folds: list[int]  # that were run
     num_folds: int  # into which the corpus is split
     fixed_test_rows: bool  # from data.test_source: the folds differ in seed and validation rows alone

@@ -13,6 +13,7 @@ CONFIDENCE_LEVEL = 0.95
 TOST_LEVEL = 0.90  # Two one-sided tests at 5% each.
 MIN_FOLDS = 3  # The least for a verdict about methods: with two folds the 95% interval covers about 90%.
 DIVERGENCE_GAP, DIVERGENCE_ERRORS, DIVERGENCE_FACTOR = 0.1, 4, 3  # see `divergent_runs`
+PERMUTATION_STREAM = 1  # of the random streams of `compare.seed`; bootstrap and calibration have others
 NORMAL_MAD = 1.4826  # Standard deviations of a normal variable in its median absolute deviation.
 
 
@@ -149,7 +150,7 @@ def permutation_p_value(a: RowStatistics, b: RowStatistics, groups: np.ndarray, 
         axis=-1,
         n_resamples=num_samples,
         batch=max(1, MAX_ELEMENTS // (2 * len(hits_change))),
-        rng=np.random.default_rng(seed),
+        rng=np.random.default_rng([seed, PERMUTATION_STREAM]),
     )
     return float(result.pvalue)
 
