@@ -122,6 +122,6 @@ def describe_power(class_counts: np.ndarray, num_folds: int, margin: float) -> s
     equivalence = f"takes at least {rows:,} test rows" if rows else "is out of reach"
     return (
         f"{num_folds} folds with {num_rows:,} test rows in all find a true difference of {detectable:.2g} in macro-F1 "
-        f"with a power of {POWER:.0%}, if the methods disagree on {DISAGREEMENT:.0%} of the rows and macro-F1 varies by "
-        f"{RUN_SD:g} from run to run; even if it did not vary, showing equivalence within {margin:g} {equivalence}"
+        f"with a power of {POWER:.0%}, if the methods disagree on {DISAGREEMENT:.0%} of the rows and macro-F1 varies "
+        f"by {RUN_SD:g} from run to run; even if it did not vary, showing equivalence within {margin:g} {equivalence}"
     )
