@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 from typing import Any
 
 from tqdm import tqdm
@@ -36,5 +37,5 @@ class ProgressBar(tqdm):
         """Draw the bar, or print it as a line of a log once there is something to tell."""
         if not self._in_log:
             super().display(msg, pos)
-        elif msg is None and self.n > self.initial:
+        elif msg is None and self.n > self.initial and time.time() - self.last_print_t >= self.mininterval:
             print(self, file=sys.stderr, flush=True)

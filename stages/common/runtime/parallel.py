@@ -6,6 +6,7 @@ itself is asked which runs are missing, none is trained that is up to date or in
 """
 
 import io
+import logging
 import os
 import shlex
 import shutil
@@ -91,6 +92,7 @@ class _Matrix:
     def __init__(self) -> None:
         from dvc.repo import Repo
 
+        logging.getLogger("dvc").setLevel(logging.WARNING)  # It would announce what `is_missing` only asks.
         self._repo = Repo()
         stages = (stage for stage in self._repo.index.stages if "-m stages.train_" in (stage.cmd or ""))
         self.cells: dict[str, Any] = {stage.name: stage for stage in stages}
@@ -99,13 +101,17 @@ class _Matrix:
         """Whether DVC would train this run: it is neither up to date nor in the run cache."""
         from dvc.exceptions import DvcException
         from dvc.stage.cache import RunCacheNotFoundError
+        from dvc_data.hashfile.hash_info import HashInfo
 
         cell = self.cells[name]
         try:
             with self._repo.lock:
                 if not cell.changed():
                     return False
-                cell.save_deps()
+                if cell.changed_stage() or cell.changed_deps():
+                    cell.save_deps()
+                    for out in cell.outs:  # DVC would take what dvc.lock names for the outs of the new dependencies.
+                        out.hash_info = HashInfo()
                 self._repo.stage_cache.restore(cell, dry=True)
         except RunCacheNotFoundError:
             return True

@@ -6,8 +6,8 @@ import os
 from stages.common.runtime.paths import BASE_MODEL
 
 SPIN_COUNT = 1000  # turns of a loop, about a microsecond; the default is billions
-SMALL_MODEL_PARAMETERS = 25e6  # Below that a second thread gains less than a second run beside it.
-MAX_THREADS = 4
+LARGE_MODEL_PARAMETERS = 25e6  # A smaller model gains nothing by a second thread.
+RUNS_AT_ONCE = 8  # Machines with more cores than that give a large model more than one thread.
 BYTES_PER_PARAMETER = 20  # Weights, gradients, two moments of AdamW and the best weights, in float32.
 BYTES_PER_RUN = 1e9  # Of the libraries, the data set and the activations.
 
@@ -26,7 +26,7 @@ def _count_threads() -> int:
     own_choice = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
     if own_choice.isdecimal():
         return int(own_choice)
-    return 1 if _count_parameters() < SMALL_MODEL_PARAMETERS else min(cpu_count(), MAX_THREADS)
+    return 1 if _count_parameters() < LARGE_MODEL_PARAMETERS else max(1, cpu_count() // RUNS_AT_ONCE)
 
 
 def set_up_threads() -> None:
