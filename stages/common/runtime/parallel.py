@@ -35,7 +35,8 @@ def end_with_supervisor() -> None:
     """
 
     def watch() -> None:
-        sys.stdin.read()
+        while os.read(sys.stdin.fileno(), 1):  # `sys.stdin.read` would hold a lock that Python needs to exit.
+            pass
         null = os.open(os.devnull, os.O_WRONLY)
         for output in (sys.stdout, sys.stderr):  # Nobody reads them any more, and printing would fail.
             os.dup2(null, output.fileno())
@@ -130,7 +131,7 @@ class _Matrix:
                 for out in cell.outs:
                     out.commit()
                 self._repo.stage_cache.save(cell)
-        except DvcException as error:
+        except (DvcException, OSError) as error:
             warn(f"{name}: cannot be stored in DVC's run cache: {error}")
 
 
