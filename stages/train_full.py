@@ -1,17 +1,17 @@
 """Fine-tune all weights of the base model."""
 
 from stages.common.runtime.exceptions import report_user_errors
-from stages.common.runtime.launch import parse_run, start_launcher
+from stages.common.runtime.launch import parse_run, start_processes
 from stages.common.runtime.params import load_params
 from stages.common.runtime.paths import BASE_MODEL, TOKENIZED
-from stages.common.runtime.threads import limit_spinning
+from stages.common.runtime.threads import set_up_threads
 
 
 @report_user_errors
 def main() -> None:
     params, (fold, learning_rate) = load_params(), parse_run(__doc__)
-    start_launcher(params.run.launcher, "stages.train_full")
-    limit_spinning()
+    start_processes(params.run.launcher, params.run.parallel, "stages.train_full")
+    set_up_threads()
     seed = params.train.seed + fold  # Each fold varies the seed too, so that the folds differ as new experiments would.
     # torch takes seconds to import, and an error in params.yaml is reported before that.
     from stages.common.artifacts.arrow import read_class_names

@@ -24,7 +24,7 @@ ROOMS = (
     *("training", "evaluation", "reporting", "serving"),
 )
 # Parameters that a stage reads and that change none of its bytes.
-NOT_TRACKED = {"run.launcher", "run.save_interval_seconds"}
+NOT_TRACKED = {"run.launcher", "run.parallel", "run.save_interval_seconds"}
 
 
 def module_of(path: Path) -> str:

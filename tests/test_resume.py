@@ -203,7 +203,8 @@ def test_leftovers_of_killed_processes_are_removed(tmp_path):
 
 def test_a_second_training_of_the_same_run_is_refused(tmp_path):
     held = manager(tmp_path, data="a")
-    command = f"from tests.test_resume import *; manager(Path({str(tmp_path)!r}), data='a')"
+    no_wait = "from stages.common.training import checkpointing; checkpointing.LOCK_TIMEOUT_SECONDS = 0"
+    command = f"{no_wait}; from tests.test_resume import *; manager(Path({str(tmp_path)!r}), data='a')"
     second = subprocess.run([sys.executable, "-c", command], cwd=ROOT, capture_output=True, text=True)
     assert "another process is training this run" in second.stderr
     held.delete()

@@ -17,7 +17,7 @@ from stages.common.modeling.inference import predict_logits
 from stages.common.modeling.macro_scores import macro_scores
 from stages.common.runtime.exceptions import UserError
 from stages.common.runtime.paths import fold_path
-from stages.common.runtime.threads import SPIN_COUNT, limit_spinning
+from stages.common.runtime.threads import SPIN_COUNT, set_up_threads
 from stages.common.training.training_step import uses_bfloat16
 from tests.support.corpus import LABELS
 from tests.support.project import prepare
@@ -206,7 +206,7 @@ def test_waiting_threads_sleep_unless_the_user_says_otherwise(monkeypatch, varia
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    limit_spinning()
+    set_up_threads()
     expected = variables.get("GOMP_SPINCOUNT") if variables else str(SPIN_COUNT)
     assert os.environ.get("GOMP_SPINCOUNT") == expected
     monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)

@@ -1,10 +1,13 @@
 """What a stage prints while it works: warnings, and progress on a terminal and in a log."""
 
+import os
 import sys
+import time
 from typing import Any
 
 from tqdm import tqdm
 
+COLUMNS = "STAGE_COLUMNS"  # Environment variable: a process above draws the bar, this many columns wide.
 LOG_INTERVAL_SECONDS = 30  # between two lines of progress in a log
 
 
@@ -22,14 +25,17 @@ class ProgressBar(tqdm):
     """tqdm's bar on a terminal; anywhere else a line every half minute, since a log cannot be overwritten."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
-        self._in_log = not sys.stderr.isatty()
+        columns = int(os.environ.get(COLUMNS, 0))
+        self._in_log = not sys.stderr.isatty() and not columns
         if self._in_log:
             options |= {"mininterval": LOG_INTERVAL_SECONDS, "maxinterval": LOG_INTERVAL_SECONDS, "ncols": 100}
+        elif columns:
+            options["ncols"] = columns
         super().__init__(*args, **{"dynamic_ncols": not self._in_log, "leave": False, **options})
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
         """Draw the bar, or print it as a line of a log once there is something to tell."""
         if not self._in_log:
             super().display(msg, pos)
-        elif msg is None and self.n > self.initial:
+        elif msg is None and self.n > self.initial and time.time() - self.last_print_t >= self.mininterval:
             print(self, file=sys.stderr, flush=True)

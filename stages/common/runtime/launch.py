@@ -1,11 +1,13 @@
-"""The command line of a training stage, and the launcher that starts it in several processes."""
+"""The command line of a training stage, and how its processes are started."""
 
 import argparse
 import os
 import shlex
 import sys
+from typing import Literal
 
 from stages.common.runtime.exceptions import UserError
+from stages.common.runtime.parallel import SUPERVISED, end_with_supervisor, train_side_by_side
 
 LAUNCHED = "STAGE_LAUNCHED"  # environment variable: the launcher has started this process
 
@@ -27,18 +29,26 @@ def parse_run(description: str | None) -> tuple[int, float]:
     return arguments.fold, arguments.learning_rate
 
 
-def start_launcher(launcher: str, module: str) -> None:
-    """Replace this process by `launcher -m module` with the same arguments, unless a launcher has started it.
+def start_processes(launcher: str, parallel: int | Literal["auto"], module: str) -> None:
+    """Train in other processes, unless this process is one of them: then return at once.
 
-    The launcher gets a list of arguments: no shell reads what stands in params.yaml.
+    A launcher of several processes replaces this one by `launcher -m module` with the same arguments. It gets a list of
+    arguments: no shell reads what stands in params.yaml. Under DVC and without such a launcher, runs are trained side
+    by side; then this process waits for them and exits. Without DVC it trains its run itself.
 
     Raises:
         UserError: there is no such program.
     """
-    if launcher == "python" or LAUNCHED in os.environ or "WORLD_SIZE" in os.environ:
+    arguments = ["-m", module, *sys.argv[1:]]
+    if SUPERVISED in os.environ:
+        end_with_supervisor()
+    elif LAUNCHED in os.environ or "WORLD_SIZE" in os.environ:
         return
-    command = [*shlex.split(launcher), "-m", module, *sys.argv[1:]]
-    try:
-        os.execvpe(command[0], command, {**os.environ, LAUNCHED: "1"})
-    except OSError as error:
-        raise UserError(f"run.launcher: {command[0]} cannot be started: {error.strerror}") from error
+    elif launcher != "python":
+        command = [*shlex.split(launcher), *arguments]
+        try:
+            os.execvpe(command[0], command, {**os.environ, LAUNCHED: "1"})
+        except OSError as error:
+            raise UserError(f"run.launcher: {command[0]} cannot be started: {error.strerror}") from error
+    elif cell := os.environ.get("DVC_STAGE", "").rpartition(":")[2]:
+        sys.exit(train_side_by_side(cell, arguments, parallel))

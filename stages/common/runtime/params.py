@@ -102,6 +102,10 @@ class RunParams(Section):
     launcher: Annotated[str, Field(pattern=r"^(python|torchrun|accelerate launch)( [\w./:=,-]+)*$")] = _described(
         "starts a training stage: python, or several processes: accelerate launch --multi_gpu --num_processes 8"
     )
+    parallel: Literal["auto"] | PositiveInt = _described(
+        "Upper bound on the runs that are trained at the same time. auto: as many as the processor's cores and the "
+        "memory allow, and one on a GPU."
+    )
     save_interval_seconds: Annotated[Float, Field(ge=0)] = _described(
         "between the checkpoints from which a killed training resumes; 0: only when a signal stops it"
     )

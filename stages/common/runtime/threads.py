@@ -1,16 +1,54 @@
-"""How threads wait for each other."""
+"""How many threads a run has, how they wait for each other, and how many runs fit the machine."""
 
+import math
 import os
 
+from stages.common.runtime.paths import BASE_MODEL
+
 SPIN_COUNT = 1000  # turns of a loop, about a microsecond; the default is billions
+LARGE_MODEL_PARAMETERS = 25e6  # A smaller model gains nothing by a second thread.
+RUNS_AT_ONCE = 8  # Machines with more cores than that give a large model more than one thread.
+BYTES_PER_PARAMETER = 20  # Weights, gradients, two moments of AdamW and the best weights, in float32.
+BYTES_PER_RUN = 1e9  # Of the libraries, the data set and the activations.
 
 
-def limit_spinning() -> None:
-    """Let an OpenMP thread that waits sleep at once, unless the user's environment says how it waits.
+def _count_parameters() -> int:
+    from safetensors import safe_open
 
-    By default it spins. Where another program has taken a core, the threads that still have one spin until the thread
-    that lost its core gets it back, thousands of times a second, and training takes many times as long. To have an
-    effect this must be called before torch is imported. How threads wait changes no result.
+    with safe_open(BASE_MODEL / "model.safetensors", "numpy") as weights:
+        return sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
+
+
+def _count_threads() -> int:
+    """The threads of a run, by the machine and the model alone: what runs beside it, or later, changes no byte."""
+    from joblib import cpu_count  # It knows the limits of containers.
+
+    own_choice = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    if own_choice.isdecimal():
+        return int(own_choice)
+    return 1 if _count_parameters() < LARGE_MODEL_PARAMETERS else max(1, cpu_count() // RUNS_AT_ONCE)
+
+
+def set_up_threads() -> None:
+    """Set the number of threads, and let a thread that waits sleep at once, unless the environment says otherwise.
+
+    By default an OpenMP thread that waits spins. Where another program has taken a core, the threads that still have
+    one spin until the thread that lost its core gets it back, thousands of times a second, and training takes many
+    times as long. How threads wait changes no result; their number does. To have an effect this must be called before
+    torch is imported.
     """
+    os.environ["OMP_NUM_THREADS"] = str(_count_threads())
     if not os.environ.keys() & {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}:
         os.environ["GOMP_SPINCOUNT"] = str(SPIN_COUNT)
+
+
+def count_runs_that_fit() -> int:
+    """The number of runs that fit this machine side by side: one on a GPU, else what cores and free memory allow."""
+    import psutil
+    import torch
+    from joblib import cpu_count
+
+    if torch.cuda.is_available():
+        return 1
+    need = BYTES_PER_RUN + BYTES_PER_PARAMETER * _count_parameters()
+    return max(1, min(cpu_count() // _count_threads(), int(psutil.virtual_memory().available / need)))

@@ -7,8 +7,9 @@ checkpoint is used only by a training with the same fingerprint: parameters, dat
 import hashlib
 import json
 import shutil
+import time
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
@@ -16,6 +17,8 @@ from stages.common.artifacts.files import atomic_write, lock_exclusively, read_j
 from stages.common.modeling.distributed import DistributedContext
 from stages.common.runtime.console import warn
 from stages.common.runtime.exceptions import UserError
+
+LOCK_TIMEOUT_SECONDS = 30.0
 
 
 class CheckpointManager:
@@ -42,10 +45,7 @@ class CheckpointManager:
         self._root, self._folder = folder, folder / digest
         if distributed.is_main_process:
             lock = folder / "lock"
-            try:  # `dvc repro` leaves its training running when it is killed
-                self._lock = lock_exclusively(lock)
-            except BlockingIOError as error:
-                raise UserError(f"{lock}: another process is training this run; wait for it, or stop it") from error
+            self._lock = _wait_for_lock(lock)
             for other in sorted(folder.glob("*")):
                 if other not in (self._folder, lock):
                     _delete_outdated(other, fingerprint)
@@ -84,6 +84,18 @@ class CheckpointManager:
     def delete(self) -> None:
         """Delete all checkpoints, since the training has ended."""
         shutil.rmtree(self._root, ignore_errors=True)
+
+
+def _wait_for_lock(path: Path) -> IO[str]:
+    """Lock a file. A training whose `dvc repro` was killed holds the lock until it has saved its checkpoint."""
+    deadline = time.monotonic() + LOCK_TIMEOUT_SECONDS
+    while True:
+        try:
+            return lock_exclusively(path)
+        except BlockingIOError as error:
+            if time.monotonic() > deadline:
+                raise UserError(f"{path}: another process is training this run; wait for it, or stop it") from error
+            time.sleep(0.1)
 
 
 def _is_undamaged(path: Path) -> bool:
