@@ -16,6 +16,8 @@ from stages.common.runtime.params import BaseModelParams, load_params
 from stages.common.runtime.paths import BASE_MODEL
 
 CONFIG, WEIGHTS, PICKLED_WEIGHTS = "config.json", "model.safetensors", "pytorch_model.bin"
+PROBE_TEXTS = ["", "최고", "a 1"]
+LFS_POINTER = b"version https://git-lfs.github.com/"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 TOKENIZER_FILES = ["tokenizer.json", "vocab.txt", "*.model", TOKENIZER_CONFIG, "special_tokens_map.json"]
 
@@ -26,6 +28,11 @@ def select_files(names: Collection[str], source: str) -> list[str]:
     If the config or the weights are missing, a UserError names `source`.
     """
     weights = next((name for name in (WEIGHTS, PICKLED_WEIGHTS) if name in names), None)
+    if weights is None and (index := next((name for name in names if name.endswith(".index.json")), None)):
+        raise UserError(
+            f"{source}: {index} names weights in several files, which are not supported; make one of them with "
+            "AutoModel.from_pretrained(...).save_pretrained(DIR, max_shard_size='100GB') of transformers"
+        )
     if CONFIG not in names or weights is None:
         raise UserError(f"{source} lacks {CONFIG} or weights ({WEIGHTS} or {PICKLED_WEIGHTS})")
     return [CONFIG, weights, *sorted(filter_repo_objects(names, allow_patterns=TOKENIZER_FILES))]
@@ -45,6 +52,14 @@ def fetch(params: BaseModelParams, folder: Path) -> None:
             shutil.copyfile(source / name, folder / name)
     else:
         raise UserError(f"base_model.folder: {source} is not a folder; a model of the hub goes into base_model.hub_id")
+
+
+def check_whole(folder: Path) -> None:
+    """Refuse the small text files that a clone has in place of large ones, if Git LFS did not fetch those."""
+    for path in folder.iterdir():
+        with path.open("rb") as file:
+            if file.read(len(LFS_POINTER)) == LFS_POINTER:
+                raise UserError(f"{path}: a Git LFS pointer, not the file itself; run `git lfs pull` in its clone")
 
 
 def convert_pickled_weights(folder: Path) -> None:
@@ -82,9 +97,16 @@ def check_base_model(folder: Path) -> None:
         safe_open(folder / WEIGHTS, framework="numpy")  # checks the header and the length
     except (OSError, SafetensorError) as error:
         raise UserError(f"{folder / WEIGHTS}: not a whole safetensors file: {error}") from error
-    size, vocab_size = load_tokenizer(folder).vocab_size, config.get("vocab_size")
+    tokenizer = load_tokenizer(folder)
+    size, vocab_size = tokenizer.vocab_size, config.get("vocab_size")
     if not isinstance(vocab_size, int) or size > vocab_size:
         raise UserError(f"{folder}: the tokenizer has {size} tokens, config.json a vocab_size of {vocab_size}")
+    first = {(*row, None)[0] for row in tokenizer.encode(PROBE_TEXTS, max_length=8).input_ids.to_pylist()}
+    if len(first) > 1 or None in first:
+        raise UserError(
+            f"{folder}: its tokenizer begins a text with no special token, [CLS] or <s>, at which the classifier reads "
+            "it; choose an encoder of BERT's kind"
+        )
 
 
 @report_user_errors
@@ -95,6 +117,7 @@ def main() -> None:
         temporary.mkdir()
         fetch(params, temporary)
         try:
+            check_whole(temporary)
             if (temporary / PICKLED_WEIGHTS).is_file():
                 convert_pickled_weights(temporary)
             strip_auto_map(temporary)

@@ -10,19 +10,27 @@ from stages.common.modeling.classifier import base_model_reference
 from stages.common.reporting.provenance import git_revision
 from stages.common.runtime.exceptions import UserError, report_user_errors
 from stages.common.serving.fast_tokenizer import save_fast_tokenizer
-from stages.common.serving.model_card import render_model_card
+from stages.common.serving.model_card import PipelineResults, find_results, render_model_card
 from stages.common.serving.onnx_export import check_onnx_packages, save_onnx
 from stages.common.serving.sequence_classifier import to_sequence_adapter, to_sequence_classifier
 from stages.common.serving.text_classifier import TextClassifier, load_text_classifier
 
 
-def export(classifier: TextClassifier, checkpoint: Path, kind: str, int8: bool, output: Path) -> None:
+def export(
+    classifier: TextClassifier,
+    checkpoint: Path,
+    kind: str,
+    int8: bool,
+    output: Path,
+    results: PipelineResults | None = None,
+) -> None:
     """Write model, tokenizer and model card to the folder `output`.
 
     Args:
         checkpoint: the folder that `classifier` was loaded from.
         kind: "sequence", "token", "adapter" or "onnx".
         int8: of "onnx": quantised.
+        results: what the model card tells of the checkpoint.
 
     Raises:
         UserError: the model cannot take this form.
@@ -46,7 +54,7 @@ def export(classifier: TextClassifier, checkpoint: Path, kind: str, int8: bool, 
                 (to_sequence_classifier(merged) if kind == "sequence" else merged).save_pretrained(folder)
         save_fast_tokenizer(classifier, folder)
         (folder / "README.md").write_text(
-            render_model_card(classifier, checkpoint, kind, git_revision()), encoding="utf-8"
+            render_model_card(classifier, results, kind, git_revision()), encoding="utf-8"
         )
 
 
@@ -58,7 +66,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--head",
         choices=("sequence", "token"),
-        help="sequence (default): what pipeline('text-classification') loads; token: for encoders that refuse it",
+        help="sequence (default): what pipeline('text-classification') loads; token: for encoders that refuse it, and "
+        "for further training where a warning says that the sequence classifier does not allow it",
     )
     parser.add_argument("--adapter", action="store_true", help="do not merge a LoRA adapter into its base model")
     parser.add_argument("--format", choices=("safetensors", "onnx"), default="safetensors")
@@ -76,7 +85,7 @@ def parse_arguments() -> argparse.Namespace:
 @report_user_errors
 def main() -> None:
     arguments = parse_arguments()
-    output = arguments.output.absolute()
+    output = arguments.output.resolve()  # A link stays, and its target is written.
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
         raise UserError(f"{arguments.output}: is there already, and not an empty folder")
     if arguments.format == "onnx":
@@ -84,8 +93,9 @@ def main() -> None:
         kind = "onnx"
     else:
         kind = "adapter" if arguments.adapter else arguments.head or "sequence"
+    results = find_results(arguments.model)  # First, since a damaged dvc.lock shows within a second.
     classifier = load_text_classifier(arguments.model, arguments.base_model)
-    export(classifier, arguments.model, kind, arguments.int8, output)
+    export(classifier, arguments.model, kind, arguments.int8, output, results)
 
 
 if __name__ == "__main__":

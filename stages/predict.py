@@ -100,7 +100,8 @@ def predict_table(arguments: argparse.Namespace) -> None:
         frame.insert(0, columns[0], labels.where(~np.isnan(probabilities[:, 0]), None))
         return frame
 
-    add_columns(arguments.input, arguments.output, arguments.text_column, columns, predict, arguments.encoding)
+    output = arguments.output.resolve()  # A link stays, and its target is written.
+    add_columns(arguments.input, output, arguments.text_column, columns, predict, arguments.encoding)
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.support.corpus import SHIPPED_TEXT
 from tests.support.hub import COMMIT, REPOSITORY, TAG_COMMIT, Hub, serving
-from tests.support.project import ROOT, run
+from tests.support.project import ROOT, encode, run
 
 Fetch = Callable[..., tuple[int, str]]
 # The library waits between its attempts.
@@ -56,7 +57,7 @@ def fetch(hub, tmp_path) -> Fetch:
         waiting: bool = True,
         **variables: str,
     ) -> tuple[int, str]:
-        params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+        params = yaml.safe_load(SHIPPED_TEXT)
         params["base_model"] = {"folder": folder, "hub_id": hub_id, "revision": revision}
         (tmp_path / "params.yaml").write_text(yaml.safe_dump(params, allow_unicode=True), encoding="utf-8")
         environment = {
@@ -285,3 +286,52 @@ def test_a_damaged_or_contradicting_folder_is_refused(stage, base_model, damage,
     with pytest.raises(SystemExit, match=error):
         stage("base_model", base_model__folder=str(base_model))
     assert not Path("data/base_model").exists()
+
+
+def test_a_git_lfs_pointer_is_named_as_such(stage, base_model):
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 369000000\n"
+    (base_model / "model.safetensors").write_text(pointer, encoding="utf-8")
+    with pytest.raises(SystemExit, match=r"model\.safetensors: a Git LFS pointer, .* `git lfs pull`"):
+        stage("base_model", base_model__folder=str(base_model))
+
+
+def test_weights_in_several_files_are_refused_with_the_way_out(stage, base_model):
+    from transformers import BertModel
+
+    model = BertModel.from_pretrained(base_model)
+    (base_model / "model.safetensors").unlink()
+    model.save_pretrained(base_model, max_shard_size="5KB")
+    with pytest.raises(SystemExit, match=r"model\.safetensors\.index\.json names weights in several files"):
+        stage("base_model", base_model__folder=str(base_model))
+    BertModel.from_pretrained(base_model).save_pretrained(base_model, max_shard_size="100GB")
+    (base_model / "model.safetensors.index.json").unlink(missing_ok=True)
+    stage("base_model")
+
+
+def write_tokenizer_json(folder: Path, template: str) -> None:
+    """Put a word-level tokenizer.json whose post-processor has this template into `folder`."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    vocab = {"[UNK]": 0, "[PAD]": 1, "[CLS]": 2, "[SEP]": 3}
+    tokenizer = Tokenizer(models.WordLevel(vocab, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(template, None, [("[CLS]", 2), ("[SEP]", 3)])
+    tokenizer.save(str(folder / "tokenizer.json"))
+
+
+@pytest.mark.parametrize("template", ["$A", "$A [SEP] [CLS]"])
+def test_a_tokenizer_that_does_not_begin_with_a_special_token_is_refused(stage, base_model, template):
+    write_tokenizer_json(base_model, template)
+    with pytest.raises(SystemExit, match=r"begins a text with no special token, \[CLS\] or <s>"):
+        stage("base_model", base_model__folder=str(base_model))
+    write_tokenizer_json(base_model, "[CLS] $A [SEP]")
+    stage("base_model")
+
+
+def test_a_model_with_vocab_txt_alone_is_read_as_word_piece(stage, base_model):
+    (base_model / "tokenizer.model").unlink()
+    vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "최고", "최", "##고", "##예요"]
+    (base_model / "vocab.txt").write_text("\n".join(vocab), encoding="utf-8")
+    (base_model / "tokenizer_config.json").write_text('{"do_lower_case": false}', encoding="utf-8")
+    stage("base_model", base_model__folder=str(base_model))
+    assert encode(Path("data/base_model"), ["최고예요"]) == [[2, 5, 8, 3]]

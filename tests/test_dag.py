@@ -237,4 +237,3 @@ def test_dvc_needs_no_network():
     config = (ROOT / ".dvc/config").read_text(encoding="utf-8")
     assert "analytics = false" in config
     assert "check_update = false" in config
-    assert "remote" not in config

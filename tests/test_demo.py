@@ -4,16 +4,20 @@ import http.client
 import json
 import os
 import re
+import socket
+import struct
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import quote
 
 import pytest
 
-from stages.common.serving.demo_server import MAX_BYTES, DemoServer
+from stages.common.serving.demo_server import MAX_BYTES, DemoServer, _Handler
 from stages.common.serving.explanation import MAX_WORDS, NearestTexts, explain_prediction
 from stages.common.serving.text_classifier import TextClassifier, load_text_classifier
 from tests.support.browser import visit
@@ -113,6 +117,26 @@ def test_requests_of_other_origins_are_refused(server, headers):
 def test_the_page_is_refused_under_another_name(server):
     assert request(server, "GET", "/", Host="rebound.example.org")[0] == 403
     assert request(server, "GET", "/", Host=f"localhost:{server.server_port}")[0] == 200
+
+
+@pytest.mark.parametrize("origin", ["http://127.0.0.1", "http://localhost"])
+def test_port_80_is_left_out_of_host_and_origin(origin):
+    handler = _Handler.__new__(_Handler)
+    handler.server = SimpleNamespace(server_port=80)
+    handler.headers = {"Host": origin.removeprefix("http://"), "Origin": origin}
+    assert handler._is_own_origin()
+    handler.server.server_port = 8000
+    assert not handler._is_own_origin()
+
+
+def test_a_client_that_leaves_is_no_error(server, capfd):
+    for _ in range(20):
+        with socket.create_connection(("127.0.0.1", server.server_port)) as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # reset, not closed
+            connection.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n")
+    assert request(server, "GET", "/")[0] == 200
+    time.sleep(0.1)
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize(

@@ -17,10 +17,9 @@ from stages.common.corpus.cleaning import clean
 from stages.common.modeling.classifier import load_checkpoint
 from stages.common.pretrained.tokenizer import load_tokenizer
 from stages.common.runtime.exceptions import UserError
-from stages.common.runtime.params import load_params
 from stages.common.serving.fast_tokenizer import add_cleaning
 from stages.common.serving.sequence_classifier import to_sequence_classifier
-from tests.support.corpus import LABELS, records
+from tests.support.corpus import LABELS, SHIPPED, records
 from tests.support.project import ROOT, encode
 
 RAW_TEXTS = [f"<b>{row['RawText']}</b>\n😊 …#" for row in records()]
@@ -31,7 +30,7 @@ METHODS = ["full", "lora"]
 def checkpoint_logits(method: str, texts: list[str] = RAW_TEXTS) -> np.ndarray:
     """Logits (texts, 3) of a checkpoint, adapters not merged, with our own cleaning and tokenizer; no padding."""
     model = load_checkpoint(Path(f"data/models/{method}"), LABELS, Path("data/base_model")).eval()
-    cleaned = clean(pa.array(texts), load_params(ROOT / "params.yaml").clean).to_pylist()
+    cleaned = clean(pa.array(texts), SHIPPED.clean).to_pylist()
     with torch.inference_mode():
         rows = encode(Path("data/base_model"), cleaned)
         return np.stack([model(input_ids=torch.tensor([row])).logits[0, 0].numpy() for row in rows])
@@ -94,9 +93,9 @@ def test_an_exported_adapter_is_put_on_its_base_model_by_peft(tool, trained_proj
 
 def small_token_classifier(model_type: str, **changed: int) -> transformers.PreTrainedModel:
     """A token classifier with random weights and biases."""
-    sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 32}
+    sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 32} | changed
     config = transformers.AutoConfig.for_model(
-        model_type, vocab_size=100, num_labels=3, pad_token_id=1, max_position_embeddings=40, **sizes, **changed
+        model_type, vocab_size=100, num_labels=3, pad_token_id=1, max_position_embeddings=40, **sizes
     )
     torch.manual_seed(0)
     model = transformers.AutoModelForTokenClassification.from_config(config).eval()
@@ -121,7 +120,7 @@ def test_a_sequence_classifier_has_the_logits_of_token_0(model_type, changed):
 
 
 def test_an_encoder_with_another_head_is_refused_with_the_way_out():
-    with pytest.raises(UserError, match=r"modernbert .* --head token"):
+    with pytest.raises(UserError, match=r"modernbert .* --head token and without --adapter"):
         to_sequence_classifier(small_token_classifier("modernbert", cls_token_id=2, sep_token_id=3))
 
 
@@ -219,7 +218,7 @@ def test_arguments_that_do_not_go_together_are_refused(tool, tmp_path, arguments
 def test_the_exported_tokenizer_cleans_and_tokenizes_as_kobert_does():
     """On the sample, with the real vocabulary; reviews differ where a long run of dots can be split in two ways."""
     folder = ROOT / "data/kobert-mini"
-    tokenizer, params = load_tokenizer(folder), load_params(ROOT / "params.yaml").clean
+    tokenizer, params = load_tokenizer(folder), SHIPPED.clean
     files = sorted((ROOT / "data/sample").rglob("*.json"))[:10]
     texts = [row["RawText"] for path in files for row in json.loads(path.read_text(encoding="utf-8"))]
     texts += ["<b>café</b> ㅋㅋ``좋다''", "ＡＢ１２ 한글\u3000\x1c끝", "뷁뷁 쀍", "<<a>b> c\n\n<\n>"]
@@ -229,3 +228,70 @@ def test_the_exported_tokenizer_cleans_and_tokenizes_as_kobert_does():
     raw = encode(folder, texts, 256)
     exported = [encoding.ids for encoding in tokenizer.to_fast().encode_batch(texts)]
     assert sum(a != b for a, b in zip(raw, exported, strict=True)) <= len(texts) // 500
+
+
+@pytest.mark.parametrize("model_type", ["bert", "roberta", "electra"])
+def test_both_exports_are_trained_further_by_transformers_without_a_jump(model_type, tmp_path, capsys):
+    """Twenty steps at 5e-5, for which the head needs more units than the smallest encoders have."""
+    token_classifier = small_token_classifier(model_type, hidden_size=128)
+    ids = torch.randint(2, 100, (320, 12), generator=torch.Generator().manual_seed(1))
+    labels = (ids[:, 1:] > 60).sum(1).clamp(3, 5) - 3
+    optimizer = torch.optim.AdamW(token_classifier.parameters(), 1e-3)
+    for rows in torch.arange(320).split(32) * 5:
+        loss = torch.nn.functional.cross_entropy(token_classifier(input_ids=ids[rows]).logits[:, 0], labels[rows])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    sequence_classifier = to_sequence_classifier(token_classifier)
+    assert capsys.readouterr().err == ""
+    token_labels = torch.full_like(ids, -100)
+    token_labels[:, 0] = labels
+    losses = []
+    for model, targets in ((token_classifier, token_labels), (sequence_classifier, labels)):
+        arguments = transformers.TrainingArguments(
+            str(tmp_path),
+            max_steps=20,
+            per_device_train_batch_size=16,
+            learning_rate=5e-5,
+            logging_steps=1,
+            save_strategy="no",
+            report_to=[],
+            disable_tqdm=True,
+            use_cpu=True,
+        )
+        rows = [{"input_ids": row, "labels": target} for row, target in zip(ids, targets, strict=True)]
+        trainer = transformers.Trainer(model, arguments, train_dataset=rows)
+        trainer.train()
+        losses.append([float(entry["loss"]) for entry in trainer.state.log_history if "loss" in entry])
+    for of_token, of_sequence in zip(*losses, strict=True):
+        assert of_sequence < of_token + 0.5
+    assert np.mean(losses[1][-5:]) < np.mean(losses[0][-5:]) + 0.1
+
+
+def test_a_head_that_cannot_be_trained_further_is_warned_of(capsys):
+    to_sequence_classifier(small_token_classifier("bert"))
+    assert "cannot be trained further; for that, export with --head token" in capsys.readouterr().err
+
+
+def test_special_tokens_in_a_text_get_the_ids_that_they_have_in_training(tool, tmp_path):
+    tool("export", "--model", "data/models/lora", "--output", tmp_path / "out")
+    texts = ["[CLS] 최고 [SEP]", "최고[PAD]별로[MASK]", "\x01최\x7f고\u200b별로\ufeff\x00"]
+    cleaned = clean(pa.array(texts), SHIPPED.clean).to_pylist()
+    exported = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert exported(texts, truncation=True)["input_ids"] == encode(Path("data/base_model"), cleaned)
+
+
+def test_the_exported_tokenizer_has_only_normalizers_that_transformers_js_knows(tool, tmp_path):
+    tool("export", "--model", "data/models/lora", "--output", tmp_path / "out")
+    text = (tmp_path / "out/tokenizer.json").read_text(encoding="utf-8")
+    steps = json.loads(text)["normalizer"]["normalizers"]
+    used = {inner["type"] for step in steps for inner in step.get("normalizers", [step])}
+    assert used <= {"Replace", "NFC", "NFD", "NFKC", "NFKD", "Strip", "StripAccents", "Lowercase", "Sequence"}
+
+
+def test_a_link_to_an_empty_folder_is_followed(tool, tmp_path):
+    (tmp_path / "target").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    tool("export", "--model", "data/models/lora", "--output", tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "target/config.json").is_file()

@@ -18,11 +18,11 @@ from stages.common.modeling.classifier import (
     save_checkpoint,
 )
 from stages.common.runtime.exceptions import UserError
-from stages.common.runtime.params import LoraParams, load_params
-from tests.support.corpus import LABELS
+from stages.common.runtime.params import LoraParams
+from tests.support.corpus import LABELS, SHIPPED
 from tests.support.project import ROOT, run
 
-LORA = load_params(ROOT / "params.yaml").lora
+LORA = SHIPPED.lora
 INPUTS = {"input_ids": torch.tensor([[2, 7, 8, 9, 3]]), "attention_mask": torch.ones(1, 5, dtype=torch.long)}
 
 
@@ -45,6 +45,28 @@ def test_counts_are_exact(tiny_base_model):
     adapters = 2 * 2 * (8 * 8 + 8 * 8)  # layers x (query, value) x (A: r x width, B: width x r)
     counts = count_parameters(add_lora(full, lora(), 42))
     assert counts == (adapters + head, base + adapters + head)
+
+
+@pytest.mark.parametrize("classes", [3, 2])
+def test_the_head_is_new_even_if_the_base_model_has_one(tiny_base_model, tmp_path, classes):
+    """A base model may have been fine-tuned before, for other classes or the same."""
+    from transformers import BertForTokenClassification
+
+    folder = shutil.copytree(tiny_base_model, tmp_path / "fine-tuned")
+    fine_tuned = BertForTokenClassification.from_pretrained(tiny_base_model, num_labels=classes)
+    torch.nn.init.constant_(fine_tuned.classifier.weight, 400.0)
+    fine_tuned.save_pretrained(folder)
+    expected, built = (build_classifier(path, LABELS, 0.1, 42).state_dict() for path in (tiny_base_model, folder))
+    assert all(torch.equal(built[name], tensor) for name, tensor in expected.items())
+
+
+@pytest.mark.parametrize("model_type, changed", [("gpt2", {}), ("llama", {}), ("bert", {"is_decoder": True})])
+def test_a_decoder_is_refused(tiny_base_model, tmp_path, model_type, changed):
+    folder = shutil.copytree(tiny_base_model, tmp_path / "decoder")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8")) | {"model_type": model_type} | changed
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(UserError, match=f"{model_type} is a decoder"):
+        build_classifier(folder, LABELS, 0.1, 42)
 
 
 def test_counts_at_the_size_of_kobert():

@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 import yaml
 from huggingface_hub import ModelCard, metadata_eval_result, metadata_load
+from huggingface_hub.utils import validate_repo_id
 
 from stages.common.artifacts.training_metadata import BaseModelSource
 from stages.common.evaluation.result import read_comparison
-from stages.common.serving.model_card import render_model_card
+from stages.common.runtime.exceptions import UserError
+from stages.common.serving.model_card import find_results, render_model_card
 from stages.common.serving.text_classifier import TextClassifier, load_text_classifier
 from tests.support.corpus import LABELS
 from tests.support.project import run_tool
@@ -59,13 +61,33 @@ def classifier(compared_project, monkeypatch) -> TextClassifier:
 
 
 def test_the_metadata_of_a_card_are_what_the_hub_expects(classifier):
-    data = ModelCard(render_model_card(classifier, CHECKPOINT, "sequence", "0123abc")).data
+    data = ModelCard(render_model_card(classifier, find_results(CHECKPOINT), "sequence", "0123abc")).data
     assert (data.language, data.library_name, data.pipeline_tag) == ("ko", "transformers", "text-classification")
-    assert (data.datasets, data.metrics, data.base_model) == (["raw"], ["f1", "accuracy"], None)
+    assert (data.datasets, data.metrics, data.base_model) == (None, ["f1", "accuracy"], None)
+
+
+def test_a_card_names_no_data_set_of_the_hub(classifier):
+    """The corpus is a folder, and its name no id of the hub."""
+    text = render_model_card(classifier, find_results(CHECKPOINT), "sequence", "")
+    (result,) = ModelCard(text).data.eval_results[:1]
+    validate_repo_id(result.dataset_type)
+    assert result.dataset_name == "raw"
+
+
+def test_conflict_markers_in_dvc_lock_are_named(classifier, tmp_path, monkeypatch):
+    for name in ("data", "metrics"):
+        (tmp_path / name).symlink_to(Path(name).absolute())
+    lock = Path("dvc.lock").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    Path("dvc.lock").write_text(f"<<<<<<< HEAD\n{lock}=======\n>>>>>>> theirs\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"dvc\.lock: .* merge conflict"):
+        find_results(CHECKPOINT)
 
 
 def test_the_results_in_the_metadata_are_those_of_the_comparison(classifier, tmp_path):
-    (tmp_path / "README.md").write_text(render_model_card(classifier, CHECKPOINT, "sequence", ""), encoding="utf-8")
+    (tmp_path / "README.md").write_text(
+        render_model_card(classifier, find_results(CHECKPOINT), "sequence", ""), encoding="utf-8"
+    )
     scores = read_comparison().scores("lora")
     (result,) = metadata_load(tmp_path / "README.md")["model-index"][0]["results"]
     values = {metric["name"]: (metric["value"], metric["args"]["interval_95"]) for metric in result["metrics"]}
@@ -76,7 +98,9 @@ def test_the_results_in_the_metadata_are_those_of_the_comparison(classifier, tmp
 
 
 def test_the_results_have_the_form_that_the_hub_library_makes(classifier, tmp_path):
-    (tmp_path / "README.md").write_text(render_model_card(classifier, CHECKPOINT, "sequence", ""), encoding="utf-8")
+    (tmp_path / "README.md").write_text(
+        render_model_card(classifier, find_results(CHECKPOINT), "sequence", ""), encoding="utf-8"
+    )
     (result,) = metadata_load(tmp_path / "README.md")["model-index"][0]["results"]
     f1 = result["metrics"][0]
     expected = metadata_eval_result(
@@ -87,7 +111,7 @@ def test_the_results_have_the_form_that_the_hub_library_makes(classifier, tmp_pa
         metrics_id="f1",
         metrics_value=f1["value"],
         dataset_pretty_name="raw",
-        dataset_id="raw",
+        dataset_id="private",
         dataset_split="test",
     )
     (of_library,) = expected["model-index"][0]["results"]
@@ -96,7 +120,7 @@ def test_the_results_have_the_form_that_the_hub_library_makes(classifier, tmp_pa
 
 
 def test_the_text_of_a_card_tells_data_results_and_origin(classifier):
-    text = render_model_card(classifier, CHECKPOINT, "sequence", "0123abc")
+    text = render_model_card(classifier, find_results(CHECKPOINT), "sequence", "0123abc")
     train = json.loads(Path("metrics/split.json").read_text(encoding="utf-8"))["folds"][0]["train"]
     macro_f1 = json.loads(Path("metrics/compare.json").read_text(encoding="utf-8"))["lora"]["macro_f1"]
     assert f"LoRA on {train['rows']} reviews" in text
@@ -111,22 +135,22 @@ def test_the_parameters_are_those_of_the_run_whatever_params_yaml_holds_by_now(c
     for name in ("data", "metrics", "dvc.lock"):
         (tmp_path / name).symlink_to(Path(name).absolute())
     monkeypatch.chdir(tmp_path)
-    assert "`lora.r=8`" in render_model_card(classifier, CHECKPOINT, "sequence", "")
+    assert "`lora.r=8`" in render_model_card(classifier, find_results(CHECKPOINT), "sequence", "")
 
 
 def test_a_model_of_another_run_gets_no_results(classifier, tmp_path, monkeypatch):
     checkpoint = shutil.copytree(CHECKPOINT, tmp_path / "lora")
     (checkpoint / "adapter_model.safetensors").write_bytes(b"other weights")
-    data = ModelCard(render_model_card(classifier, checkpoint, "sequence", "")).data
+    data = ModelCard(render_model_card(classifier, find_results(checkpoint), "sequence", "")).data
     assert data.eval_results is None
     monkeypatch.chdir(tmp_path)
-    assert "## Results\n\nUnknown" in render_model_card(classifier, checkpoint, "sequence", "")
+    assert "## Results\n\nUnknown" in render_model_card(classifier, find_results(checkpoint), "sequence", "")
 
 
 def test_a_base_model_of_the_hub_stands_in_the_metadata(classifier):
     base_model = BaseModelSource(name="monologg/kobert", revision=COMMIT, sha256={})
     metadata = classifier.metadata.model_copy(update={"base_model": base_model})
     classifier = dataclasses.replace(classifier, metadata=metadata)
-    text = render_model_card(classifier, CHECKPOINT, "adapter", "")
+    text = render_model_card(classifier, find_results(CHECKPOINT), "adapter", "")
     assert ModelCard(text).data.base_model == "monologg/kobert"
     assert f"`monologg/kobert` at revision `{COMMIT}`" in text

@@ -7,13 +7,11 @@ from pydantic import ValidationError
 
 from stages.common.runtime.exceptions import UserError
 from stages.common.runtime.params import Preprocessing, load_params
-from tests.support.project import ROOT
-
-SHIPPED = (ROOT / "params.yaml").read_text(encoding="utf-8")
+from tests.support.corpus import SHIPPED, SHIPPED_TEXT
 
 
 def changed(tmp_path: Path, *replacements: tuple[str, str]) -> Path:
-    text = SHIPPED
+    text = SHIPPED_TEXT
     for old, new in replacements:
         assert old in text
         text = text.replace(old, new)
@@ -23,7 +21,7 @@ def changed(tmp_path: Path, *replacements: tuple[str, str]) -> Path:
 
 
 def test_the_shipped_file_holds_the_notebooks_sizes():
-    params = load_params(ROOT / "params.yaml")
+    params = SHIPPED
     assert (params.train.batch_size, params.tokenize.max_length) == (16, 256)
     assert (params.lora.r, params.lora.alpha, params.lora.dropout) == (8, 16, 0.1)
     assert len(params.full.learning_rates) == len(params.lora.learning_rates), "equal tuning budgets"
@@ -80,7 +78,7 @@ def test_a_file_that_is_no_params_file_is_told_in_one_line(tmp_path, text):
 
 
 def test_a_checkpoint_of_when_rule_3_had_a_switch_can_be_used_if_it_was_on():
-    stored = {"clean": load_params(ROOT / "params.yaml").clean.model_dump(), "max_length": 256}
+    stored = {"clean": SHIPPED.clean.model_dump(), "max_length": 256}
     former = stored | {"clean": {**stored["clean"], "collapse_spaces": True}}
     assert Preprocessing.model_validate(former) == Preprocessing.model_validate(stored)
     former["clean"]["collapse_spaces"] = False

@@ -14,8 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from stages.common.artifacts.training_metadata import BaseModelSource
+from stages.common.artifacts.training_metadata import BaseModelSource, read_training_metadata
 from stages.common.modeling.classifier import base_model_reference, load_checkpoint
+from stages.common.runtime.exceptions import UserError
 from tests.support.corpus import LABELS
 from tests.support.project import ROOT, encode
 
@@ -94,6 +95,45 @@ def test_a_table_gets_label_and_probabilities(tool, tmp_path, suffix):
         else:
             assert row["label"] == best_label(probabilities)
             assert [row[name] for name in NEW_COLUMNS[1:]] == pytest.approx(probabilities, abs=2e-6)  # 6 digits
+
+
+def test_a_link_as_output_is_followed(tool, tmp_path):
+    (tmp_path / "in.csv").write_text("text\n배터리 최고\n", encoding="utf-8")
+    (tmp_path / "target.csv").write_text("old", encoding="utf-8")
+    (tmp_path / "link.csv").symlink_to(tmp_path / "target.csv")
+    files = ("--input", tmp_path / "in.csv", "--text-column", "text", "--output", tmp_path / "link.csv")
+    tool("predict", "--model", "data/models/full", *files)
+    assert (tmp_path / "link.csv").is_symlink()
+    assert "p_긍정" in (tmp_path / "target.csv").read_text(encoding="utf-8")
+
+
+def test_a_checkpoint_older_than_a_parameter_is_used(tool, models, monkeypatch):
+    monkeypatch.chdir(models)
+    path = Path("full/training.json")
+    values = json.loads(path.read_text(encoding="utf-8"))
+    del values["version"], values["fold"], values["preprocessing"]["clean"]["keep_jamo"]
+    path.write_text(json.dumps(values), encoding="utf-8")
+    metadata = read_training_metadata(Path("full"))
+    assert (metadata.fold, metadata.preprocessing.clean.keep_jamo) == (0, False)
+    tool("predict", "--model", "full", "배터리 최고")
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        (lambda values: values.update(version=99), "version"),
+        (lambda values: values["preprocessing"]["clean"].update(later=True), r"preprocessing\.clean\.later"),
+        (lambda values: values["preprocessing"]["clean"].pop("keep"), r"preprocessing\.clean\.keep"),
+        (lambda values: values.pop("labels"), "labels"),
+    ],
+)
+def test_a_key_of_a_checkpoint_that_cannot_be_used_is_named(models, change, key):
+    path = models / "full/training.json"
+    values = json.loads(path.read_text(encoding="utf-8"))
+    change(values)
+    path.write_text(json.dumps(values), encoding="utf-8")
+    with pytest.raises(UserError, match=rf"training\.json: {key}: "):
+        read_training_metadata(models / "full")
 
 
 def test_a_prefix_makes_room_for_a_column_label(tool, tmp_path):
@@ -247,7 +287,7 @@ DAMAGED_MODELS = {
         lambda: Path("lora/adapter_model.safetensors").unlink(),
         r"No such file or directory: .*adapter_model\.safetensors",
     ),
-    "no tokenizer": (["--model", "full"], lambda: Path("full/vocab.txt").unlink(), "no tokenizer"),
+    "no tokenizer": (["--model", "full"], lambda: Path("full/vocab.txt").unlink(), "there is no vocab.txt"),
     "no weights": (["--model", "full"], lambda: Path("full/model.safetensors").unlink(), "no such file"),
     "empty metadata": (
         ["--model", "full"],

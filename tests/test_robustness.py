@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -51,6 +52,13 @@ def test_a_full_disk_costs_one_line_and_no_file(project, name, arguments):
     assert "too large" in lines[0].lower()
     after = {path: content for path, content in files(project / "data").items() if "checkpoints" not in path.parts}
     assert after == before
+
+
+def test_a_disk_that_is_full_at_a_checkpoint_costs_one_line(project):
+    status, errors = limited(40, "train_full", *RUN)
+    assert status == 1
+    assert "Traceback" not in errors
+    assert re.fullmatch(r"error: data/checkpoints/.*: cannot be written: .*[Tt]oo large", errors.splitlines()[-1])
 
 
 def test_a_run_that_cannot_be_written_leaves_the_last_checkpoint(project):

@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 
 from stages.common.corpus.cleaning import clean
-from stages.common.runtime.params import load_params
 from stages.ingest import find_files
+from tests.support.corpus import SHIPPED
 from tests.support.project import ROOT
 
 SAMPLE = ROOT / "data/sample"
@@ -23,7 +23,7 @@ def rows() -> list[dict]:
 
 def valid() -> tuple[list[str], np.ndarray]:
     kept = [row for row in rows() if row.get("GeneralPolarity") in ("-1", "0", "1")]
-    texts = clean(pa.array([row["RawText"] for row in kept]), load_params(ROOT / "params.yaml").clean)
+    texts = clean(pa.array([row["RawText"] for row in kept]), SHIPPED.clean)
     return texts.to_pylist(), np.array([int(row["GeneralPolarity"]) for row in kept])
 
 

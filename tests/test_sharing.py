@@ -1,6 +1,7 @@
 """Results in other places: a clone that was moved, copied or pulled, and what others get through Git and DVC."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.dvc import DVC, commit, ran, read, status
-from tests.support.project import run
+from tests.support.project import ROOT, run
 
 
 def dvc(*command: str, cwd: Path) -> str:
@@ -41,7 +42,7 @@ def shared(repro, tmp_path) -> Path:
     """A copy of the clone whose DVC remote is a folder and whose origin is a bare repository; both have its results."""
     root = shutil.copytree(repro, tmp_path / "shared", symlinks=True)
     assert run("git", "init", "-q", "--bare", "-b", "main", str(tmp_path / "origin.git"), cwd=tmp_path).returncode == 0
-    dvc("remote", "add", "-d", "storage", str(tmp_path / "remote"), cwd=root)
+    dvc("remote", "add", "-f", "-d", "storage", str(tmp_path / "remote"), cwd=root)
     commit(root, "a remote")
     dvc("push", cwd=root)
     run("git", "branch", "-M", "main", cwd=root)
@@ -104,3 +105,33 @@ def test_cells_of_the_matrix_run_side_by_side(repro, tmp_path):
     assert result.returncode == 0, result.stderr
     assert ran(result.stdout) == {"train_full@43-0.001", "train_lora@43-0.01"}
     assert not ran(dvc("repro", cwd=root)) & {"train_full@43-0.001", "train_lora@43-0.01"}
+
+
+def test_a_fresh_clone_without_data_is_up_to_date(colleague):
+    """The check that DVC recommends for continuous integration."""
+    result = run(*DVC, "repro", "--allow-missing", "--dry", cwd=colleague)
+    assert result.returncode == 0, result.stderr
+    assert ran(result.stdout) <= {"prune_runs"}  # its out is in git
+
+
+def test_dvc_warns_of_no_empty_file(repro):
+    assert "is empty" not in run(*DVC, "status", cwd=repro).stderr
+
+
+def test_no_conversion_of_line_ends_changes_a_hash(repro, tmp_path):
+    """Git for Windows sets core.autocrlf."""
+    clone = ("git", "clone", "-q", "-c", "core.autocrlf=true", str(repro), "converted")
+    assert run(*clone, cwd=tmp_path).returncode == 0
+    for name in ("params.yaml", "data/tiny-model/vocab.txt", "dvc.lock", "stages/select.py"):
+        assert (tmp_path / "converted" / name).read_bytes() == (repro / name).read_bytes()
+
+
+def test_dvc_keeps_its_caches_in_the_private_folder_of_the_readme(tmp_path):
+    (command,) = re.findall(
+        r"^mkdir .*DVC_SITE_CACHE_DIR.*", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    script = f"{command} && git init -q && dvc init -q && dvc data status"
+    result = run("bash", "-c", script, cwd=tmp_path, HOME=str(tmp_path))
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / ".dvc-private/repo").is_dir()
+    assert (tmp_path / ".dvc-private").stat().st_mode & 0o077 == 0

@@ -9,9 +9,11 @@ import unicodedata
 from pathlib import Path
 
 import pytest
+import sentencepiece
+import transformers
 
 from stages.common.pretrained import tokenizer as tokenizers
-from stages.common.pretrained.tokenizer import CHUNK_SIZE, PREFIX_LENGTH, load_tokenizer
+from stages.common.pretrained.tokenizer import CHUNK_SIZE, PREFIX_LENGTH, SPECIAL_TOKENS, load_tokenizer
 from stages.common.runtime.exceptions import UserError
 from tests.support.corpus import records
 from tests.support.project import ROOT, encode, run
@@ -143,3 +145,42 @@ def test_ids_equal_the_reference():
     golden = [json.loads(line) for file in files for line in file.read_text(encoding="utf-8").splitlines()]
     rows = encode(folder / "monologg-kobert", [line["text"] for line in golden], 256)
     assert rows == [line["input_ids"] for line in golden]
+
+
+WORD_PIECES = [*SPECIAL_TOKENS, *"배터리가최고abc中!", "##리", "##터", "##고", "배터", "ab", "##c", "de", "##f"]
+
+
+@pytest.mark.parametrize("name", ["BertTokenizer", "ElectraTokenizer"])
+@pytest.mark.parametrize("config", [{"do_lower_case": False}, {"do_lower_case": True}, {"strip_accents": False}])
+def test_word_piece_has_the_ids_of_the_classes_of_transformers(tmp_path, name, config):
+    (tmp_path / "vocab.txt").write_text("\n".join(WORD_PIECES) + "\n", encoding="utf-8")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+    texts = ["배터리가 최고!", "ABC abc déf", "中中배터리 [SEP] x", "  ", "최고\u200b\x00a", "a " * 40]
+    reference = getattr(transformers, name).from_pretrained(tmp_path)
+    assert encode(tmp_path, texts, 16) == reference(texts, truncation=True, max_length=16)["input_ids"]
+
+
+def test_the_vocabulary_of_a_sentencepiece_model_is_not_read_as_word_piece(tiny_base_model, tmp_path):
+    shutil.copy(tiny_base_model / "vocab.txt", tmp_path)
+    with pytest.raises(UserError, match=r"vocab\.txt: is that of a SentencePiece model, whose \*\.model is missing"):
+        load_tokenizer(tmp_path)
+
+
+def test_a_sentencepiece_model_alone_has_its_own_ids(tmp_path):
+    """As skt/kobert-base-v1 has; the reference is SentencePiece itself."""
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(TEXTS),
+        model_prefix=str(tmp_path / "spiece"),
+        vocab_size=120,
+        hard_vocab_limit=False,
+        unk_piece="[UNK]",
+        bos_id=-1,
+        eos_id=-1,
+        pad_id=1,
+        pad_piece="[PAD]",
+        control_symbols=["[CLS]", "[SEP]", "[MASK]"],
+        minloglevel=2,
+    )
+    (tmp_path / "spiece.vocab").unlink()
+    model = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "spiece.model"))
+    assert encode(tmp_path, TEXTS) == [[CLS, *model.encode(text), SEP] for text in TEXTS]

@@ -26,18 +26,16 @@ from stages.common.runtime.exceptions import UserError
 from stages.common.runtime.params import load_params
 from stages.common.serving.table_io import add_columns
 from stages.ingest import find_files, read_files, to_batches
-from tests.support.corpus import LABELS, record, write_corpus
-from tests.support.project import ROOT, copy_project, run
-
-PARAMS = (ROOT / "params.yaml").read_text(encoding="utf-8")
+from tests.support.corpus import LABELS, SHIPPED_TEXT, record, write_corpus
+from tests.support.project import copy_project, run
 
 
 def test_no_value_of_params_yaml_reaches_the_shell(tmp_path):
     """Where a learning rate alone is changed, no stage runs that would check it before `train_full`."""
     copy_project(tmp_path)
     run("git", "init", "-q", cwd=tmp_path)
-    changed = re.sub(r"(full:\n.*\n  learning_rates: ).*", r"\1['0.1; touch was-run; true']", PARAMS)
-    assert changed != PARAMS
+    changed = re.sub(r"(full:\n.*\n  learning_rates: ).*", r"\1['0.1; touch was-run; true']", SHIPPED_TEXT)
+    assert changed != SHIPPED_TEXT
     (tmp_path / "params.yaml").write_text(changed, encoding="utf-8")
     for name in ("base_model", "splits"):
         (tmp_path / "data" / name).mkdir()
@@ -49,7 +47,7 @@ def test_no_value_of_params_yaml_reaches_the_shell(tmp_path):
 
 
 def test_a_launcher_with_a_shell_command_is_refused(tmp_path):
-    (tmp_path / "params.yaml").write_text(PARAMS.replace("launcher: python", "launcher: python; touch x"))
+    (tmp_path / "params.yaml").write_text(SHIPPED_TEXT.replace("launcher: python", "launcher: python; touch x"))
     with pytest.raises(UserError, match=r"run\.launcher is 'python; touch x'"):
         load_params(tmp_path / "params.yaml")
 
@@ -80,7 +78,7 @@ def test_hostile_yaml_costs_one_short_line(tmp_path, monkeypatch, name):
 
 @pytest.mark.parametrize("keep", ["a]+(x+x+)+y[b", "[:alpha:]", "a-z&&b"])
 def test_what_to_keep_is_the_inside_of_one_character_class(tmp_path, keep):
-    params = yaml.safe_load(PARAMS)
+    params = yaml.safe_load(SHIPPED_TEXT)
     params["clean"]["keep"] = keep
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params, allow_unicode=True), encoding="utf-8")
     with pytest.raises(UserError, match=r"clean\.keep"):

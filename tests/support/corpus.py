@@ -4,10 +4,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from stages.common.runtime.params import load_params
+import yaml
+
+from stages.common.runtime.params import Params
+from tests.support import parameter_table
 
 LABELS = ("부정", "중립", "긍정")
-SHIPPED = load_params(Path(__file__).parents[2] / "params.yaml")
+SHIPPED_TEXT = parameter_table.shipped()
+SHIPPED = Params.model_validate(yaml.safe_load(SHIPPED_TEXT))
 WORDS = {
     "-1": ["실망", "최악이에요", "별로", "환불하고 싶다", "돈 아까워요", "고장났어요"],
     "0": ["그냥 그래요", "보통이에요", "쓸만은 한데", "아직 모르겠다", "무난해요", "그럭저럭"],

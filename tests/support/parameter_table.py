@@ -6,12 +6,14 @@ They become the comments of params.yaml and the table in stages/README.md; tests
 """
 
 import re
+from pathlib import Path
 
 from stages.common.runtime.params import Params
-from tests.support.project import ROOT
 
+ROOT = Path(__file__).resolve().parents[2]
 PARAMS, README = ROOT / "params.yaml", ROOT / "stages/README.md"
 HEADER = "# `dvc exp run -S lora.r=16` changes a parameter for one run.\n"
+ROW = re.compile(r"^\| `(\w+)\.(\w+)` \| `(.*?)` \|", re.MULTILINE)
 TABLE = re.compile(r"(?<=<!-- parameters -->\n).*(?=<!-- end of parameters -->)", re.DOTALL)
 SECTION, KEY = re.compile(r"(\w+):$"), re.compile(r"  (\w+): (.*)$")
 
@@ -46,6 +48,16 @@ def table(text: str) -> str:
         elif match := KEY.match(line):
             rows.append(f"| `{section}.{match[1]}` | `{match[2]}` | {describe(section, match[1])} |")
     return "\n".join(rows).replace("<...>", r"`<...>`") + "\n"
+
+
+def shipped() -> str:
+    """The params.yaml that is shipped, by the table: tests do not depend on what a user has set since."""
+    text, section = "", ""
+    for row_section, key, value in ROW.findall(README.read_text(encoding="utf-8")):
+        text += f"\n{row_section}:\n" if row_section != section else ""
+        text += f"  {key}: {value}\n"
+        section = row_section
+    return with_comments(text.strip())
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.support.corpus import records, write_corpus
+from tests.support.corpus import SHIPPED_TEXT, records, write_corpus
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -25,7 +25,7 @@ def encode(folder: Path, texts: list[str], max_length: int = 64) -> list[list[in
 
 
 def copy_project(target: Path) -> Path:
-    """A git repository with the files of this checkout: what a clone has, uncommitted changes included."""
+    """A copy of the files that git tracks or would, uncommitted changes included, but with the shipped parameters."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
@@ -36,6 +36,7 @@ def copy_project(target: Path) -> Path:
         if (ROOT / name).is_file():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(ROOT / name, target / name)
+    (target / "params.yaml").write_text(SHIPPED_TEXT, encoding="utf-8")
     return target
 
 
@@ -47,8 +48,8 @@ def run(*command: str, cwd: Path, **variables: str) -> subprocess.CompletedProce
 
 
 def stage_runner() -> Callable[..., None]:
-    """A function that runs a stage's `main` in the current folder with our params.yaml, some keys changed."""
-    params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    """A function that runs a stage's `main` in the current folder with the shipped parameters, some keys changed."""
+    params = yaml.safe_load(SHIPPED_TEXT)
 
     def run_stage(name: str, *arguments: object, **changed: Any) -> None:
         for key, value in changed.items():

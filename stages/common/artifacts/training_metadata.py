@@ -1,7 +1,7 @@
 """How a checkpoint was trained, and what it takes to use it: its `training.json`. Reading it needs no torch."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
@@ -10,6 +10,12 @@ from stages.common.runtime.exceptions import UserError
 from stages.common.runtime.params import Preprocessing
 
 FILE_NAME = "training.json"
+VERSION = 1  # of the file's format; raised when the meaning of a key changes
+# What a checkpoint did that lacks the key, because the key is newer than the checkpoint.
+NEUTRAL_VALUES: dict[str, dict[str, Any]] = {
+    "": {"version": VERSION, "fold": 0},
+    "preprocessing.clean": {"keep_jamo": False},
+}
 
 
 def _check_scores(scores: dict[str, int | float]) -> dict[str, int | float]:
@@ -33,10 +39,11 @@ class TrainingMetadata(BaseModel):
 
     model_config = ConfigDict(strict=True, frozen=True)
 
+    version: Annotated[int, Field(le=VERSION)] = VERSION
     base_model: BaseModelSource
     preprocessing: Preprocessing
     labels: Annotated[tuple[str, ...], Field(min_length=2, strict=False)]  # names of the classes; JSON has no tuples
-    fold: int = 0  # runs of earlier versions were trained on one split alone
+    fold: int
     seed: int
     learning_rate: float
     best_epoch: int  # counted from 1
@@ -50,6 +57,16 @@ def write_training_metadata(checkpoint: Path, metadata: TrainingMetadata) -> Non
     write_json(checkpoint / FILE_NAME, metadata.model_dump())
 
 
+def _fill_in(values: Any) -> None:
+    """Give the keys that an older checkpoint lacks the values that describe it."""
+    for section, neutral in NEUTRAL_VALUES.items():
+        found = values
+        for key in filter(None, section.split(".")):
+            found = found.get(key) if isinstance(found, dict) else None
+        if isinstance(found, dict):
+            found |= neutral | found
+
+
 def read_training_metadata(checkpoint: Path) -> TrainingMetadata:
     """Read the metadata of the checkpoint in a folder.
 
@@ -60,9 +77,13 @@ def read_training_metadata(checkpoint: Path) -> TrainingMetadata:
         raise UserError(f"{checkpoint}: no such folder; `dvc repro` makes data/models/full and data/models/lora")
     path = checkpoint / FILE_NAME
     values = read_json(path)
+    _fill_in(values)
     try:
         return TrainingMetadata.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"])) or "the file"
-        raise UserError(f"{path}: {key}: {first['msg']}; run `dvc repro` to train the model again") from error
+        raise UserError(
+            f"{path}: {key}: {first['msg']}; a newer version of this project may have written it: update, or run "
+            "`dvc repro` to train the model again"
+        ) from error

@@ -16,6 +16,7 @@ from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from stages.common.artifacts.files import read_json, write_json
 from stages.common.artifacts.training_metadata import BaseModelSource
@@ -38,7 +39,7 @@ They belong on the base model `{name}`, revision `{revision}`, whose files have 
 
 
 def _load(folder: Path, labels: Sequence[str], has_head: bool, **config_values: Any) -> transformers.PreTrainedModel:
-    """Load the token classifier in `folder` as data alone; without a head of its own it gets a new one.
+    """Load the token classifier in `folder` as data alone, with its own head if `has_head`.
 
     Raises:
         UserError: it is damaged, or needs more than data: code of its own, a quantizer, an adapter.
@@ -48,6 +49,8 @@ def _load(folder: Path, labels: Sequence[str], has_head: bool, **config_values: 
     model_type = values.get("model_type") if isinstance(values, dict) else None
     if model_type not in list(transformers.CONFIG_MAPPING):
         raise UserError(f"{config_file}: transformers has no model_type {model_type!r}, and no code of a model is run")
+    if model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES or values.get("is_decoder"):
+        raise UserError(f"{config_file}: {model_type} is a decoder, or no encoder of texts; choose one of BERT's kind")
     if values.get("quantization_config") or (folder / "adapter_config.json").exists():
         raise UserError(f"{folder}: is quantized, or holds an adapter beside the whole model; neither is supported")
     config_values |= {"num_labels": len(labels), "id2label": dict(enumerate(labels))}
@@ -66,12 +69,14 @@ def _load(folder: Path, labels: Sequence[str], has_head: bool, **config_values: 
             use_safetensors=True,
             dtype=torch.float32,
             output_loading_info=True,
+            ignore_mismatched_sizes=not has_head,  # an old head may have other classes
         )
     except Exception as error:  # transformers raises whatever an unusual config leads to
         raise UserError(f"{folder}: cannot be loaded: {error!r}") from error
     if config.pad_token_id is None:
         raise UserError(f"{config_file}: has no pad_token_id")
-    missing = {name for name in loading["missing_keys"] if has_head or not name.startswith(f"{HEAD}.")}
+    unusable = {*loading["missing_keys"], *(name for name, *_ in loading["mismatched_keys"])}
+    missing = {name for name in unusable if has_head or not name.startswith(f"{HEAD}.")}
     _check_weights(model, weights, missing, loading["unexpected_keys"] if has_head else ())
     return model
 
@@ -89,8 +94,13 @@ def build_classifier(folder: Path, labels: Sequence[str], dropout: float, seed: 
     Raises:
         UserError: the folder's weights do not fit its config, or the encoder has no dropout before its head.
     """
-    torch.manual_seed(seed)
     model = _load(folder, labels, has_head=False, classifier_dropout=dropout)
+    # The folder may hold a head, if the model was fine-tuned before.
+    generator = torch.Generator().manual_seed(seed)
+    head = model.get_submodule(HEAD)
+    assert isinstance(head, nn.Linear)
+    nn.init.normal_(head.weight, std=getattr(model.config, "initializer_range", 0.02), generator=generator)
+    nn.init.zeros_(head.bias)
     # Some encoders ignore classifier_dropout in their config, and the layer has one of two names.
     layers = [layer for name in ("dropout", "drop") if (layer := getattr(model, name, None))]
     if not layers:

@@ -1,9 +1,9 @@
 """Text to `input_ids`, in batches and without torch, from the files of a base model's folder.
 
-Two kinds of folder are supported:
+Two kinds of tokenizer are supported:
 
-* KoBERT's: one SentencePiece `*.model` and a `vocab.txt` whose line numbers are the ids;
-* any other encoder's: the `tokenizer.json` of the Rust `tokenizers` library.
+* KoBERT's: one SentencePiece `*.model`, whose ids are those of monologg's `vocab.txt`, or without one its own;
+* any other encoder's: the `tokenizer.json` of the Rust `tokenizers` library, or a `vocab.txt` of WordPiece.
 
 No code of the folder is run.
 """
@@ -26,7 +26,9 @@ import pyarrow as pa
 import sentencepiece
 from tokenizers import AddedToken, Regex, models, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as RustTokenizer
+from tokenizers.implementations import BertWordPieceTokenizer
 
+from stages.common.artifacts.files import read_json
 from stages.common.runtime.exceptions import UserError
 
 INT32_LIST = pa.list_(pa.int32())
@@ -37,6 +39,9 @@ MAX_GROWTH = 100  # times as long as a text may become by the rules of a tokeniz
 _SPECIAL_TOKEN = re.compile(f"({'|'.join(map(re.escape, SPECIAL_TOKENS))})")
 # Characters that NFKD may change. It also decomposes Hangul syllables, but SentencePiece composes those again.
 _NOT_NORMAL = re.compile(r"[^\n\x20-\x7e가-힣]{1,64}")
+# What SentencePiece's nmt_nfkc removes and reads as a space.
+_REMOVED = "\x01-\x08\x0b\x0e-\x1f\x7f\x8f\x9f"
+_SPACES = "\t\n\x0c\r\u1680\u200b-\u200f\u2028\u2029\u2581\ufeff\ufffd"
 _FINAL_CONSONANT = re.compile("[\u11a8-\u11c2]")
 _SYLLABLE_AND_FINAL = re.compile("[가-힣][\u11a8-\u11c2]")
 
@@ -55,28 +60,34 @@ def _decompose(characters: str) -> str:
     return "".join(character for character in decomposed if not unicodedata.combining(character))
 
 
+def _read_vocab(path: Path) -> dict[str, int]:
+    """Read the id of each token in a `vocab.txt`: the number of its line."""
+    try:
+        tokens = path.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: byte {error.start}: not UTF-8") from error
+    # The hub's copy of KoBERT's ends its lines with CRLF, ours with LF: both are stripped.
+    return {token.strip(): index for index, token in enumerate(tokens) if token.strip()}
+
+
 class SentencePieceTokenizer:
-    """KoBERT's tokenizer: SentencePiece pieces, looked up in `vocab.txt`.
+    """KoBERT's tokenizer: SentencePiece pieces, with the ids of `vocab_file` or, where it is None, with their own.
 
     Gives the ids of monologg's `KoBertTokenizer` (tokenization_kobert.py in the hub repository), which also reads a
     literal "[SEP]" in a text as the special token. That class splits pieces that end in a digit and a comma too;
     KoBERT's vocabulary has none, and a model that has one is refused.
     """
 
-    def __init__(self, model_file: Path, vocab_file: Path) -> None:
+    def __init__(self, model_file: Path, vocab_file: Path | None) -> None:
         try:
             self._model = sentencepiece.SentencePieceProcessor(model_file=str(model_file))
         except (OSError, RuntimeError) as error:
             raise UserError(f"{model_file}: not a SentencePiece model") from error
-        try:
-            tokens = vocab_file.read_text(encoding="utf-8").split("\n")
-        except UnicodeDecodeError as error:
-            raise UserError(f"{vocab_file}: byte {error.start}: not UTF-8") from error
-        # The hub's copy ends its lines with CRLF, ours with LF: both are stripped.
-        ids = {token.strip(): index for index, token in enumerate(tokens) if token.strip()}
-        if missing := [token for token in SPECIAL_TOKENS if token not in ids]:
-            raise UserError(f"{vocab_file}: lacks {', '.join(missing)}")
         pieces = [self._model.id_to_piece(index) for index in range(self._model.vocab_size())]
+        ids = _read_vocab(vocab_file) if vocab_file else {piece: index for index, piece in enumerate(pieces)}
+        if missing := [token for token in SPECIAL_TOKENS if token not in ids]:
+            where = vocab_file or f"{model_file} (there is no vocab.txt)"
+            raise UserError(f"{where}: lacks {', '.join(missing)}")
         if self._model.encode("\u3000 a  b ") != self._model.encode("a b"):
             raise UserError(f"{model_file}: a SentencePiece model that keeps runs of spaces is not supported")
         if split := [piece for piece in pieces if re.search(r"\d,$", piece)]:
@@ -141,7 +152,9 @@ class SentencePieceTokenizer:
         fast = RustTokenizer(models.Unigram(vocab, unk_id=self.unk_id))
         fast.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in SPECIAL_TOKENS])
         quotes = [normalizers.Replace(quote, '"') for quote in ("``", "''")]
-        steps = [*quotes, normalizers.NFKD(), normalizers.StripAccents(), normalizers.Nmt(), normalizers.NFKC()]
+        # What the normalizer Nmt does, which transformers.js does not know.
+        nmt = [normalizers.Replace(Regex(f"[{_REMOVED}]"), ""), normalizers.Replace(Regex(f"[{_SPACES}]+"), " ")]
+        steps = [*quotes, normalizers.NFKD(), normalizers.StripAccents(), *nmt, normalizers.NFKC()]
         fast.normalizer = normalizers.Sequence([*steps, normalizers.Replace(Regex(r"\s+"), " ")])
         fast.pre_tokenizer = pre_tokenizers.Metaspace()
         pair = [(token, special_ids[token]) for token in ("[CLS]", "[SEP]")]
@@ -155,12 +168,34 @@ def _growth(normalizer: dict[str, Any] | None) -> int:
     return max(1, len((normalizer or {}).get("content", ""))) * math.prod(steps)
 
 
+def _read_word_piece(vocab_file: Path) -> RustTokenizer:
+    """Read a `vocab.txt` of WordPiece as BertTokenizer does, with the settings of `tokenizer_config.json`."""
+    vocab = _read_vocab(vocab_file)
+    if any(token.startswith("▁") for token in vocab):
+        raise UserError(f"{vocab_file}: is that of a SentencePiece model, whose *.model is missing")
+    if missing := [token for token in SPECIAL_TOKENS if token not in vocab]:
+        raise UserError(f"{vocab_file}: lacks {', '.join(missing)}")
+    config_file = vocab_file.with_name("tokenizer_config.json")
+    config = read_json(config_file) if config_file.is_file() else {}
+    word_piece = BertWordPieceTokenizer(
+        vocab,
+        handle_chinese_chars=config.get("tokenize_chinese_chars", True),
+        strip_accents=config.get("strip_accents"),
+        lowercase=config.get("do_lower_case", True),
+    )
+    return RustTokenizer.from_str(word_piece.to_str())
+
+
 class FastTokenizer:
-    """A `tokenizer.json`; special tokens are added as its post-processor says."""
+    """A `tokenizer.json`, or a `vocab.txt` of WordPiece; special tokens are added as its post-processor says."""
 
     def __init__(self, tokenizer_file: Path) -> None:
         try:
-            self._tokenizer = RustTokenizer.from_file(str(tokenizer_file))
+            is_vocab = tokenizer_file.suffix == ".txt"
+            read = _read_word_piece if is_vocab else lambda path: RustTokenizer.from_file(str(path))
+            self._tokenizer = read(tokenizer_file)
+        except UserError:
+            raise
         except Exception as error:  # the library raises bare Exception for every fault of the file
             raise UserError(f"{tokenizer_file}: not a tokenizer of the tokenizers library: {error}") from error
         self._tokenizer.no_padding()
@@ -209,6 +244,8 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     fast, vocab, models = folder / "tokenizer.json", folder / "vocab.txt", sorted(folder.glob("*.model"))
     if fast.is_file():
         return FastTokenizer(fast)
-    if len(models) == 1 and vocab.is_file():
-        return SentencePieceTokenizer(models[0], vocab)
-    raise UserError(f"{folder}: no tokenizer: expected tokenizer.json, or one SentencePiece *.model and vocab.txt")
+    if len(models) == 1:
+        return SentencePieceTokenizer(models[0], vocab if vocab.is_file() else None)
+    if vocab.is_file() and not models:
+        return FastTokenizer(vocab)
+    raise UserError(f"{folder}: no tokenizer: expected tokenizer.json, vocab.txt, or one SentencePiece *.model")

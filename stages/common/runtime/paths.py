@@ -3,7 +3,7 @@
 from pathlib import Path
 
 PARAMS = Path("params.yaml")
-NO_FILE = Path("data/none")  # an empty file: DVC accepts no empty dependency
+NO_FILE = Path("data/none")  # stands for no file: DVC accepts no empty path, and warns about an empty file
 
 INGESTED = Path("data/ingested.arrow")
 FILTERED = Path("data/filtered.arrow")

@@ -1,6 +1,7 @@
 """The server of the demo: one page and one JSON endpoint on the loopback address."""
 
 import json
+import sys
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 PAGE = Path(__file__).with_name("demo.html")
 MAX_BYTES = 2**16  # of a request
+HTTP_PORT = 80  # browsers leave it out of Host and Origin
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
     "img-src data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -32,6 +34,11 @@ class DemoServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", port), _Handler)
         self.explain, self.lock = explain, Lock()
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Print a traceback, but not for a client that has left."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_port}"
@@ -45,7 +52,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _is_own_origin(self) -> bool:
         """Whether the request comes from our page: guards against cross-site requests and DNS rebinding."""
-        own = [f"{name}:{self.server.server_port}" for name in ("127.0.0.1", "localhost")]
+        port = "" if self.server.server_port == HTTP_PORT else f":{self.server.server_port}"
+        own = [f"{name}{port}" for name in ("127.0.0.1", "localhost")]
         origin = self.headers.get("Origin")
         return self.headers.get("Host") in own and (origin is None or origin.removeprefix("http://") in own)
 

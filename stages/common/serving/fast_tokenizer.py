@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
+import pyarrow as pa
 import transformers
 from tokenizers import Regex, Tokenizer, normalizers
 
 from stages.common.artifacts.files import read_json, write_json
-from stages.common.corpus.cleaning import WHITE_SPACE, patterns
+from stages.common.corpus.cleaning import WHITE_SPACE, clean, patterns
 from stages.common.runtime.exceptions import UserError
 from stages.common.runtime.params import CleanParams
 from stages.common.serving.text_classifier import TextClassifier
@@ -30,13 +31,17 @@ def save_fast_tokenizer(classifier: TextClassifier, folder: Path) -> None:
     transformers itself truncates only where it is asked to, `truncation=True`, and then to `model_max_length`. Other
     readers of tokenizer.json follow the truncation in it.
     """
-    tokenizer = add_cleaning(classifier.tokenizer.to_fast(), classifier.metadata.preprocessing.clean)
+    cleaning = classifier.metadata.preprocessing.clean
+    tokenizer = add_cleaning(classifier.tokenizer.to_fast(), cleaning)
+    special = [token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special]
     tokenizer.enable_truncation(classifier.metadata.preprocessing.max_length)
     fast = transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token=tokenizer.id_to_token(classifier.model.config.pad_token_id),
         model_max_length=classifier.metadata.preprocessing.max_length,
         model_input_names=["input_ids", "attention_mask"],
+        # A special token that stands in a text is looked for before cleaning, where ours would be cleaned away.
+        split_special_tokens=clean(pa.array(special, pa.string()), cleaning).to_pylist() != special,
     )
     fast.save_pretrained(folder)
     config = folder / "tokenizer_config.json"  # release 5 writes another name of the class, unknown to release 4

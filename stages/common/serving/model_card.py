@@ -16,6 +16,7 @@ from stages.common.artifacts.training_metadata import BaseModelSource
 from stages.common.evaluation.result import Scores, read_comparison
 from stages.common.reporting.formatting import DISPLAY_NAMES
 from stages.common.runtime import paths
+from stages.common.runtime.exceptions import UserError
 from stages.common.serving.text_classifier import TextClassifier
 
 LOCK = Path("dvc.lock")
@@ -26,8 +27,11 @@ METRICS = {"macro_f1": ("f1", "macro-F1", {"average": "macro"}), "accuracy": ("a
 
 def _locked_params(*outs: Path) -> dict[str, Any]:
     """The sections of params.yaml with which DVC made these artifacts; params.yaml itself may have changed since."""
-    stages = yaml.safe_load(LOCK.read_text(encoding="utf-8"))["stages"].values()
-    made = [stage for stage in stages if {out["path"] for out in stage.get("outs", ())} & set(map(str, outs))]
+    try:
+        stages = yaml.safe_load(LOCK.read_text(encoding="utf-8"))["stages"]
+    except (yaml.YAMLError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{LOCK}: is damaged, or has the marks of a merge conflict; see `git status`") from error
+    made = [stage for stage in stages.values() if {out["path"] for out in stage.get("outs", ())} & set(map(str, outs))]
     # DVC writes whole sections nested and single keys by their dotted names.
     params = [pd.json_normalize(stage["params"]["params.yaml"]).to_dict("records")[0] for stage in made]
     return {name: value for stage_params in params for name, value in stage_params.items()}
@@ -69,7 +73,6 @@ def find_results(checkpoint: Path) -> PipelineResults | None:
 
 def _metadata(kind: str, base_model: BaseModelSource, results: PipelineResults | None) -> ModelCardData:
     evaluation = []
-    dataset = Path(results.source).name if results else ""
     for key, (metric_type, name, arguments) in METRICS.items():
         if not results:
             break
@@ -78,8 +81,8 @@ def _metadata(kind: str, base_model: BaseModelSource, results: PipelineResults |
             EvalResult(
                 task_type="text-classification",
                 task_name="sentiment of reviews",
-                dataset_type=dataset,
-                dataset_name=dataset,
+                dataset_type="private",  # It is on no hub, which would look for it there.
+                dataset_name=Path(results.source).name,
                 dataset_split="test",
                 metric_type=metric_type,
                 metric_name=name,
@@ -93,21 +96,21 @@ def _metadata(kind: str, base_model: BaseModelSource, results: PipelineResults |
         pipeline_tag="text-classification",
         tags=["sentiment-analysis", "korean"],
         base_model=base_model.name if base_model.revision else None,  # else it is not on the hub
-        datasets=[dataset] if dataset else None,
         metrics=[metric_type for metric_type, _, _ in METRICS.values()],
         model_name="Sentiment of Korean reviews" if evaluation else None,
         eval_results=evaluation or None,
     )
 
 
-def render_model_card(classifier: TextClassifier, checkpoint: Path, kind: str, revision: str) -> str:
-    """The card of an export of `checkpoint`.
+def render_model_card(classifier: TextClassifier, results: PipelineResults | None, kind: str, revision: str) -> str:
+    """Render the card of an export.
 
     Args:
+        results: What `find_results` returned for the checkpoint.
         kind: "sequence", "token", "adapter" or "onnx".
         revision: git's, of this project.
     """
-    results, base_model = find_results(checkpoint), classifier.metadata.base_model
+    base_model = classifier.metadata.base_model
     environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     text = template.render(

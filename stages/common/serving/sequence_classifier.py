@@ -1,10 +1,12 @@
 """Our classifier, a token classifier read at token 0, as the sequence classifier that stock tools expect.
 
 A sequence classifier of transformers has one more layer before its head: activation(W h + b), with h the last hidden
-state of token 0. No training is needed to fill it in: weights exist with which the layer changes nothing.
+state of token 0. No training is needed to fill it in: each logit is computed by units of that layer that together are
+the identity, and the head adds them up.
 """
 
 import copy
+from collections.abc import Iterator
 
 import torch
 import transformers
@@ -13,13 +15,33 @@ from torch import nn
 
 from stages.common.modeling.classifier import HEAD
 from stages.common.modeling.types import Model
+from stages.common.runtime.console import warn
 from stages.common.runtime.exceptions import UserError
 
-# The layer computes a(scale * h + shift), and the head after it undoes both. Near 0 tanh is the identity, and 2^-12 is
-# where its curvature is as small as float32's rounding; far above 0 ReLU and GELU are the identity.
-SCALES_AND_SHIFTS = ((2.0**-12, 0.0), (1.0, 64.0))
 TOLERANCE = 1e-5  # of a logit
 PROBE_SHAPE = (4, 16)  # random texts, in tokens, on which both models are compared
+STEPS_PER_WIDTH = 1.5  # tanh functions this close add up to a line: the error is below 1e-5 of their width
+MARGIN = 6.0  # widths beyond the largest logit, where the functions left out are constant
+MAX_WIDTH = 2.0  # wider ones would multiply the learning rate of W
+MAX_TRAINABLE_WEIGHT = 2.0  # of the head
+
+
+def _identities(units: int, bound: float) -> Iterator[torch.Tensor]:
+    """Yield slopes, shifts and weights (3, at most `units`) with sum(weights * activation(slopes * x + shifts)) = x.
+
+    Which of them holds depends on the activation; those with which the head can be trained further come first.
+
+    Args:
+        bound: Largest absolute value of x.
+    """
+    yield torch.tensor([[1.0, -1.0], [0.0, 0.0], [1.0, -1.0]])  # of GELU, ReLU and SiLU: a(x) - a(-x) = x
+    width = bound / max(units / (2 * STEPS_PER_WIDTH) - MARGIN, 1e-9)
+    if width < MAX_WIDTH:  # of tanh: a staircase of smooth steps
+        steps = (torch.arange(units) - (units - 1) / 2) / STEPS_PER_WIDTH
+        ones = torch.ones(units)
+        yield torch.stack([ones / width, -steps, ones * width / (2 * STEPS_PER_WIDTH)])
+    # Near 0 tanh is the identity. AdamW moves such large weights too little, and what they multiply too much.
+    yield torch.tensor([[2.0**-16], [0.0], [2.0**16]])
 
 
 def _cls_logits(token_classifier: Model) -> tuple[torch.Tensor, torch.Tensor]:
@@ -43,32 +65,43 @@ def _head_layers(model: Model) -> tuple[str, str]:
     return dense[0], heads[0]
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def to_sequence_classifier(token_classifier: Model) -> Model:
     """Copy a token classifier without adapters into a sequence classifier with the logits of its token 0.
 
+    A warning says so if the head of the copy cannot be trained further.
+
     Raises:
-        UserError: the sequence classifier of this encoder has a head that cannot be made to give these logits.
+        UserError: The sequence classifier of this encoder has a head that cannot be made to give these logits.
     """
-    config = token_classifier.config
+    config = copy.deepcopy(token_classifier.config)
+    config.classifier_dropout = 0.0  # The units of a logit are right only together.
     input_ids, expected = _cls_logits(token_classifier)
+    hidden = token_classifier.base_model(input_ids=input_ids).last_hidden_state[:, 0]
+    weight, bias = token_classifier.classifier.weight, token_classifier.classifier.bias
+    classes, units = len(weight), weight.shape[1] // len(weight)
     try:
-        model = transformers.AutoModelForSequenceClassification.from_config(copy.deepcopy(config)).eval()
+        model = transformers.AutoModelForSequenceClassification.from_config(config).eval()
         model.base_model.load_state_dict(token_classifier.base_model.state_dict(), strict=False)
         dense, head = map(model.get_submodule, _head_layers(model))
-        weight, bias = token_classifier.classifier.weight, token_classifier.classifier.bias
-        for scale, shift in SCALES_AND_SHIFTS:
-            dense.weight.copy_(scale * torch.eye(len(dense.weight)))
-            dense.bias.fill_(shift)
-            head.weight.copy_(weight / scale)
-            head.bias.copy_(bias - shift * weight.double().sum(1))
+        head.bias.copy_(bias)
+        bound = 1.5 * float(weight.norm(dim=1).max() * hidden.norm(dim=1).max())
+        for slopes, shifts, weights in _identities(units, bound):
+            used = classes * len(slopes)
+            for parameter in (dense.weight, dense.bias, head.weight):
+                parameter.zero_()
+            dense.weight[:used] = torch.kron(weight, slopes[:, None])
+            dense.bias[:used] = shifts.repeat(classes)
+            head.weight[:, :used] = torch.block_diag(*[weights] * classes)
             if (model(input_ids=input_ids).logits - expected).abs().max() < TOLERANCE:
+                if weights.abs().max() > MAX_TRAINABLE_WEIGHT:
+                    warn("this head is exact but cannot be trained further; for that, export with --head token")
                 return model
     except (AttributeError, ValueError, RuntimeError):
         pass  # an encoder without a sequence classifier, or with a head of another structure
     raise UserError(
         f"the sequence classifier of {config.model_type} has a head that cannot give these logits: export with "
-        "--head token, a token classifier whose logits of a text are those at token 0"
+        "--head token and without --adapter, a token classifier whose logits of a text are those at token 0"
     )
 
 

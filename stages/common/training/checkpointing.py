@@ -74,9 +74,11 @@ class CheckpointManager:
         if not self._distributed.is_main_process:
             return
         new = self._folder / "new"
-        # Through a file object: torch's own writer raises RuntimeError for a full disk, and no OSError.
         with atomic_write(new) as temporary, temporary.open("wb") as file:
-            torch.save(state, file)
+            try:
+                torch.save(state, file)
+            except RuntimeError as error:  # torch closes its archive after a failed write, and fails again
+                raise OSError(error.__context__ or error) from error
         new.rename(self._folder / f"{step:09d}-{sha256(new)}.pt")
         for path in sorted(self._folder.glob("*.pt"))[: -self._max_to_keep]:
             path.unlink()
