@@ -13,7 +13,7 @@ import torch
 import transformers
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
@@ -94,13 +94,15 @@ def build_classifier(folder: Path, labels: Sequence[str], dropout: float, seed: 
     Raises:
         UserError: the folder's weights do not fit its config, or the encoder has no dropout before its head.
     """
+    torch.manual_seed(seed)  # transformers initialises a head that the folder lacks, or that has other classes.
     model = _load(folder, labels, has_head=False, classifier_dropout=dropout)
-    # The folder may hold a head, if the model was fine-tuned before.
-    generator = torch.Generator().manual_seed(seed)
-    head = model.get_submodule(HEAD)
-    assert isinstance(head, nn.Linear)
-    nn.init.normal_(head.weight, std=getattr(model.config, "initializer_range", 0.02), generator=generator)
-    nn.init.zeros_(head.bias)
+    with safe_open(folder / "model.safetensors", framework="numpy") as weights:
+        was_fine_tuned = f"{HEAD}.weight" in weights.keys()  # noqa: SIM118
+    if was_fine_tuned:
+        head = model.get_submodule(HEAD)
+        assert isinstance(head, nn.Linear)
+        nn.init.normal_(head.weight, std=getattr(model.config, "initializer_range", 0.02))
+        nn.init.zeros_(head.bias)
     # Some encoders ignore classifier_dropout in their config, and the layer has one of two names.
     layers = [layer for name in ("dropout", "drop") if (layer := getattr(model, name, None))]
     if not layers:
