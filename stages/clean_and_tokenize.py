@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from stages.common.corpus.cleaning import clean
 from stages.common.pretrained.tokenizer import INT32_LIST, Tokenizer, load_tokenizer
 from stages.common.runtime.console import ProgressBar, warn
 from stages.common.runtime.exceptions import UserError, report_user_errors
-from stages.common.runtime.params import Preprocessing, TokenizeParams, load_params
+from stages.common.runtime.params import CleanParams, Preprocessing, TokenizeParams, load_params
 from stages.common.runtime.paths import BASE_MODEL, FILTERED, TOKEN_METRICS, TOKENIZED
 from stages.common.runtime.prefetch import prefetch
 
@@ -35,6 +36,8 @@ FIELDS = {
     "MainCategory": pa.string(),
     "is_test": pa.bool_(),
 }
+MAX_EMPTY_FRACTION = 0.01  # of the texts that cleaning leaves empty; more give a warning
+MAX_EXAMPLE_CHARACTERS = 60
 MAX_TRUNCATED_FRACTION = 0.5  # more of the texts give a warning
 # Models whose positions are counted from pad_token_id + 1, as in RoBERTa; those before are never used.
 POSITIONS_AFTER_PADDING = {
@@ -96,6 +99,12 @@ def tokenize(
         )
 
 
+def find_emptied(texts: pa.StringArray, params: CleanParams) -> Iterator[str]:
+    """Yield the beginning of each text of which cleaning leaves nothing."""
+    for text in texts.filter(pc.equal(clean(texts, params), "")):
+        yield text.as_py()[:MAX_EXAMPLE_CHARACTERS]
+
+
 def token_statistics(lengths: np.ndarray, counts: Mapping[str, int]) -> dict[str, Any]:
     """The content of metrics/tokens.json, from the lengths of rows (rows,) in tokens and what `tokenize` counted."""
     length = {"mean": round(float(lengths.mean()), 2), "median": float(np.median(lengths))}
@@ -123,6 +132,10 @@ def main() -> None:
     write_table(TOKENIZED, tokenize(prefetch(cleaned), tokenizer, params.tokenize, counts), schema)
     metrics = token_statistics(pc.list_value_length(map_table(TOKENIZED)["input_ids"]).to_numpy(), counts)
     write_json(TOKEN_METRICS, metrics)
+    if (dropped := counts["dropped_empty"]) > MAX_EMPTY_FRACTION * (dropped + counts["rows"]):
+        emptied = (find_emptied(batch["RawText"], params.clean) for batch in read_batches(FILTERED))
+        example = next(chain.from_iterable(emptied))
+        warn(f"{dropped} rows are dropped, since cleaning leaves nothing of their text, for example {example!r}")
     if (fraction := metrics["truncated_fraction"]) > MAX_TRUNCATED_FRACTION:
         warn(
             f"{fraction:.0%} of the texts are longer than tokenize.max_length ({max_length} tokens) and were truncated"

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from stages.common.artifacts.arrow import make_schema, read_batches, table_writer
 from stages.common.artifacts.files import write_json
 from stages.common.labels import label_index, normalize_label
+from stages.common.runtime.console import warn
 from stages.common.runtime.exceptions import UserError, report_user_errors
 from stages.common.runtime.params import load_params
 from stages.common.runtime.paths import FILTER_METRICS, FILTERED, INGESTED
@@ -24,6 +25,7 @@ FIELDS = {
     "is_test": pa.bool_(),
     "labels": pa.int64(),
 }
+MAX_UNMAPPED_FRACTION = 0.01  # more of the rows give a warning
 NUM_VALUES_LISTED = 10  # the most frequent of the values that belong to no class
 MAX_CHARACTERS = 40  # of such a value; the rest is cut off
 
@@ -120,6 +122,12 @@ def main() -> None:
             total += counts
             table.write(kept)
         check_counts(total, class_names, params.data.label_column)
+    if (unmapped := total.dropped["unmapped"]) > MAX_UNMAPPED_FRACTION * total.rows_read:
+        values = ", ".join(f"{value!r} {rows}" for value, rows in total.unmapped_values.most_common(NUM_VALUES_LISTED))
+        warn(
+            f"data.labels: {unmapped} of {total.rows_read} rows are dropped, since their {params.data.label_column} is "
+            f"a value of no class: {values}"
+        )
     write_json(FILTER_METRICS, total.to_metrics())
 
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from stages.common.artifacts.arrow import make_schema, table_writer
 from stages.common.artifacts.files import write_json
+from stages.common.corpus.encoding import to_utf8
 from stages.common.corpus.json_records import find_keys, parse_records
 from stages.common.corpus.records import AIHUB, Columns, ReadError, ReadResult, Records
 from stages.common.runtime.console import ProgressBar, warn
@@ -56,6 +57,8 @@ class IngestCounts:
     file_errors: Counter[str] = field(default_factory=Counter)  # by reason
     record_errors: Counter[str] = field(default_factory=Counter)
     first_errors: list[tuple[str, ReadError]] = field(default_factory=list)  # each with the name of its file
+    ids: set[int] = field(default_factory=set)  # hashes of all of them
+    repeated_ids: dict[str, int] = field(default_factory=dict)  # the rows of an id but its first one
     has_text: bool = False  # whether any record has a text
     has_label: bool = False  # whether any record has a label, be it null
     last_path: Path | None = None  # the last file with a valid record
@@ -68,6 +71,10 @@ class IngestCounts:
             (self.record_errors if error.of_record else self.file_errors)[error.reason] += 1
         self.first_errors += [(part.file, error) for error in part.errors]
         del self.first_errors[MAX_ERRORS_LISTED:]
+        for row_id in filter(None, part.records.id):
+            if (hashed := hash(row_id)) in self.ids:
+                self.repeated_ids[row_id] = self.repeated_ids.get(row_id, 0) + 1
+            self.ids.add(hashed)
         self.has_text = self.has_text or any(part.records.text)
         self.has_label = self.has_label or any(part.records.has_label)
         if len(part.records):
@@ -92,8 +99,8 @@ class IngestCounts:
         }
 
 
-def find_files(source: Path, key: str = "data.source") -> list[Path]:
-    """Find the files of a source: itself, or all files below it but hidden ones.
+def find_files(source: Path, key: str = "data.source", columns: Columns = AIHUB, encoding: str = "utf-8") -> list[Path]:
+    """Find the files of a source: itself, or all files below it but hidden ones, and .txt files that are no tables.
 
     Broken links and links to folders are included, so that they are reported: following these could go in circles.
 
@@ -109,45 +116,63 @@ def find_files(source: Path, key: str = "data.source") -> list[Path]:
         return [Path()]
     if not source.is_dir():
         raise UserError(f"{key}: {source} is no folder or file; it must hold AI Hub's JSON files, or tables")
-    found = (path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES or path.is_symlink())
-    wanted = (path for path in found if (path.is_symlink() if path.is_dir() else path.suffix.lower() in SUFFIXES))
+    suffixes = {*SUFFIXES, ".txt"}
+    found = (path for path in source.rglob("*") if path.suffix.lower() in suffixes or path.is_symlink())
+    wanted = (path for path in found if (path.is_symlink() if path.is_dir() else path.suffix.lower() in suffixes))
     files = [path.relative_to(source) for path in wanted]
     # Excel's lock files are called ~$NAME.xlsx.
     files = [path for path in files if not any(part.startswith((".", "~$")) for part in path.parts)]
+    if texts := [path for path in files if path.suffix.lower() == ".txt"]:
+        # pandas takes half a second to import, which AI Hub's files can do without.
+        from stages.common.corpus.table_records import is_text_table
+
+        others = {path for path in texts if not is_text_table(source / path, columns, encoding)}
+        files = [path for path in files if path not in others]
+        if tables := [path for path in others if b"\t" in (source / path).open("rb").read(2**12)]:
+            warn(
+                f"{key}: {len(tables)} .txt files in {source} hold tabs, but are not read, since no line names the "
+                f"columns {columns.text} and {columns.label}, for example {min(tables)}"
+            )
     if not files:
         raise UserError(f"{key}: no {', '.join(sorted(SUFFIXES))} file in {source}")
     return sorted(files, key=Path.as_posix)
 
 
-def read_file(path: Path, columns: Columns, encoding: str) -> Iterator[ReadResult]:
-    """Yield the records of a file of any format, and its errors: JSON as a whole, a table in chunks."""
+def read_file(path: Path, columns: Columns, encoding: str, name: str) -> Iterator[ReadResult]:
+    """Yield the records of a file of any format, and its errors: JSON as a whole, a table in chunks.
+
+    Args:
+        name: What the ids begin with that rows of a table without ids get.
+    """
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # a pipe or a device might never end
             detail = "not a regular file, or a link to a folder"
             yield ReadResult(Records(), [ReadError("unreadable", "", detail, of_record=False)])
         elif path.suffix.lower() in JSON_SUFFIXES:
-            yield parse_records(_to_utf8(path.read_bytes(), encoding), columns)
+            yield parse_records(to_utf8(path.read_bytes(), encoding), columns)
         else:
-            # pandas takes half a second to import, which AI Hub's files can do without.
             from stages.common.corpus.table_records import read_table_records
 
-            yield from read_table_records(path, columns, encoding)
+            yield from read_table_records(path, columns, encoding, name)
+    except UnicodeDecodeError as error:
+        yield ReadResult(Records(), [ReadError("not_unicode", f"byte {error.start}", str(error), of_record=False)])
     except OSError as error:
         yield ReadResult(Records(), [ReadError("unreadable", "", error.strerror or str(error), of_record=False)])
 
 
-def _to_utf8(data: bytes, encoding: str) -> bytes:
-    # Invalid bytes are passed on, and so are reported as invalid UTF-8.
-    return data if encoding == "utf-8" else data.decode(encoding, "surrogateescape").encode(errors="surrogateescape")
-
-
 def read_files(
-    source: Path, files: Iterable[Path], columns: Columns = AIHUB, on_error: str = "stop", encoding: str = "utf-8"
+    source: Path,
+    files: Iterable[Path],
+    columns: Columns = AIHUB,
+    on_error: str = "stop",
+    encoding: str = "utf-8",
+    id_prefix: str = "",
 ) -> Iterator[FilePart]:
     """Yield the parts of all files, in their order; the last part of a file is empty and tells its outcome.
 
     Args:
         files: Paths relative to `source`, as `find_files` returns them.
+        id_prefix: What generated ids begin with, before the name of the file.
 
     Raises:
         UserError: There is an error in a file, and `on_error` is "stop".
@@ -157,7 +182,7 @@ def read_files(
         # A name that is not valid Unicode could not be stored.
         name = (file.as_posix() if file.name else source.name).encode(errors="backslashreplace").decode()
         num_records = num_errors = 0
-        for records, errors in read_file(path, columns, encoding):
+        for records, errors in read_file(path, columns, encoding, id_prefix + name):
             if errors and on_error == "stop":
                 raise UserError(f"{path}: {errors[0]}")
             num_records, num_errors = num_records + len(records), num_errors + len(errors)
@@ -195,7 +220,7 @@ def check_counts(counts: IngestCounts, key: str, source: Path, columns: Columns)
             if not is_there:
                 keys = find_keys(counts.last_path.read_bytes())  # a table without such a column has been refused
                 has = f"; the last file has {', '.join(keys)}" if keys else ""
-                raise UserError(f"data.{name}_column: no record of {source} has {vars(columns)[name]}{has}")
+                raise UserError(f"data.{name}_column: no record of {source} has {columns.names()[name]}{has}")
     elif counts.first_errors:
         file, error = counts.first_errors[0]
         raise UserError(f"{key}: no valid record in {counts.files.total()} files of {source}, first {file}: {error}")
@@ -209,19 +234,30 @@ def main() -> None:
         label=params.data.label_column,
         id=params.data.id_column,
         category=params.data.category_column,
+        header=tuple(params.data.columns),
     )
     sources = {"data.source": Path(params.data.source), "data.test_source": Path(params.data.test_source)}
-    found = {key: find_files(source, key) for key, source in sources.items() if source != NO_FILE}
+    encoding = params.data.encoding
+    given = {key: source for key, source in sources.items() if source != NO_FILE}
+    found = {key: find_files(source, key, columns, encoding) for key, source in given.items()}
     total = IngestCounts()
     with table_writer(INGESTED, SCHEMA) as table:
         for key, files in found.items():
             counts = IngestCounts()
             bar = ProgressBar(files, desc="ingest", unit="file")
-            parts = prefetch(read_files(sources[key], bar, columns, params.data.on_error, params.data.encoding))
-            for batch in to_batches(total.count(counts.count(parts)), is_test=key == "data.test_source"):
+            is_test = key == "data.test_source"
+            # Train and test files may have the same names.
+            options = columns, params.data.on_error, encoding, "test:" if is_test else ""
+            parts = prefetch(read_files(sources[key], bar, *options))
+            for batch in to_batches(total.count(counts.count(parts)), is_test):
                 table.write(batch)
             check_counts(counts, key, sources[key], columns)
     write_json(INGEST_METRICS, total.to_metrics())
+    if repeated := total.repeated_ids:
+        warn(
+            f"{columns.id}: {len(repeated)} ids stand in {sum(repeated.values()) + len(repeated)} rows, "
+            f"for example {next(iter(repeated))!r}; an id in data.exclude leaves out all of its rows"
+        )
     if total.first_errors:
         skipped = f"{total.files['skipped']} files and {total.records['skipped']} records were skipped"
         warn(f"{skipped}, {total.files['partly_read']} files were read in part: see {INGEST_METRICS}")

@@ -47,7 +47,9 @@ def format_as_json(text: str, labels: Sequence[str], probabilities: np.ndarray) 
     label = None if nothing else labels[int(probabilities.argmax())]
     values = [None] * len(labels) if nothing else probabilities.round(DIGITS).tolist()
     named = {f"p_{name}": value for name, value in zip(labels, values, strict=True)}
-    return json.dumps({"text": text, "label": label, **named}, ensure_ascii=False)
+    return json.dumps(
+        {"text": text, "label": label, **named}, ensure_ascii=not sys.stdout.encoding.lower().startswith("utf")
+    )
 
 
 FORMATS = {"text": format_as_text, "jsonl": format_as_json}
@@ -111,18 +113,25 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="data/models/lora, for instance")
     parser.add_argument("--base-model", type=Path, metavar="DIR", help="of an adapter, if not data/base_model")
     parser.add_argument("--format", choices=FORMATS, default="text", help="of what is printed for texts")
-    parser.add_argument("--input", type=Path, metavar="FILE", help=f"a table: {formats}; or .txt, one text per line")
-    parser.add_argument("--text-column", metavar="NAME", help="column of --input that holds the texts")
+    parser.add_argument("--input", type=Path, metavar="FILE", help=f"a table: {formats}; or .txt")
+    parser.add_argument(
+        "--text-column",
+        metavar="NAME",
+        help="column of --input that holds the texts; without it, a .txt has one a line",
+    )
     parser.add_argument("--output", type=Path, metavar="FILE", help=f"where to write it: {formats}")
     parser.add_argument("--prefix", default="", metavar="NAME", help="of the names of the new columns")
-    parser.add_argument("--encoding", choices=("utf-8", "cp949"), default="utf-8", help="of --input and of texts")
-    arguments = parser.parse_args()
-    if arguments.input and arguments.input.suffix.lower() == ".txt":
-        arguments.text_column = arguments.text_column or "text"
-    for_table = (arguments.input, arguments.text_column, arguments.output)
-    if any(value is not None for value in for_table) == bool(arguments.texts):
+    parser.add_argument(
+        "--encoding", choices=("utf-8", "cp949"), default="utf-8", help="of texts, and of an --input with wrong bytes"
+    )
+    arguments, unknown = parser.parse_known_args()
+    if unknown:
+        parser.error(f"unknown: {' '.join(unknown)}; a text that begins with - stands after --: -- {unknown[0]!r}")
+    is_text = arguments.input and arguments.input.suffix.lower() == ".txt"
+    for_table = (arguments.input, is_text or arguments.text_column, arguments.output)
+    if any(for_table) == bool(arguments.texts):
         parser.error("give texts, or --input, --text-column and --output")
-    if not arguments.texts and None in for_table:
+    if not arguments.texts and not all(for_table):
         parser.error("--input, --text-column and --output go together")
     return arguments
 

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from heapq import heapreplace
-from itertools import chain
 from pathlib import Path
 from statistics import fmean
 
@@ -169,7 +168,9 @@ def find_excluded(path: Path, num_rows: int) -> np.ndarray:
     ids = read_excluded_ids(path)
     matches = pa.chunked_array([pc.index_in(batch[ID_COLUMN], ids) for batch in read_batches(TOKENIZED, (ID_COLUMN,))])
     rows_of_id = np.bincount(matches.drop_null().to_numpy(), minlength=len(ids))
-    for is_odd, meaning in ((rows_of_id == 0, "no row"), (rows_of_id > 1, "several rows, which are all excluded")):
+    several = rows_of_id > 1
+    all_rows = f"{rows_of_id[several].sum()} rows, which are all excluded"
+    for is_odd, meaning in ((rows_of_id == 0, "no row"), (several, all_rows)):
         if count := int(is_odd.sum()):
             example = ids[int(is_odd.argmax())].as_py()
             warn(f"data.exclude: {count} of the {len(ids)} ids in {path} belong to {meaning}, for example '{example}'")
@@ -183,28 +184,23 @@ def read_excluded_ids(path: Path) -> pa.Array:
         UserError: it cannot be read, or has no such column.
     """
     # pandas takes half a second to import.
-    from stages.common.corpus.tables import missing_column, read_chunks
+    from stages.common.corpus.tables import Wanted, match_column, read_chunks
 
     def check_columns(found: list[str]) -> None:
-        if ID_COLUMN not in found:
-            raise ValueError(missing_column(ID_COLUMN, found))
+        match_column(ID_COLUMN, found)
 
-    suffix = path.suffix.lower()
-    fault: Exception | ReadError | None = None
-    for encoding in ("utf-8", "cp949"):  # Excel may have saved the table anew
-        try:
-            with path.open("rb") as file:
-                options = encoding, "", suffix if suffix in (".csv", ".tsv", ".xlsx") else ".txt"
-                chunks = list(read_chunks(path, file, ID_COLUMN, check_columns, *options))
-        except (OSError, ValueError) as error:
-            fault = fault or error
-            continue
-        if faults := [chunk for chunk in chunks if isinstance(chunk, ReadError)]:
-            fault = fault or faults[0]
-            continue
-        cells = chain.from_iterable(chunk.cells(ID_COLUMN) for chunk in chunks if not isinstance(chunk, ReadError))
-        return pa.array([cell.strip() for cell in cells if cell and cell.strip()], pa.string()).unique()
-    raise UserError(f"data.exclude: {path}: {fault}")
+    suffix = path.suffix.lower() if path.suffix.lower() in (".csv", ".tsv", ".xlsx") else ".txt"
+    ids: list[str] = []
+    try:
+        with path.open("rb") as file:
+            for chunk in read_chunks(path, file, Wanted(ID_COLUMN, check_columns), suffix=suffix):
+                if isinstance(chunk, ReadError):
+                    raise ValueError(chunk)
+                column = match_column(ID_COLUMN, list(chunk.to_frame()))
+                ids += [cell.strip() for cell in chunk.cells(column) if cell and cell.strip()]
+    except (OSError, ValueError) as error:
+        raise UserError(f"data.exclude: {path}: {error}") from error
+    return pa.array(ids, pa.string()).unique()
 
 
 @report_user_errors

@@ -24,7 +24,7 @@ def test_every_form_of_a_valid_polarity_is_kept(stage, tmp_path, polarity, label
 
 
 def test_what_is_dropped_is_counted_by_reason(stage, tmp_path):
-    unmapped = ["2", 2, "-2", 0.5, "1.5", "N/A", True, False, [], [1], {}, 10**30, "1\n", " 1", "11", "--1", "１"]
+    unmapped = ["2", 2, "-2", 0.5, "1.5", "N/A", True, False, [], [1], {}, 10**30, "11", "--1", "１"]
     empty, null, no_key = ["", "", "  "], [None] * 3, [{"Index": "1", "RawText": "a"}] * 4
     rows = [record(number, "a", polarity) for number, polarity in enumerate([*unmapped, *empty, *null, *VALID])]
     stage("ingest", data__source=str(write_corpus(tmp_path / "raw", [*rows, *no_key])))

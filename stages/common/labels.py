@@ -2,12 +2,22 @@
 
 import json
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+BOOLEANS = {"true": "true", "yes": "true", "on": "true", "false": "false", "no": "false", "off": "false"}  # YAML's
+
 
 def normalize_label(value: str) -> str:
-    """Give all spellings of one number, such as -1, "-1" and "-1.0", one form; return any other text unchanged."""
+    """Return what a label means, without blanks at its ends.
+
+    All spellings of one number, such as -1, "-1" and "-1.0", have one form; so have those of a boolean in YAML, such as
+    yes and True, and the forms of a Hangul text. Any other text stays as it is.
+    """
+    value = unicodedata.normalize("NFC", value.strip())
+    if boolean := BOOLEANS.get(value.lower()):
+        return boolean
     if not re.fullmatch(r"-?[0-9]+(\.[0-9]*)?", value):
         return value
     number = value.rstrip("0").rstrip(".") if "." in value else value

@@ -13,6 +13,7 @@ from stages.common.runtime.params import CleanParams
 
 # What Python's `\s` and `str.strip` take for white space; RE2's `\s` is ASCII only.
 WHITE_SPACE = "".join(filter(str.isspace, map(chr, range(0x3001))))
+TAGS = {True: "<[^>]+>", "html": r"</?[A-Za-z][0-9A-Za-z]*(?:[ \t\r\n][^<>]*)?/?>"}  # by clean.strip_tags
 JAMO = "ㄱ-ㅎㅏ-ㅣ"
 
 
@@ -23,18 +24,19 @@ def patterns(params: CleanParams) -> list[str]:
     """
     # A hyphen at the end stands for itself, and must not begin a range with what follows.
     kept = re.sub(r"(?<!\\)-$", r"\\-", params.keep) + (JAMO if params.keep_jamo else "")
-    tags = ["<[^>]+>"] if params.strip_tags else []
+    tags = [TAGS[params.strip_tags]] if params.strip_tags else []
     others = [f"[^{kept}]+"] if params.keep else []
     return [*tags, *others, f"[{WHITE_SPACE}]+"]
 
 
 def clean(texts: pa.Array | pa.ChunkedArray, params: CleanParams) -> pa.Array | pa.ChunkedArray:
-    """Clean each text by the rules of `patterns`, one after the other, and strip white space.
+    """Compose each text to NFC, clean it by the rules of `patterns`, one after the other, and strip white space.
 
     Raises:
         UserError: RE2 does not accept `clean.keep` as the inside of a character class.
     """
     rules = patterns(params)
+    texts = pc.utf8_normalize(texts, form="NFC")  # macOS writes Hangul in parts, which rule 2 would erase
     try:
         # Where rule 2 makes every run of white space one space, rule 3 would find nothing, and take half of the time.
         if len(rules) > 1 and pc.replace_substring_regex(WHITE_SPACE, rules[-2], " ").as_py() == " ":

@@ -7,8 +7,7 @@ which is slower, but tells where an error is, so that the records around it can 
 import codecs
 import json
 import re
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterable, Iterator
 from functools import cache
 from typing import Any
 
@@ -20,13 +19,14 @@ MAX_INT_DIGITS = 4300  # Python refuses to parse more; such numbers become float
 Record = msgspec.Struct  # the fields of a JSON object that `Columns` names
 
 _JSON = json.JSONDecoder(parse_int=lambda digits: int(digits) if len(digits) <= MAX_INT_DIGITS else float(digits))
+_ARRAY = re.compile(r":\s*(?=\[\s*\{)")  # what stands before the first array of objects in an object
 _SEPARATOR = re.compile(r"[ \t\r\n]*([\[,])[ \t\r\n]*")  # before a value of an array
 
 
 @cache
 def _record_type(columns: Columns) -> type[Record]:
     """A struct with one field, a string, for each name in `columns`."""
-    names = dict.fromkeys(vars(columns).values())
+    names = dict.fromkeys(columns.names().values())
     field_type = str | msgspec.UnsetType | None
     fields = [(f"field_{number}", field_type, msgspec.UNSET) for number in range(len(names))]
     renamed = {field[0]: name for field, name in zip(fields, names, strict=True)}
@@ -40,7 +40,7 @@ def _decoders(columns: Columns) -> tuple[msgspec.json.Decoder, msgspec.json.Deco
 
 
 def _to_records(parsed: list[Record], columns: Columns) -> Records:
-    fields = dict(zip(dict.fromkeys(vars(columns).values()), _record_type(columns).__struct_fields__, strict=True))
+    fields = dict(zip(dict.fromkeys(columns.names().values()), _record_type(columns).__struct_fields__, strict=True))
 
     def values(name: str) -> list[Any]:
         return [getattr(record, fields[name]) for record in parsed]
@@ -58,7 +58,7 @@ def _to_records(parsed: list[Record], columns: Columns) -> Records:
 
 
 def parse_records(data: bytes, columns: Columns) -> ReadResult:
-    """Parse a JSON array or JSON lines, with or without a byte order mark.
+    """Parse a JSON array, JSON lines, one object, or an object with an array in it; with or without a byte order mark.
 
     The records before the end of a truncated array are valid.
     """
@@ -66,13 +66,14 @@ def parse_records(data: bytes, columns: Columns) -> ReadResult:
     array, record = _decoders(columns)
     try:
         content.decode()  # msgspec does not check the fields that it skips
-        if content.lstrip(b" \t\r\n").startswith(b"{"):
-            parsed = [record.decode(line) for line in content.split(b"\n") if line.strip()]
-        else:
-            parsed = array.decode(content)
-        return ReadResult(_to_records(parsed, columns), [])
+        is_lines = content.lstrip(b" \t\r\n").startswith(b"{")
+        lines = filter(bytes.strip, content.split(b"\n"))
+        parsed = list(map(record.decode, lines)) if is_lines else array.decode(content)
     except (UnicodeDecodeError, msgspec.MsgspecError, RecursionError):
         return parse_tolerantly(data, columns)
+    # An object without a text may hold an array of records, and a name with a dot may be the path of a nested key.
+    is_flat = not (is_lines and len(parsed) == 1) and not any("." in name for name in columns.names().values())
+    return ReadResult(_to_records(parsed, columns), []) if is_flat else parse_tolerantly(data, columns)
 
 
 def parse_tolerantly(data: bytes, columns: Columns) -> ReadResult:
@@ -84,20 +85,34 @@ def parse_tolerantly(data: bytes, columns: Columns) -> ReadResult:
         parsed.append(ReadError("not_unicode", f"byte {error.start}", "not UTF-8", of_record=False))
         # Wrong bytes become halves of surrogate pairs, so that only the records that hold them are lost.
         text = data.decode("utf-8-sig", "surrogateescape")
-    is_lines = text.lstrip(" \t\r\n").startswith("{")
-    parsed += _parse_lines(text, columns) if is_lines else _parse_array(text, columns)
+    is_object = text.lstrip(" \t\r\n").startswith("{")
+    parsed += _parse_objects(text, columns) if is_object else _parse_array(text, columns)
     records = [value for value in parsed if not isinstance(value, ReadError)]
     return ReadResult(_to_records(records, columns), [value for value in parsed if isinstance(value, ReadError)])
 
 
 def find_keys(data: bytes) -> list[str]:
-    """The keys of the first JSON object in a file of any format; an empty list if there is none."""
+    """The keys of the first JSON object in a file of any format, nested ones as paths; empty if there is none."""
     try:
         text = data.decode("utf-8-sig", "surrogateescape").lstrip()
-        value = _decode(text.partition("\n")[0]) if text.startswith("{") else next(_values_before_error(text), None)
-    except json.JSONDecodeError:
+        value = _JSON.raw_decode(text)[0] if text.startswith("{") else next(_values_before_error(text), None)
+    except (json.JSONDecodeError, RecursionError):
         return []
-    return list(value) if isinstance(value, dict) else []
+    return list(_paths(value)) if isinstance(value, dict) else []
+
+
+def _paths(value: dict[str, Any]) -> Iterator[str]:
+    for key, nested in value.items():
+        yield from (f"{key}.{path}" for path in _paths(nested)) if isinstance(nested, dict) else [key]
+
+
+def _look_up(value: dict[str, Any], name: str) -> Any:
+    """The value of a key, or of the nested key of which `name` is the dotted path; UNSET if there is neither."""
+    if name in value:
+        return value[name]
+    first, _, rest = name.partition(".")
+    nested = value.get(first, msgspec.UNSET)
+    return _look_up(nested, rest) if rest and isinstance(nested, dict) else msgspec.UNSET
 
 
 def _decode(text: str) -> Any:
@@ -107,7 +122,37 @@ def _decode(text: str) -> Any:
         raise json.JSONDecodeError(f"nested too deep: {error}", text, 0) from error
 
 
-def _parse_lines(text: str, columns: Columns) -> list[Record | ReadError]:
+def _parse_objects(text: str, columns: Columns) -> Iterable[Record | ReadError]:
+    """Parse one object over one or many lines, which is a record or holds an array of them, or else JSON lines."""
+    try:
+        value = _decode(text)
+    except json.JSONDecodeError as error:
+        return _parse_lines(text, columns, error)
+    try:
+        arrays = dict(_arrays(value, columns)) if _look_up(value, columns.text) is msgspec.UNSET else {}
+    except RecursionError as error:
+        return [ReadError("not_json", "line 1 column 1", f"nested too deep: {error}", of_record=False)]
+    if not arrays:
+        return [_to_record("line 1", value, columns)]
+    if len(arrays) > 1:
+        detail = f"{columns.text} is in the arrays {', '.join(arrays)}: make each of them a file of its own"
+        return [ReadError("wrong_type", "line 1 column 1", detail, of_record=False)]
+    [(key, values)] = arrays.items()
+    return (_to_record(f"record {number} of {key}", each, columns) for number, each in enumerate(values, start=1))
+
+
+def _arrays(value: dict[str, Any], columns: Columns) -> Iterator[tuple[str, list[Any]]]:
+    """Yield the paths and values of the arrays below an object that hold an object with a text."""
+    for key, nested in value.items():
+        if isinstance(nested, dict):
+            yield from ((f"{key}.{path}", array) for path, array in _arrays(nested, columns))
+        elif isinstance(nested, list) and any(
+            isinstance(each, dict) and _look_up(each, columns.text) is not msgspec.UNSET for each in nested
+        ):
+            yield key, nested
+
+
+def _parse_lines(text: str, columns: Columns, whole: json.JSONDecodeError) -> list[Record | ReadError]:
     parsed: list[Record | ReadError] = []
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
@@ -117,7 +162,12 @@ def _parse_lines(text: str, columns: Columns) -> list[Record | ReadError]:
                 parsed.append(ReadError("not_json", f"line {number} column {error.colno}", error.msg, of_record=True))
     errors = [value for value in parsed if isinstance(value, ReadError)]
     if len(errors) == len(parsed) and errors[0].reason == "not_json":
-        return [replace(errors[0], of_record=False)]  # one object over many lines
+        # One object over many lines: what is whole of the array in it is kept.
+        place = f"line {whole.lineno} column {whole.colno}"
+        array = _ARRAY.search(text)
+        values = _values_before_error(text[array.end() :]) if array else []
+        records = [_to_record(f"record {number}", value, columns) for number, value in enumerate(values, start=1)]
+        return [ReadError("not_json", place, whole.msg, of_record=False), *records]
     return parsed
 
 
@@ -149,12 +199,12 @@ def _values_before_error(text: str) -> Iterator[Any]:
 def _to_record(place: str, value: Any, columns: Columns) -> Record | ReadError:
     if not isinstance(value, dict):
         return ReadError("wrong_type", place, f"of type {type(value).__name__}, not an object", of_record=True)
-    if not isinstance(text := value.get(columns.text), str | None):
+    if not isinstance(text := _look_up(value, columns.text), str | msgspec.UnsetType | None):
         detail = f"{columns.text} is of type {type(text).__name__}, not a string"
         return ReadError("wrong_type", place, detail, of_record=True)
     fields: list[Any] = []
-    for key in dict.fromkeys(vars(columns).values()):
-        field = value.get(key, msgspec.UNSET)
+    for key in dict.fromkeys(columns.names().values()):
+        field = _look_up(value, key)
         try:
             if not isinstance(field, str | msgspec.UnsetType | None):
                 field = json.dumps(field, ensure_ascii=False)

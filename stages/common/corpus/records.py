@@ -12,6 +12,11 @@ class Columns:
     label: str
     id: str
     category: str
+    header: tuple[str, ...] = ()  # the names of all columns, for tables whose rows do not name them
+
+    def names(self) -> dict[str, str]:
+        """The name of each field of `Records`."""
+        return {"text": self.text, "label": self.label, "id": self.id, "category": self.category}
 
 
 AIHUB = Columns(text="RawText", label="GeneralPolarity", id="Index", category="MainCategory")

@@ -7,24 +7,34 @@ after a cell of several lines, and drops an empty cell that is alone in its row.
 import csv
 import json
 import math
+import textwrap
+import unicodedata
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from io import TextIOWrapper
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
-from zipfile import BadZipFile, ZipFile
+from zipfile import ZipFile
 
 import openpyxl
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from stages.common.corpus.encoding import TextFormat, detect_format
 from stages.common.corpus.records import ReadError
+from stages.common.runtime.console import warn
 from stages.common.runtime.exceptions import UserError
 
 CHUNK_ROWS = 4096
+MAX_HEADER_ROWS = 20  # rows among which the header is looked for
+DELIMITERS = ",\t;"
+MAX_NAMES_CHARACTERS = 200  # of the names of a table's columns in a message
+MAX_EXCEL_ROWS = 2**20  # of a sheet; Excel allows no more
 MAX_EXCEL_BYTES = 2**30  # unpacked; an .xlsx of some kilobytes can hold more
 OLE_SIGNATURE = b"\xd0\xcf\x11\xe0"  # of the container around an Excel file with a password, and of .xls
 Row = TypeVar("Row")
@@ -123,6 +133,11 @@ class JsonLinesChunk(Chunk):
         return self.lines
 
 
+def _holds_bytes(kind: pa.DataType) -> bool:
+    is_bytes = pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)
+    return is_bytes or any(_holds_bytes(kind.field(index).type) for index in range(kind.num_fields))
+
+
 @dataclass(frozen=True)
 class ParquetChunk(Chunk):
     """Rows of Parquet."""
@@ -130,28 +145,109 @@ class ParquetChunk(Chunk):
     batch: pa.RecordBatch
 
     def to_frame(self) -> pd.DataFrame:
-        if binary := [field.name for field in self.batch.schema if "binary" in str(field.type)]:
+        if binary := [field.name for field in self.batch.schema if _holds_bytes(field.type)]:
             raise UserError(f"only .parquet can hold the bytes of column {binary[0]}")
-        return pd.DataFrame(self.batch.to_pydict(), dtype=object)
+        return pd.DataFrame({name: self._values(name) for name in self.batch.schema.names}, dtype=object)
 
     def cells(self, column: str) -> list[str | None]:
         # to_frame would convert all columns, and refuse a table with bytes in another one.
-        return [to_cell(_whole(value)) for value in self.batch[column].to_pylist()]
+        return [to_cell(_whole(value)) for value in self._values(column)]
+
+    def _values(self, column: str) -> list[Any]:
+        values = self.batch[column]
+        try:
+            return values.to_pylist()
+        except (OverflowError, ValueError, pa.ArrowException) as error:  # Python's times end with the year 9999
+            if pa.types.is_nested(values.type):
+                raise UserError(f"only .parquet can hold the values of column {column}: {error}") from error
+            if not pa.types.is_timestamp(values.type) and not pa.types.is_date(values.type):
+                values = values.cast(pa.int64())  # Arrow writes no durations
+            return values.cast(pa.string()).to_pylist()
 
     def to_arrow(self) -> pa.Table:
         return pa.Table.from_batches([self.batch])
 
 
-CheckColumns = Callable[[list[str]], None]  # raises a ValueError if the names of a table's columns will not do
+class MissingColumnError(ValueError):
+    """A row of a table does not name a column that is needed."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a caller wants of a table.
+
+    Args:
+        text_column: The column that holds the texts.
+        check_columns: Raises a MissingColumnError if these are not the names of the columns, or another ValueError if
+            they are, but will not do.
+        columns: The names of the columns, for a table whose rows do not name them.
+    """
+
+    text_column: str
+    check_columns: Callable[[list[str]], None]
+    columns: Sequence[str] = ()
+
+
+def _comparable(name: str) -> str:
+    return unicodedata.normalize("NFC", name).strip()
+
+
+def match_column(name: str, names: Sequence[str]) -> str:
+    """Return the one of `names` that is `name`, or else is it but for blanks at its ends or the form of its Hangul.
+
+    Raises:
+        MissingColumnError: There is none, or more than one.
+    """
+    if name in names:
+        return name
+    alike = [other for other in names if _comparable(other) == _comparable(name)]
+    if len(alike) != 1:
+        found = textwrap.shorten(", ".join(names).replace("\t", "\\t"), MAX_NAMES_CHARACTERS) or "none at all"
+        raise MissingColumnError(f"has no column {name}; it has {found}")
+    return alike[0]
+
+
+def _find_header(rows: Iterable[list[str]], wanted: Wanted) -> int:
+    """Return the index of the first row that names the columns; titles may stand above it.
+
+    Raises:
+        ValueError: No row does; the message is about the row that has most of what is wanted.
+    """
+    error: MissingColumnError | None = None
+    for index, row in enumerate(rows):
+        try:
+            wanted.check_columns(row)
+            return index
+        except MissingColumnError as raised:
+            if error is None or wanted.text_column in row:
+                error = raised
+    if error is None:
+        wanted.check_columns([])
+    raise error or MissingColumnError("is empty")
+
+
+def _name_blanks(header: list[str]) -> list[str]:
+    """Give each blank cell of a header a name of its own, unless there is one only."""
+    if header.count("") < 2:
+        return header
+    return [name or f"Unnamed: {number}" for number, name in enumerate(header)]
 
 
 class _Lines:
     """The lines of a file, and the number of the last one that was read."""
 
-    def __init__(self, file: BinaryIO, encoding: str, encoding_hint: str) -> None:
+    def __init__(self, file: BinaryIO, encoding: str) -> None:
         self.file, self.number = file, 0
-        self._encoding, self._hint = encoding, f": if Excel wrote it in Korean, {encoding_hint}"
+        self._encoding = encoding
         self._returned: list[tuple[int, str]] = []
+
+    @cached_property
+    def _format(self) -> TextFormat:
+        return detect_format(self.file, self._encoding)
+
+    @cached_property
+    def _stream(self) -> TextIOWrapper:
+        return TextIOWrapper(self.file, self._format.codec, self._format.errors, self._format.newline)
 
     def __iter__(self) -> Iterator[str]:
         return self
@@ -160,34 +256,79 @@ class _Lines:
         if self._returned:
             self.number, line = self._returned.pop()
             return line
-        encoded = next(self.file)
+        line = next(self._stream)
         self.number += 1
-        try:
-            text = encoded.decode(self._encoding)
-        except UnicodeDecodeError as error:
-            hint = self._hint if self._encoding == "utf-8" else ""
-            raise ValueError(f"not {self._encoding.upper()}{hint}") from error
-        return text.removeprefix("\ufeff") if self.number == 1 else text
+        if not self._format.is_valid:
+            try:
+                line.encode()
+            except UnicodeEncodeError as error:
+                raise ValueError(f"not {self._encoding.upper()}") from error
+        return line
 
     def put_back(self, first: int, lines: list[str]) -> None:
         """Read these lines, whose first one has the number `first`, once more."""
         self._returned += reversed(list(enumerate(lines, start=first)))
 
+    def restart(self) -> TextIOWrapper:
+        """Begin with the first line again; the lines that are returned are not counted and may hold wrong bytes."""
+        self.number = 0
+        self._stream.seek(0)
+        return self._stream
 
-def _take_chunks(rows: Iterator[Row]) -> Iterator[list[Row]]:
-    yield list(islice(rows, CHUNK_ROWS))  # the first one even if it is empty, since it has the columns
-    while chunk := list(islice(rows, CHUNK_ROWS)):
-        yield chunk
+
+@dataclass(frozen=True)
+class _Layout:
+    """How the lines of a file become rows."""
+
+    delimiter: str
+    header: list[str]
+    num_lines: int  # up to the header, which is the last of them
+    is_raw: bool = False  # quotes are characters like any other
+    why_not_raw: str = ""
+
+
+def _detect_layout(lines: _Lines, wanted: Wanted, own_delimiter: str) -> _Layout:
+    """Find the header among the first rows, with the delimiter by which it names the columns."""
+    first_lines = list(islice(lines.restart(), MAX_HEADER_ROWS))
+    lines.number = min(1, len(first_lines))
+    found: list[tuple[str, int, list[str]]] = []
+    for delimiter in dict.fromkeys((own_delimiter, *DELIMITERS)):
+        reader = csv.reader(first_lines, delimiter=delimiter)
+        with suppress(csv.Error):  # it is reported when the row is read
+            found += [(delimiter, reader.line_num, row) for row in reader if row]
+    if wanted.columns:
+        fitting = (delimiter for delimiter, _, row in found if len(row) == len(wanted.columns))
+        layout = _Layout(next(fitting, own_delimiter), list(wanted.columns), 0)
+        wanted.check_columns(layout.header)
+    else:
+        delimiter, num_lines, header = found[_find_header((row for *_, row in found), wanted)]
+        layout = _Layout(delimiter, header, num_lines)
+    return _detect_quoting(lines, layout) if layout.delimiter == "\t" and len(layout.header) > 1 else layout
+
+
+def _detect_quoting(lines: _Lines, layout: _Layout) -> _Layout:
+    """Decide whether quotes of a TSV are raw: each line is a row by itself, but one of these is not a row of CSV."""
+    is_csv = True
+    for number, line in enumerate(lines.restart(), start=1):
+        if number <= layout.num_lines or not line.strip("\r\n"):
+            continue
+        if (cells := line.count("\t") + 1) != len(layout.header):
+            return replace(layout, why_not_raw=f"; read as CSV, since line {number} has {cells} cells")
+        if is_csv and '"' in line:
+            try:
+                is_csv = len(next(csv.reader([line], strict=True, delimiter="\t"))) == cells
+            except csv.Error:
+                is_csv = False
+    return replace(layout, is_raw=not is_csv)
 
 
 class _CsvRows:
-    """Rows of CSV; after one that is broken, reading goes on with the line after its first one."""
+    """Rows of CSV below the header; after one that is broken, reading goes on with the line after its first one."""
 
-    def __init__(self, lines: _Lines, delimiter: str) -> None:
-        self._lines, self._delimiter = lines, delimiter
+    def __init__(self, lines: _Lines, layout: _Layout) -> None:
+        self._lines, self._layout = lines, layout
         self._read: list[str] = []  # the lines of the current row
         self._reader = self._new_reader()
-        self.num_cells: int | None = None  # of every row, once the header is known
         self.errors: list[ReadError] = []
 
     def _new_reader(self) -> Iterator[list[str]]:
@@ -196,23 +337,32 @@ class _CsvRows:
                 self._read.append(line)
                 yield line
 
-        return csv.reader(recorded(), strict=True, delimiter=self._delimiter)
+        if self._layout.is_raw:
+            return csv.reader(recorded(), strict=True, delimiter=self._layout.delimiter, quoting=csv.QUOTE_NONE)
+        return csv.reader(recorded(), strict=True, delimiter=self._layout.delimiter)
+
+    def _holds_rows(self) -> bool:
+        """Whether the lines of the current row look like a row each, swallowed by a quote that was meant as text."""
+        tabs = [line.count("\t") for line in self._read]
+        return self._layout.delimiter == "\t" and len(tabs) > 1 and set(tabs) == {len(self._layout.header) - 1}
 
     def __iter__(self) -> Iterator[list[str]]:
         return self
 
     def __next__(self) -> list[str]:
+        num_cells = len(self._layout.header)
         while True:
             self._read, first, detail = [], self._lines.number + 1, ""
             try:
                 row = next(self._reader)
-                if row and self.num_cells not in (None, len(row)):
-                    detail = f"{len(row)} cells, but the first line has {self.num_cells}"
+                if row and len(row) != num_cells:
+                    detail = f"{len(row)} cells, but the header has {num_cells}"
+                elif self._holds_rows():
+                    detail = f"a quote opens a cell that ends {len(self._read) - 1} lines later, after whole rows"
             except (csv.Error, ValueError) as error:
-                detail = str(error)
-            if detail and self.num_cells is None:
-                raise ValueError(detail)  # no row can be told from another without a header
+                detail = str(error).replace("\t", "\\t")
             if detail:
+                detail += self._layout.why_not_raw
                 # A quote that is never closed makes one row of many lines, but only the first of these is broken.
                 place, last = (first, self._lines.number) if self._read else (self._lines.number,) * 2
                 self.errors.append(ReadError("not_a_row", f"line {place}", detail, of_record=True))
@@ -223,25 +373,30 @@ class _CsvRows:
                 return row
 
 
-def _read_csv(
-    lines: _Lines, text_column: str, check_columns: CheckColumns, delimiter: str = ","
-) -> Iterator[Chunk | ReadError]:
-    rows = _CsvRows(lines, delimiter)
-    header = next(rows, [])
-    check_columns(header)
-    rows.num_cells = len(header)
+def _take_chunks(rows: Iterator[Row]) -> Iterator[list[Row]]:
+    yield list(islice(rows, CHUNK_ROWS))  # the first one even if it is empty, since it has the columns
+    while chunk := list(islice(rows, CHUNK_ROWS)):
+        yield chunk
+
+
+def _read_csv(lines: _Lines, wanted: Wanted, delimiter: str = ",") -> Iterator[Chunk | ReadError]:
+    layout = _detect_layout(lines, wanted, delimiter)
+    lines.restart()
+    for _ in range(layout.num_lines):
+        next(lines)
+    rows, text_column = _CsvRows(lines, layout), match_column(wanted.text_column, layout.header)
     for chunk in _take_chunks(rows):
         yield from rows.errors
         rows.errors.clear()
-        frame = pd.DataFrame(chunk, columns=header, dtype=object)
+        frame = pd.DataFrame(chunk, columns=_name_blanks(layout.header), dtype=object)
         yield FrameChunk(frame[text_column], frame)
     yield from rows.errors
 
 
-def _read_text(lines: _Lines, text_column: str, check_columns: CheckColumns) -> Iterator[Chunk | ReadError]:
+def _read_text(lines: _Lines, wanted: Wanted) -> Iterator[Chunk | ReadError]:
     for chunk in _take_chunks(line.rstrip("\r\n") for line in lines):
-        frame = pd.DataFrame({text_column: chunk}, dtype=object)
-        yield FrameChunk(frame[text_column], frame)
+        frame = pd.DataFrame({wanted.text_column: chunk}, dtype=object)
+        yield FrameChunk(frame[wanted.text_column], frame)
 
 
 def _trim(row: tuple[Any, ...]) -> list[Any]:
@@ -252,56 +407,82 @@ def _trim(row: tuple[Any, ...]) -> list[Any]:
     return cells
 
 
-def _read_excel(lines: _Lines, text_column: str, check_columns: CheckColumns) -> Iterator[Chunk | ReadError]:
+def _numbered_rows(sheet: Any) -> Iterator[tuple[int, list[Any]]]:
+    """Yield the rows of a sheet that are not empty, with their numbers."""
+    sheet.reset_dimensions()  # what the file says of them may be a billion cells
+    # openpyxl fills up rows that are left out, so that one of a high number would keep it busy for ever.
+    for number, row in enumerate(sheet.iter_rows(values_only=True, max_row=MAX_EXCEL_ROWS + 1), start=1):
+        if number > MAX_EXCEL_ROWS:
+            raise ValueError(f"has more than the {MAX_EXCEL_ROWS:,} rows that Excel allows")
+        if cells := _trim(row):
+            yield number, cells
+
+
+def _read_excel(lines: _Lines, wanted: Wanted) -> Iterator[Chunk | ReadError]:
     signature = lines.file.read(len(OLE_SIGNATURE))
     lines.file.seek(0)
     if signature == OLE_SIGNATURE:
         raise ValueError("has a password, or is an .xls file: save it as .xlsx without a password")
-    try:
-        if (size := sum(part.file_size for part in ZipFile(lines.file).infolist())) > MAX_EXCEL_BYTES:
-            raise ValueError(f"unpacks to {size:,} bytes, more than {MAX_EXCEL_BYTES:,}: write .csv")
-        sheet = openpyxl.load_workbook(lines.file, read_only=True, data_only=True).worksheets[0]
-        sheet.reset_dimensions()  # what the file says of them may be a billion cells
-        numbered = enumerate(map(_trim, sheet.iter_rows(values_only=True)), start=1)
-        rows = ((number, row) for number, row in numbered if row)
-        header = [to_cell(value) or "" for value in next(rows, (0, []))[1]]
-        check_columns(header)
-        for chunk in _take_chunks(rows):
-            for number, row in chunk:
-                if len(row) > len(header):
-                    detail = f"{len(row)} cells, but the first row has {len(header)}"
-                    yield ReadError("not_a_row", f"row {number}", detail, of_record=True)
-            cells = [row + [None] * (len(header) - len(row)) for _, row in chunk if len(row) <= len(header)]
-            frame = pd.DataFrame(cells, columns=header, dtype=object)
-            yield FrameChunk(frame[text_column].map(to_cell).fillna("").astype(object), frame)
-    except (BadZipFile, KeyError, SyntaxError) as error:  # XML's error is a SyntaxError
-        raise ValueError(f"not an Excel file: {error}") from error
+    if (size := sum(part.file_size for part in ZipFile(lines.file).infolist())) > MAX_EXCEL_BYTES:
+        raise ValueError(f"unpacks to {size:,} bytes, more than {MAX_EXCEL_BYTES:,}: write .csv")
+    sheets = openpyxl.load_workbook(lines.file, read_only=True, data_only=True).worksheets
+    # A cover sheet may stand first; what nobody sees is not meant.
+    visible = [sheet for sheet in sheets if sheet.sheet_state == "visible"]
+    found: list[tuple[Any, list[str], int]] = []
+    errors: list[ValueError] = []
+    for sheet in visible:
+        first_rows = list(islice(_numbered_rows(sheet), MAX_HEADER_ROWS))
+        names = [list(wanted.columns)] if wanted.columns else []
+        names += [[to_cell(cell) or "" for cell in row] for _, row in first_rows]
+        try:
+            index = _find_header(names, wanted)
+            found.append((sheet, names[index], 0 if wanted.columns else index + 1))
+        except ValueError as error:
+            errors.append(error)
+    if not found:
+        raise errors[0] if errors else ValueError("has no visible sheet of cells")
+    if len(found) > 1:
+        others = ", ".join(repr(sheet.title) for sheet, *_ in found[1:])
+        warn(f"{lines.file.name}: only sheet {found[0][0].title!r} is read; save {others} as files of their own")
+    sheet, header, num_skipped = found[0]
+    wanted.check_columns(header)
+    text_column = match_column(wanted.text_column, header)
+    for chunk in _take_chunks(islice(_numbered_rows(sheet), num_skipped, None)):
+        for number, row in chunk:
+            if len(row) > len(header):
+                detail = f"{len(row)} cells, but the header has {len(header)}"
+                yield ReadError("not_a_row", f"row {number}", detail, of_record=True)
+        cells = [row + [None] * (len(header) - len(row)) for _, row in chunk if len(row) <= len(header)]
+        frame = pd.DataFrame(cells, columns=_name_blanks(header), dtype=object)
+        yield FrameChunk(frame[text_column].map(to_cell).fillna("").astype(object), frame)
 
 
-def _read_json_lines(lines: _Lines, text_column: str, check_columns: CheckColumns) -> Iterator[Chunk | ReadError]:
-    def checked_rows() -> Iterator[tuple[str, dict[str, Any]]]:
+def _read_json_lines(lines: _Lines, wanted: Wanted) -> Iterator[Chunk | ReadError]:
+    def checked_rows() -> Iterator[tuple[str, dict[str, Any], str]]:
         for line in filter(None, map(str.strip, lines)):
             row = json.loads(line)
             if not isinstance(row, dict):
                 raise ValueError("not an object")
-            check_columns(list(row))
-            if not isinstance(text := row[text_column], str | None):
+            wanted.check_columns(list(row))
+            text = row[match_column(wanted.text_column, list(row))]
+            if not isinstance(text, str | None):
                 raise ValueError(f"the text is of type {type(text).__name__}")
             to_json(row).encode()  # raises for half of a surrogate pair
-            yield line, row
+            yield line, row, text or ""
 
     columns: list[str] = []
     for chunk in _take_chunks(checked_rows()):
-        rows = [row for _, row in chunk]
-        columns = columns or list(dict.fromkeys(chain.from_iterable(rows))) or [text_column]
-        texts = pd.Series([row[text_column] or "" for row in rows], name=text_column, dtype=object)
-        yield JsonLinesChunk(texts, [line for line, _ in chunk], rows, columns)
+        rows = [row for _, row, _ in chunk]
+        columns = columns or list(dict.fromkeys(chain.from_iterable(rows))) or [wanted.text_column]
+        texts = pd.Series([text for *_, text in chunk], name=wanted.text_column, dtype=object)
+        yield JsonLinesChunk(texts, [line for line, *_ in chunk], rows, columns)
 
 
-def _read_parquet(lines: _Lines, text_column: str, check_columns: CheckColumns) -> Iterator[Chunk | ReadError]:
+def _read_parquet(lines: _Lines, wanted: Wanted) -> Iterator[Chunk | ReadError]:
     table = pq.ParquetFile(lines.file)
     schema = table.schema_arrow
-    check_columns(schema.names)
+    wanted.check_columns(schema.names)
+    text_column = match_column(wanted.text_column, schema.names)
     if not str(kind := schema.field(text_column).type).startswith(
         ("string", "large_string", "dictionary<values=string")
     ):
@@ -321,34 +502,34 @@ READERS: dict[str, Callable[..., Iterator[Chunk | ReadError]]] = {
 }
 
 
-def missing_column(name: str, names: list[str]) -> str:
-    """Return the error message for a table that has no column `name`."""
-    hint = "; its cells stand between tabs: name it .tsv" if any("\t" in other for other in names) else ""
-    return f"has no column {name}; it has {', '.join(names) or 'none at all'}{hint}"
-
-
 def read_chunks(
-    path: Path,
-    file: BinaryIO,
-    text_column: str,
-    check_columns: CheckColumns,
-    encoding: str = "utf-8",
-    encoding_hint: str = "add --encoding cp949",
-    suffix: str = "",
+    path: Path, file: BinaryIO, wanted: Wanted, encoding: str = "utf-8", suffix: str = ""
 ) -> Iterator[Chunk | ReadError]:
     """Yield the rows of an open table, and the errors of single rows, in their order.
 
     Args:
-        text_column: The column that holds the texts.
-        encoding: The encoding of the file, if its format consists of lines.
-        encoding_hint: What to do if the file is not UTF-8, for the error message.
+        encoding: The encoding of a file of lines that holds wrong bytes; any other file is decoded by what it is.
         suffix: The suffix of the format, if `path` has another one.
 
     Raises:
         ValueError: The rest of the file cannot be read; the message names the line, if the format has lines.
     """
-    lines = _Lines(file, encoding, encoding_hint)
+    lines, suffix = _Lines(file, encoding), suffix or path.suffix.lower()
     try:
-        yield from READERS[suffix or path.suffix.lower()](lines, text_column, check_columns)
+        yield from READERS[suffix](lines, wanted)
     except (OSError, ValueError, RecursionError, csv.Error, pa.ArrowException) as error:
         raise ValueError(f"{f'line {lines.number}: ' if lines.number else ''}{error}") from error
+    except UserError:
+        raise
+    except Exception as error:  # zipfile, zlib and openpyxl raise whatever damaged bytes lead them to
+        raise ValueError(f"cannot be read as {suffix}: {type(error).__name__}: {error}") from error
+
+
+def is_table(path: Path, wanted: Wanted, encoding: str) -> bool:
+    """Whether one of the first lines of a .txt file names the columns of a table."""
+    try:
+        with path.open("rb") as file:
+            _detect_layout(_Lines(file, encoding), wanted, "\t")
+    except (OSError, ValueError):
+        return False
+    return True

@@ -121,7 +121,13 @@ class DataParams(Section):
     on_error: Literal["stop", "skip"] = _described(
         "at a broken file or record: stop, or skip it, keep all that is valid and count the rest"
     )
-    encoding: Literal["utf-8", "cp949"] = _described("of the files, .parquet and .xlsx apart: utf-8 or cp949")
+    encoding: Literal["utf-8", "cp949"] = _described(
+        "Each file is read as UTF-8, UTF-16 or CP949 by its own bytes; this encoding, utf-8 or cp949, is assumed for a "
+        "file that holds wrong bytes."
+    )
+    columns: Annotated[list[NonEmptyString], AfterValidator(_check_distinct)] = _described(
+        "Names of all columns, in order, for tables whose rows do not name them; [] looks for the names in the tables."
+    )
     text_column: NonEmptyString = _described("the column, or key of a JSON object, that holds the text")
     label_column: NonEmptyString = _described("the one that holds the class")
     id_column: NonEmptyString = _described(
@@ -146,7 +152,9 @@ class BaseModelParams(Section):
 class CleanParams(Section):
     """The notebook's cleaning rules, in its order; rule 3, runs of white space to one space, always holds."""
 
-    strip_tags: bool = _described("rule 1: <...> to a space")
+    strip_tags: bool | Literal["html"] = _described(
+        "Rule 1 replaces <...> by a space. With html it leaves all but tags as they are: <3 최고 >_<, for example."
+    )
     keep: Annotated[str, AfterValidator(_check_character_class)] = _described(
         "rule 2: runs of any other character to a space; '' keeps all"
     )

@@ -21,7 +21,7 @@ def add_cleaning(tokenizer: Tokenizer, params: CleanParams) -> Tokenizer:
         raise UserError(f"clean.keep: {params.keep!r} cannot be put into a tokenizer.json: {error}") from error
     strip = normalizers.Replace(Regex(rf"\A[{WHITE_SPACE}]+|[{WHITE_SPACE}]+\z"), "")
     own = [tokenizer.normalizer] if tokenizer.normalizer else []
-    tokenizer.normalizer = normalizers.Sequence([*rules, strip, *own])
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), *rules, strip, *own])
     return tokenizer
 
 

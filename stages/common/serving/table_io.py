@@ -21,7 +21,7 @@ from openpyxl.utils.exceptions import IllegalCharacterError
 
 from stages.common.artifacts.files import atomic_write
 from stages.common.corpus.records import ReadError
-from stages.common.corpus.tables import READERS, Chunk, missing_column, read_chunks, to_json_lines
+from stages.common.corpus.tables import READERS, Chunk, Wanted, match_column, read_chunks, to_json_lines
 from stages.common.runtime.console import ProgressBar
 from stages.common.runtime.exceptions import UserError
 
@@ -82,7 +82,7 @@ WRITERS: dict[str, Callable[..., None]] = {
 def add_columns(
     source: Path,
     target: Path,
-    text_column: str,
+    text_column: str | None,
     names: Sequence[str],
     compute: Callable[[pd.Series], pd.DataFrame],
     encoding: str = "utf-8",
@@ -91,17 +91,17 @@ def add_columns(
 
     Args:
         target: Its suffix names the format; without a suffix it gets the format of `source`.
-        text_column: The column of `source` from whose texts `compute` makes the columns `names`. A .txt file has no
-            columns; its lines get this name.
-        encoding: The encoding of `source`, if its format consists of lines; `target` is UTF-8.
+        text_column: The column of `source` from whose texts `compute` makes the columns `names`. None takes each line
+            of a .txt file for a text, in a column `text`; with a name the file is read as .tsv.
+        encoding: The encoding of `source` if it holds lines with wrong bytes; `target` is UTF-8.
 
     Raises:
         UserError: `source` is missing, of another format or damaged (the message names the line), lacks `text_column`
             or has one of `names` already; `target` is as it was.
     """
     target_format = (target.suffix or source.suffix).lower()
-    for path, suffix, formats in ((source, source.suffix.lower(), READERS), (target, target_format, WRITERS)):
-        if suffix not in formats:
+    for path, ending, formats in ((source, source.suffix.lower(), READERS), (target, target_format, WRITERS)):
+        if ending not in formats:
             raise UserError(f"{path}: its name must end in {', '.join(formats)}")
     if not source.is_file():
         raise UserError(f"{source}: no such file")
@@ -109,14 +109,16 @@ def add_columns(
         raise UserError(f"{target}: is a folder")
 
     def check_columns(found: list[str]) -> None:
-        if text_column not in found:
-            raise ValueError(missing_column(text_column, found))
-        if taken := [name for name in found if name in names or found.count(name) > 1]:
+        match_column(wanted.text_column, found)
+        if taken := [name for name in found if name in names or (name and found.count(name) > 1)]:
             raise ValueError(f"has a column {taken[0]} already, or twice: rename it, or the new ones with --prefix")
+
+    wanted = Wanted(text_column or "text", check_columns)
+    suffix = ".tsv" if text_column and source.suffix.lower() == ".txt" else source.suffix.lower()
 
     def chunks() -> Iterator[Chunk]:
         try:
-            for chunk in read_chunks(source, file, text_column, check_columns, encoding):
+            for chunk in read_chunks(source, file, wanted, encoding, suffix):
                 if isinstance(chunk, ReadError):
                     raise ValueError(chunk)
                 yield chunk
