@@ -18,7 +18,7 @@ from stages.common.artifacts.arrow import (
     write_table,
 )
 from stages.common.artifacts.files import read_json, write_json
-from stages.common.corpus.cleaning import clean
+from stages.common.cleaning import clean
 from stages.common.pretrained.tokenizer import INT32_LIST, Tokenizer, load_tokenizer
 from stages.common.runtime.console import ProgressBar, warn
 from stages.common.runtime.exceptions import UserError, report_user_errors

@@ -10,6 +10,8 @@ from stages.common.runtime.console import warn
 from stages.common.runtime.exceptions import report_user_errors
 from stages.common.runtime.params import load_params
 
+ROUNDING_NOISE = 1e-12  # A metric that is 0 for every resample may differ from it by this much.
+
 if TYPE_CHECKING:
     from stages.common.evaluation.result import Comparison
 
@@ -51,6 +53,8 @@ def round_floats(value: Any) -> Any:
             return {key: round_floats(each) for key, each in value.items()}
         case list():
             return [round_floats(each) for each in value]
+        case float() if abs(value) < ROUNDING_NOISE:
+            return 0.0
         case float():
             return round(value, 4) if abs(value) >= 1e-3 else float(f"{value:.2g}")
     return value

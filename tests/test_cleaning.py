@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from stages.common.corpus.cleaning import WHITE_SPACE, clean, patterns
+from stages.common.cleaning import WHITE_SPACE, clean, patterns
 from stages.common.runtime.exceptions import UserError
 from stages.common.runtime.params import CleanParams
 

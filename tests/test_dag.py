@@ -20,7 +20,7 @@ COMMON = "stages/common/"
 RUNTIME = "runtime"  # The room of what shapes no bytes: no stage depends on it.
 # A room, which is a folder or a single module, imports only from rooms that stand before it.
 ROOMS = (
-    *("labels", RUNTIME, "artifacts", "spreadsheet", "corpus", "pretrained", "modeling"),
+    *("labels", RUNTIME, "artifacts", "spreadsheet", "cleaning", "corpus", "pretrained", "modeling"),
     *("training", "evaluation", "reporting", "serving"),
 )
 # Parameters that a stage reads and that change none of its bytes.

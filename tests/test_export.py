@@ -13,7 +13,7 @@ import pytest
 import torch
 import transformers
 
-from stages.common.corpus.cleaning import clean
+from stages.common.cleaning import clean
 from stages.common.modeling.classifier import load_checkpoint
 from stages.common.pretrained.tokenizer import load_tokenizer
 from stages.common.runtime.exceptions import UserError

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from stages.common.artifacts.arrow import read_table
-from stages.common.corpus.cleaning import clean
+from stages.common.cleaning import clean
 from stages.common.runtime.exceptions import UserError
 from stages.common.runtime.params import CleanParams
 from stages.common.serving.table_io import add_columns

@@ -24,6 +24,7 @@ TRAINING = {"train_full@0-0.001", "train_lora@0-0.01"}
         ("stages/common/reporting/plots.py", {"report"}),
         ("stages/common/evaluation/metrics.py", {"audit", "compare", "report"}),
         ("stages/common/labels.py", {"filter"}),
+        ("stages/common/cleaning.py", {"clean_and_tokenize"}),
         ("stages/common/training/trainer.py", TRAINING),
     ],
 )

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from stages.common.corpus.cleaning import clean
+from stages.common.cleaning import clean
 from stages.ingest import find_files
 from tests.support.corpus import SHIPPED
 from tests.support.project import ROOT

@@ -57,7 +57,7 @@ def read_reviews(path: Path | None, params: Params, joined: int = 1) -> pa.ListA
     """Token ids of random reviews, cleaned as in params.yaml, `joined` of them making one."""
     import pyarrow.parquet as pq
 
-    from stages.common.corpus.cleaning import clean
+    from stages.common.cleaning import clean
     from stages.common.pretrained.tokenizer import load_tokenizer
     from stages.ingest import find_files, read_files
 

@@ -81,7 +81,10 @@ def f1_scores(hits: np.ndarray, actual: np.ndarray, predicted: np.ndarray) -> np
 
 @dataclass(frozen=True)
 class Metrics:
-    """All metrics, each with the leading axes of the means that it was computed from."""
+    """All metrics, each with the leading axes of the means that it was computed from.
+
+    Each field but those of single classes is also one of `result.Scores`; `comparison.scores_of` joins them by name.
+    """
 
     macro_f1: np.ndarray
     macro_precision: np.ndarray

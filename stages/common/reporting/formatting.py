@@ -24,7 +24,7 @@ def decimal_places(estimate: Estimate) -> int:
     if estimate.low is None or estimate.high is None:
         return PLACES_WITHOUT_INTERVAL
     half_width = (estimate.high - estimate.low) / 2
-    return min(4, max(0, -math.floor(math.log10(half_width)))) if half_width > 0 else 2
+    return min(4, max(0, -math.floor(math.log10(half_width)))) if half_width > 1e-9 else 2
 
 
 def format_value(estimate: Estimate) -> str:

@@ -7,7 +7,7 @@ import transformers
 from tokenizers import Regex, Tokenizer, normalizers
 
 from stages.common.artifacts.files import read_json, write_json
-from stages.common.corpus.cleaning import WHITE_SPACE, clean, patterns
+from stages.common.cleaning import WHITE_SPACE, clean, patterns
 from stages.common.runtime.exceptions import UserError
 from stages.common.runtime.params import CleanParams
 from stages.common.serving.text_classifier import TextClassifier

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from stages.common.artifacts.files import sha256
 from stages.common.artifacts.training_metadata import BaseModelSource, TrainingMetadata, read_training_metadata
-from stages.common.corpus.cleaning import clean
+from stages.common.cleaning import clean
 from stages.common.modeling.classifier import load_checkpoint
 from stages.common.modeling.collator import Collator
 from stages.common.modeling.dataset import TokenizedDataset
