@@ -192,12 +192,12 @@ def cell(place: str, text: str) -> str:
 
 
 HOSTILE_SHEETS = {
-    "entities": (ENTITIES + SHEET.format(cell("A1", "text") + cell("A2", "&a9;")), "not an Excel file"),
+    "entities": (ENTITIES + SHEET.format(cell("A1", "text") + cell("A2", "&a9;")), "cannot be read as .xlsx"),
     "far cell": (
         SHEET.format(cell("A1", "text") + cell("XFD1048576", "x")),
-        "row 1048576: 16384 cells, but the first row has 1",
+        "row 1048576: 16384 cells, but the header has 1",
     ),
-    "no end": (SHEET.format(cell("A1", "text"))[:-20], "not an Excel file"),
+    "no end": (SHEET.format(cell("A1", "text"))[:-20], "cannot be read as .xlsx"),
 }
 
 
