@@ -30,7 +30,7 @@ def test_the_shipped_file_holds_the_notebooks_sizes():
 
 @pytest.mark.parametrize("written", ["3e-05", "3e-5", "0.00003", "3.0e-05"])
 def test_a_rate_is_a_number_however_it_is_written(tmp_path, written):
-    path = changed(tmp_path, ("learning_rates: [5.0e-5, 2.0e-4]", f"learning_rates: [{written}]"))
+    path = changed(tmp_path, ("learning_rates: [2.0e-4]", f"learning_rates: [{written}]"))
     assert load_params(path).full.learning_rates == [3e-5]
 
 

@@ -1,10 +1,7 @@
 """Results in other places: a clone that was moved, copied or pulled, and what others get through Git and DVC."""
 
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -91,20 +88,6 @@ def test_a_model_is_got_by_its_name_and_tag(shared, tmp_path):
     ).read_bytes()
     dvc("get", origin, "plots/report.html", cwd=elsewhere)
     assert (elsewhere / "report.html").read_bytes() == (shared / "plots/report.html").read_bytes()
-
-
-def test_cells_of_the_matrix_run_side_by_side(repro, tmp_path):
-    root = shutil.copytree(repro, tmp_path / "parallel", symlinks=True)
-    params = (root / "params.yaml").read_text(encoding="utf-8").replace("- 42\n", "- 42\n  - 43\n", 1)
-    (root / "params.yaml").write_text(params, encoding="utf-8")
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    script = "dvc stage list --name-only | grep ^train_ | xargs -P 2 -n 1 dvc repro -s"
-    result = subprocess.run(
-        ["bash", "-c", script], cwd=root, capture_output=True, text=True, env=os.environ | {"PATH": path}
-    )
-    assert result.returncode == 0, result.stderr
-    assert ran(result.stdout) == {"train_full@43-0.001", "train_lora@43-0.01"}
-    assert not ran(dvc("repro", cwd=root)) & {"train_full@43-0.001", "train_lora@43-0.01"}
 
 
 def test_a_fresh_clone_without_data_is_up_to_date(colleague):

@@ -75,8 +75,11 @@ def _load(folder: Path, labels: Sequence[str], has_head: bool, **config_values: 
         raise UserError(f"{folder}: cannot be loaded: {error!r}") from error
     if config.pad_token_id is None:
         raise UserError(f"{config_file}: has no pad_token_id")
-    unusable = {*loading["missing_keys"], *(name for name, *_ in loading["mismatched_keys"])}
-    missing = {name for name in unusable if has_head or not name.startswith(f"{HEAD}.")}
+    mismatched = [name for name, *_ in loading["mismatched_keys"] if not name.startswith(f"{HEAD}.")]
+    if mismatched:
+        shown = f"{len(mismatched)} weights have another shape than config.json says, such as {mismatched[0]}"
+        raise UserError(f"{weights}: {shown}")
+    missing = {name for name in loading["missing_keys"] if has_head or not name.startswith(f"{HEAD}.")}
     _check_weights(model, weights, missing, loading["unexpected_keys"] if has_head else ())
     return model
 
@@ -99,6 +102,7 @@ def build_classifier(folder: Path, labels: Sequence[str], dropout: float, seed: 
     with safe_open(folder / "model.safetensors", framework="numpy") as weights:
         was_fine_tuned = f"{HEAD}.weight" in weights.keys()  # noqa: SIM118
     if was_fine_tuned:
+        torch.manual_seed(seed)
         head = model.get_submodule(HEAD)
         assert isinstance(head, nn.Linear)
         nn.init.normal_(head.weight, std=getattr(model.config, "initializer_range", 0.02))
