@@ -227,8 +227,12 @@ def test_killed_runs_resume_and_nothing_is_left_running(matrix):
 
     edit_training(matrix)
     repro = Repro(matrix)
-    repro.wait_for_epochs(2)
-    next(process for process in repro.trainings() if "--fold 1" in command_of(process)).kill()
+    checkpoints = matrix / "data/checkpoints/full/1-0.001"
+    deadline = time.monotonic() + 120
+    while not list(checkpoints.rglob("*.pt")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    (of_fold_1,) = (p for p in repro.trainings() if "train_full --fold 1" in command_of(p))
+    of_fold_1.kill()
     output = repro.end()
     assert repro.process.returncode == 0, output
     assert f"{FULL[1]}: ended with status -9" in output
