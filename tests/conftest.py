@@ -16,22 +16,6 @@ from tests.support.project import copy_project, prepare, run, run_tool, stage_ru
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-# The files that take longest, by real DVC or real kills; begun last, one of them would keep one worker busy alone.
-LONG_FILES = (
-    "test_parallel.py",
-    "test_pipeline.py",
-    "test_rooms.py",
-    "test_resume.py",
-    "test_scripts.py",
-    "test_sharing.py",
-)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the long files; all others stay in their order."""
-    items.sort(key=lambda item: item.path.name not in LONG_FILES)
-
-
 @pytest.fixture(scope="session")
 def tiny_base_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A 2-layer BERT of width 8 with random weights and a SentencePiece vocabulary, in KoBERT's layout."""
