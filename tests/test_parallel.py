@@ -271,6 +271,7 @@ def test_threads_depend_on_the_machine_and_the_size_of_the_model(tmp_path, monke
     threads.set_up_threads()
     assert os.environ["OMP_NUM_THREADS"] == str(expected)
     assert 1 <= threads.count_runs_that_fit() <= cores // expected
-    monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    threads.set_up_threads()
-    assert os.environ["OMP_NUM_THREADS"] == "3"
+    for own_choice, set_to in (("3", "3"), ("0", str(expected))):
+        monkeypatch.setenv("OMP_NUM_THREADS", own_choice)
+        threads.set_up_threads()
+        assert os.environ["OMP_NUM_THREADS"] == set_to

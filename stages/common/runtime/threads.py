@@ -6,7 +6,7 @@ import os
 from stages.common.runtime.paths import BASE_MODEL
 
 SPIN_COUNT = 1000  # turns of a loop, about a microsecond; the default is billions
-LARGE_MODEL_PARAMETERS = 25e6  # A smaller model gains nothing by a second thread.
+LARGE_MODEL_PARAMETERS = 25e6  # A smaller model gains less by a second thread than by a run beside it.
 RUNS_AT_ONCE = 8  # Machines with more cores than that give a large model more than one thread.
 BYTES_PER_PARAMETER = 20  # Weights, gradients, two moments of AdamW and the best weights, in float32.
 BYTES_PER_RUN = 1e9  # Of the libraries, the data set and the activations.
@@ -24,7 +24,7 @@ def _count_threads() -> int:
     from joblib import cpu_count  # It knows the limits of containers.
 
     own_choice = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
-    if own_choice.isdecimal():
+    if own_choice.isdecimal() and int(own_choice):  # 0 means nothing to OpenMP.
         return int(own_choice)
     return 1 if _count_parameters() < LARGE_MODEL_PARAMETERS else max(1, cpu_count() // RUNS_AT_ONCE)
 
