@@ -76,18 +76,18 @@ def build_collator(model: Model, packing: bool) -> Collator:
     expected = cls_logits(model, padding(probe, indices))
     collator = Collator(model, packed=True)
 
-    def is_exact(cls_only_last_layer: bool) -> bool:
+    def is_exact(fast_bert_layers: bool) -> bool:
         try:
-            set_attention(model, "packed", cls_only_last_layer)
+            set_attention(model, "packed", fast_bert_layers)
             difference = (cls_logits(model, collator(probe, indices)) - expected).abs().max()
         except (AttributeError, TypeError, ValueError, RuntimeError):
             return False
         # Relative to the logits: those of a new head are so small that a leak between examples looks like rounding.
         return model.config._attn_implementation == "packed" and bool(difference < TOLERANCE * expected.abs().max())
 
-    exact = is_exact(cls_only_last_layer=True) or is_exact(cls_only_last_layer=False)
+    exact = is_exact(fast_bert_layers=True) or is_exact(fast_bert_layers=False)
     if not exact:
-        set_attention(model, attention_before, cls_only_last_layer=False)
+        set_attention(model, attention_before, fast_bert_layers=False)
         warn("train.packing: this base model does not support it; batches are padded")
     model.train(was_training)
     return collator if exact else padding

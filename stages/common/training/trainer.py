@@ -12,6 +12,8 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from stages.common.artifacts.history import History, validation_score
+from stages.common.modeling.adapters import use_fast_adapters
+from stages.common.modeling.compact_embedding import compact_embedding, expand_embedding
 from stages.common.modeling.dataset import TokenizedDataset
 from stages.common.modeling.distributed import DistributedContext
 from stages.common.modeling.dropout import use_fast_dropout
@@ -79,7 +81,9 @@ class Trainer:
         self._rng: Any = torch.cuda if self.distributed.device.type == "cuda" else torch
         use_fast_dropout(model)
         self.model = model.to(self.distributed.device)
+        use_fast_adapters(model)
         self.collator = build_collator(model, params.packing)
+        compact_embedding(model, dataset)
         self._num_examples = len(dataset)
         self._step = TrainingStep(model, dataset, self.collator.packed, params, learning_rate, self.distributed)
         self._history: History = []
@@ -105,6 +109,7 @@ class Trainer:
                 self._validate(train_loss)
                 self._save_if_due(self._save_policy.poll())
         self._step.load_weights(self._best_weights)
+        expand_embedding(self.model)
         return TrainResult(self._history, self._best_epoch, self._seconds())
 
     @property
