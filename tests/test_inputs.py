@@ -29,9 +29,9 @@ def change(root: Path, key: str, value: object) -> None:
 
 
 def repro_with_an_edit(root: Path, target: str, wait_for: str, edit: Callable[[], object]) -> tuple[int, str]:
-    """Reproduce a stage, and edit something as soon as there is a file of this pattern; status and standard error."""
+    """Reproduce stages, and edit something as soon as there is a file of this pattern; status and standard error."""
     process = subprocess.Popen(
-        [sys.executable, *DVC[1:], "repro", "--single-item", target],
+        [sys.executable, *DVC[1:], "repro", "--single-item", *target.split()],
         cwd=root,
         env={**os.environ, "PYTHONPATH": "", "PATH": PATH},
         stdout=subprocess.DEVNULL,
@@ -76,6 +76,22 @@ def test_a_rank_that_changes_while_an_adapter_trains_is_recorded_for_no_other_ad
     change(repro, "train.epochs", 1)
     assert run(*DVC, "repro", "--single-item", "train_lora@0-0.01", cwd=repro).returncode == 0
     assert rank(repro) == 16
+
+
+def test_a_run_that_is_trained_beside_another_one_is_checked_too(repro):
+    change(repro, "train.epochs", 100)
+    change(repro, "run.save_interval_seconds", 0.5)
+    change(repro, "run.parallel", 2)
+    code, errors = repro_with_an_edit(
+        repro,
+        "train_full@0-0.001 train_lora@0-0.01",
+        "data/checkpoints/lora/0-0.01/*/*.pt",
+        lambda: change(repro, "lora.r", 16),
+    )
+    assert code == 0, errors
+    assert "train_lora@0-0.01: error: params.yaml: lora.r changed from 8 to 16" in errors
+    assert rank(repro) == 16, "its own cell has trained it again"
+    assert not {"train_full@0-0.001", "train_lora@0-0.01"} & status(repro)
 
 
 @pytest.fixture
