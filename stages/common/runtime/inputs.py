@@ -7,7 +7,6 @@ params.yaml or of a corpus during a stage would be recorded, in dvc.lock and in 
 import hashlib
 import os
 import re
-import reprlib
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from stages.common.runtime.console import short_repr
 from stages.common.runtime.paths import PARAMS
 
 DVC_YAML = Path("dvc.yaml")
@@ -111,7 +111,7 @@ class StageInputs:
             before, after = (dict(_flatten(_get(each, part) if part else each, part)) for each in (self._params, now))
             for name in {**before, **after}:
                 if before.get(name) != after.get(name):
-                    values = f"from {reprlib.repr(before.get(name))} to {reprlib.repr(after.get(name))}"
+                    values = f"from {short_repr(before.get(name))} to {short_repr(after.get(name))}"
                     return f"{PARAMS}: {name} changed {values}"
         states = self._read_states()
         changed = [file for file in {**self._states, **states} if self._states.get(file) != states.get(file)]
