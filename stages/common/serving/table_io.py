@@ -65,7 +65,8 @@ def _to_arrow(chunk: Chunk, new: pd.DataFrame) -> pa.Table:
 
 def _write_parquet(path: Path, chunks: ComputedChunks) -> None:
     first = _to_arrow(*next(chunks))
-    with pq.ParquetWriter(path, first.schema) as writer:
+    # Arrow itself opens no file whose name is not UTF-8.
+    with path.open("wb") as file, pq.ParquetWriter(file, first.schema) as writer:
         for table in chain([first], itertools.starmap(_to_arrow, chunks)):
             writer.write_table(table)
 
