@@ -93,7 +93,7 @@ def label_fit(tested: "TestedRows", suspected: np.ndarray, selection: Selection)
     for method, selected in selection.items():
         fitted, kinds, files = [], [], run_files(method, selected)
         for number, fold in tested.by_fold.items():
-            rows, logits = fold.train, read_logits(files[number], len(tested.class_names))["train"]
+            rows, logits = fold.train, read_logits(files[number], len(tested.class_names), ["train"])["train"]
             fitted.append(logits.argmax(1) == tested.all_labels[rows])
             kinds.append(status[rows])
         fits, kind = np.concatenate(fitted), np.concatenate(kinds)

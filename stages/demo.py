@@ -31,7 +31,9 @@ def main() -> None:
     models = {}
     for folder in arguments.models:
         is_adapter = (folder / "adapter_config.json").is_file()
-        models[folder.name] = load_text_classifier(folder, arguments.base_model if is_adapter else None)
+        is_alone = sum(other.name == folder.name for other in arguments.models) == 1
+        name = folder.name if is_alone else str(folder)  # No model takes the place of another one of its name.
+        models[name] = load_text_classifier(folder, arguments.base_model if is_adapter else None)
     labels, *others = (classifier.labels for classifier in models.values())
     if any(other != labels for other in others):
         raise UserError("the models have different classes: name one at a time")

@@ -1,6 +1,7 @@
 """A trained model as a folder that transformers, PEFT or onnxruntime loads without code of this project."""
 
 import argparse
+import os
 from pathlib import Path
 
 from peft import PeftModel
@@ -88,6 +89,8 @@ def main() -> None:
     output = arguments.output.resolve()  # A link stays, and its target is written.
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
         raise UserError(f"{arguments.output}: is there already, and not an empty folder")
+    if os.fsencode(output).decode(errors="ignore") != str(output):
+        raise UserError(f"{arguments.output}: is not UTF-8, which the libraries that write models need")
     if arguments.format == "onnx":
         check_onnx_packages()
         kind = "onnx"

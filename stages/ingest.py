@@ -93,6 +93,7 @@ class IngestCounts:
         return {
             "files": self.files,
             "records": self.records,
+            "repeated_ids": sum(self.repeated_ids.values()),
             "file_faults": self.file_errors,
             "record_faults": self.record_errors,
             "first_faults": [{"file": file, **asdict(error)} for file, error in self.first_errors],

@@ -103,7 +103,7 @@ def predict_table(arguments: argparse.Namespace) -> None:
         return frame
 
     output = arguments.output.resolve()  # A link stays, and its target is written.
-    add_columns(arguments.input, output, arguments.text_column, columns, predict, arguments.encoding)
+    add_columns(arguments.input, output, arguments.text_column, columns, predict, arguments.encoding, arguments.columns)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -119,6 +119,13 @@ def parse_arguments() -> argparse.Namespace:
         metavar="NAME",
         help="column of --input that holds the texts; without it, a .txt has one a line",
     )
+    parser.add_argument(
+        "--columns",
+        type=lambda names: names.split(","),
+        default=(),
+        metavar="NAME,NAME",
+        help="the names of all columns of --input, in order, if none of its rows names them",
+    )
     parser.add_argument("--output", type=Path, metavar="FILE", help=f"where to write it: {formats}")
     parser.add_argument("--prefix", default="", metavar="NAME", help="of the names of the new columns")
     parser.add_argument(
@@ -131,6 +138,8 @@ def parse_arguments() -> argparse.Namespace:
     for_table = (arguments.input, is_text or arguments.text_column, arguments.output)
     if any(for_table) == bool(arguments.texts):
         parser.error("give texts, or --input, --text-column and --output")
+    if arguments.columns and not arguments.text_column:
+        parser.error("--columns goes with --text-column")
     if not arguments.texts and not all(for_table):
         parser.error("--input, --text-column and --output go together")
     return arguments

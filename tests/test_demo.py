@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -50,6 +51,14 @@ def test_the_only_word_of_a_text_carries_its_whole_probability(classifier):
 
 def test_a_text_of_which_cleaning_leaves_nothing_has_no_label(classifier):
     assert explain_prediction(classifier, "😊 …") == {"label": None, "probabilities": None, "attributions": []}
+
+
+def test_decomposed_hangul_is_explained_as_composed_hangul_is(classifier):
+    text = "배터리 정말 최고"
+    decomposed = explain_prediction(classifier, unicodedata.normalize("NFD", text))
+    assert decomposed == explain_prediction(classifier, text)
+    nearest = NearestTexts([text, "화면 별로"], ["긍정", "부정"])
+    assert nearest.find(unicodedata.normalize("NFD", text), 1)[0]["similarity"] == 1
 
 
 def test_the_words_of_a_long_text_are_attributed_up_to_a_limit(classifier):

@@ -2,9 +2,11 @@
 
 import importlib.util
 import json
+import os
 import re
 import subprocess
 import sys
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -287,6 +289,20 @@ def test_the_exported_tokenizer_has_only_normalizers_that_transformers_js_knows(
     steps = json.loads(text)["normalizer"]["normalizers"]
     used = {inner["type"] for step in steps for inner in step.get("normalizers", [step])}
     assert used <= {"Replace", "NFC", "NFD", "NFKC", "NFKD", "Strip", "StripAccents", "Lowercase", "Sequence"}
+
+
+def test_a_folder_whose_name_is_not_utf8_is_refused_at_once(tool, tmp_path):
+    with pytest.raises(SystemExit, match="is not UTF-8"):
+        tool("export", "--model", "data/models/lora", "--output", os.fsdecode(os.fsencode(tmp_path) + b"/\xb0\xa1"))
+
+
+def test_the_exported_tokenizer_composes_hangul_as_cleaning_does(tool, tmp_path):
+    """Texts of macOS hold Hangul in parts."""
+    tool("export", "--model", "data/models/lora", "--output", tmp_path / "out")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(str(tmp_path / "out"))
+    text = "배터리 최고예요"
+    assert tokenizer(unicodedata.normalize("NFD", text)).input_ids == tokenizer(text).input_ids
+    assert tokenizer.unk_token_id not in tokenizer(text).input_ids
 
 
 def test_a_link_to_an_empty_folder_is_followed(tool, tmp_path):

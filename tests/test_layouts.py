@@ -1,11 +1,13 @@
 """Files in the layouts that people have: what is unambiguous is read, and nothing is lost in silence."""
 
+import io
 import json
 import re
 import subprocess
 import sys
 import unicodedata
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +112,22 @@ def test_text_files_beside_tables_are_read_if_they_are_tables_and_named_if_not(s
     assert "c.txt" in warned
 
 
+def test_prediction_takes_names_and_paths_as_ingest_does(tmp_path):
+    def predicted(source: Path, column: str, header: list[str]) -> list[dict[str, Any]]:
+        target = tmp_path / "out.jsonl"
+        add_columns(source, target, column, ["n"], lambda texts: pd.DataFrame({"n": texts}), header=header)
+        return [json.loads(line) for line in target.read_text(encoding="utf-8").splitlines()]
+
+    (tmp_path / "a.txt").write_text("5\t최고\n1\t별로\n", encoding="utf-8")
+    rows = predicted(tmp_path / "a.txt", "text", ["label", "text"])
+    assert rows == [{"label": "5", "text": "최고", "n": "최고"}, {"label": "1", "text": "별로", "n": "별로"}]
+    (tmp_path / "a.jsonl").write_text('{"review": {"text": "최고"}, "id": 1}\n', encoding="utf-8")
+    rows = predicted(tmp_path / "a.jsonl", "review.text", [])
+    assert rows == [{"review": {"text": "최고"}, "id": 1, "n": "최고"}]
+    with pytest.raises(UserError, match=r"no column text; it has review, id, review\.text"):
+        predicted(tmp_path / "a.jsonl", "text", [])
+
+
 def test_a_text_file_with_a_named_column_is_a_table_in_prediction_too(tmp_path):
     (tmp_path / "a.txt").write_text("id\ttext\n1\t최고\n", encoding="utf-8")
     add_columns(tmp_path / "a.txt", tmp_path / "out.jsonl", "text", ["n"], lambda texts: pd.DataFrame({"n": texts}))
@@ -143,6 +161,17 @@ def rewrite(path: Path, change) -> None:
             changed.writestr(name, content)
 
 
+def with_chart_sheet(parts: dict[str, bytes]) -> dict[str, bytes]:
+    """The workbook with a chart in place of its sheet of cells."""
+    book = openpyxl.Workbook()
+    book.remove(book.active)
+    book.create_chartsheet("chart").add_chart(openpyxl.chart.BarChart())
+    buffer = io.BytesIO()
+    book.save(buffer)
+    with zipfile.ZipFile(buffer) as charts:
+        return {name: charts.read(name) for name in charts.namelist()}
+
+
 def far_row(parts: dict[str, bytes]) -> dict[str, bytes]:
     sheet = "xl/worksheets/sheet1.xml"
     content = re.sub(rb'(<row r=|r="[A-Z])"?2', lambda found: found[0][:-1] + b"999999999", parts[sheet])
@@ -153,6 +182,7 @@ def far_row(parts: dict[str, bytes]) -> dict[str, bytes]:
     "change",
     [
         far_row,
+        with_chart_sheet,
         lambda parts: {name: content for name, content in parts.items() if "worksheets" not in name},
         lambda parts: {name: content for name, content in parts.items() if name != "[Content_Types].xml"},
         lambda parts: {**parts, "xl/workbook.xml": parts["xl/workbook.xml"][:300]},
@@ -165,6 +195,61 @@ def test_a_damaged_workbook_is_an_error_of_its_file_alone(stage, tmp_path, chang
     rewrite(workbook(tmp_path / "raw/b.xlsx", ("s", [["id", "text", "label"], [1, "글", 1]])), change)
     assert ingested(stage, tmp_path / "raw", data__on_error="skip") == [("최고", "1")]
     assert json.loads(Path("metrics/ingest.json").read_text(encoding="utf-8"))["file_faults"] == {"unreadable": 1}
+
+
+def corrupt_deflate(content: bytes) -> bytes:
+    with zipfile.ZipFile(io.BytesIO(content)) as whole:
+        part = whole.getinfo("xl/worksheets/sheet1.xml")
+    start = part.header_offset + 30 + len(part.filename)
+    return content[: start + 8] + bytes([255] * 16) + content[start + 24 :]
+
+
+def change_headers(offset: int, value: bytes) -> Callable[[bytes], bytes]:
+    """Write a value into the headers of all parts; `offset` counts from the signature of the central one."""
+
+    def change(content: bytes) -> bytes:
+        changed = bytearray(content)
+        for signature, at in ((b"PK\x01\x02", offset), (b"PK\x03\x04", offset - 2)):
+            for found in re.finditer(signature, content):
+                changed[found.start() + at : found.start() + at + len(value)] = value
+        return bytes(changed)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (corrupt_deflate, "cannot be read as .xlsx"),
+        (change_headers(8, b"\x01\x00"), "encrypted"),
+        (change_headers(10, b"\x63\x00"), "compression"),
+    ],
+    ids=["corrupt deflate", "encrypted", "unknown compression"],
+)
+def test_a_zip_that_cannot_be_unpacked_is_an_error_of_its_file_alone(stage, tmp_path, change, message):
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw/a.csv").write_text("id,text,label\n1,최고,1\n", encoding="utf-8")
+    path = workbook(tmp_path / "raw/b.xlsx", ("s", [["id", "text", "label"], *([n, "글" * n, 1] for n in range(99))]))
+    path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(SystemExit, match=rf"b\.xlsx: .*{message}"):
+        ingested(stage, tmp_path / "raw")
+    assert ingested(stage, tmp_path / "raw", data__on_error="skip") == [("최고", "1")]
+
+
+def test_sheets_that_are_not_read_are_named(stage, tmp_path, capsys):
+    rows = [["id", "text", "label"], [1, "최고", 1]]
+    path = workbook(tmp_path / "a.xlsx", ("1월", rows), ("2월", rows))
+    assert ingested(stage, path) == [("최고", "1")]
+    assert "only sheet '1월' is read; save '2월' as files of their own" in capsys.readouterr().err
+
+
+def test_a_parquet_file_that_decodes_to_gigabytes_is_one_error(stage, tmp_path):
+    column = pa.DictionaryArray.from_arrays(pa.array([0] * 50_000, pa.int32()), pa.array(["가" * 400_000]))
+    labels = pa.array([1] * 50_000)
+    pq.write_table(pa.table({"text": column, "label": labels}), tmp_path / "a.parquet", compression="zstd")
+    assert (tmp_path / "a.parquet").stat().st_size < 10_000
+    with pytest.raises(SystemExit, match="4096 rows hold 4,915,200,000 bytes of text"):
+        ingested(stage, tmp_path / "a.parquet", data__id_column="Index")
 
 
 def test_times_that_python_cannot_hold_are_written_as_arrow_writes_them(tmp_path):
@@ -241,6 +326,7 @@ def test_ids_that_stand_twice_are_told(stage, tmp_path, capsys):
     (tmp_path / "a.json").write_text(json.dumps(rows), encoding="utf-8")
     stage("ingest", data__source=str(tmp_path / "a.json"))
     assert "Index: 1 ids stand in 2 rows, for example '1'" in capsys.readouterr().err
+    assert json.loads(Path("metrics/ingest.json").read_text(encoding="utf-8"))["repeated_ids"] == 1
 
 
 def test_a_text_that_begins_with_a_hyphen_gets_a_hint(monkeypatch, capsys):

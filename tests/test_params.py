@@ -1,5 +1,6 @@
 """params.yaml: numbers as DVC writes them, and all faults in one message."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -84,3 +85,14 @@ def test_a_checkpoint_of_when_rule_3_had_a_switch_can_be_used_if_it_was_on():
     former["clean"]["collapse_spaces"] = False
     with pytest.raises(ValidationError, match="collapse_spaces"):
         Preprocessing.model_validate(former)
+
+
+@pytest.mark.parametrize("number", ["0x" + "f" * 10_000, "9" * 10_000, "0b" + "1" * 20_000], ids=["hex", "dec", "bin"])
+@pytest.mark.parametrize("key", ["r", "epochs", "seed", "patience", "bootstrap_samples"])
+def test_a_number_of_ten_thousand_digits_is_told_in_one_line(tmp_path, key, number):
+    path = tmp_path / "params.yaml"
+    text = re.sub(rf"^  {key}: .*$", f"  {key}: {number}", SHIPPED_TEXT, flags=re.MULTILINE)
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(UserError) as error:
+        load_params(path)
+    assert len(str(error.value)) < 400

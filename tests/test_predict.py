@@ -97,6 +97,44 @@ def test_a_table_gets_label_and_probabilities(tool, tmp_path, suffix):
             assert [row[name] for name in NEW_COLUMNS[1:]] == pytest.approx(probabilities, abs=2e-6)  # 6 digits
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".xlsx", ".jsonl", ".parquet"])
+def test_a_file_whose_name_is_not_utf8_is_read_and_written(tool, tmp_path, suffix):
+    name = os.fsdecode(os.fsencode(tmp_path) + b"/\xb0\xa1")  # as `unzip` leaves names in CP949
+    Path(f"{name}.csv").write_text("text\n배터리 최고\n", encoding="utf-8")
+    files = ("--input", f"{name}.csv", "--text-column", "text", "--output", f"{name}.out{suffix}")
+    tool("predict", "--model", "data/models/full", *files)
+    assert Path(f"{name}.out{suffix}").stat().st_size
+    again = ("--input", f"{name}.out{suffix}", "--text-column", "text", "--output", f"{name}.again.csv")
+    tool("predict", "--model", "data/models/full", *again, "--prefix", "again_")
+    assert "again_p_긍정" in Path(f"{name}.again.csv").read_text(encoding="utf-8")
+
+
+CLOSED, KOREAN = ("", ">&- 2>&- <&-"), ("PYTHONIOENCODING=euc-kr", "")
+
+
+@pytest.mark.parametrize(
+    ("command", "streams"),
+    [
+        ("predict --model data/models/full --input '{0}/in.csv' --text-column text --output '{0}/out.csv'", CLOSED),
+        ("predict --model data/models/full '뷁 최고 😊'", KOREAN),
+        ("ingest", CLOSED),
+        ("audit", KOREAN),
+    ],
+)
+def test_standard_streams_may_be_closed_or_of_another_encoding(trained_project, tmp_path, command, streams):
+    """As those of cron, and of a terminal in a Korean locale."""
+    shutil.copytree(trained_project, tmp_path / "project")
+    (tmp_path / "in.csv").write_text("text\n뷁 최고 😊\n", encoding="utf-8")
+    variables, redirections = streams
+    line = f'{variables} "{sys.executable}" -m stages.{command.format(tmp_path)} {redirections}'
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    result = subprocess.run(line, shell=True, cwd=tmp_path / "project", env=environment, capture_output=True)
+    assert result.returncode == 0, result.stderr
+    assert b"Traceback" not in result.stderr
+    if "--input" in command:
+        assert "뷁 최고 😊" in (tmp_path / "out.csv").read_text(encoding="utf-8")
+
+
 def test_a_link_as_output_is_followed(tool, tmp_path):
     (tmp_path / "in.csv").write_text("text\n배터리 최고\n", encoding="utf-8")
     (tmp_path / "target.csv").write_text("old", encoding="utf-8")

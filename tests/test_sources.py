@@ -328,11 +328,12 @@ def test_excluded_ids_of_no_row_and_of_several_rows_are_reported(stage, tmp_path
     [
         ("nowhere.txt", None, "data.exclude: nowhere.txt: .*No such file"),
         ("a.csv", "id,text\n1,글\n", "data.exclude: a.csv: line 1: has no column Index; it has id, text"),
+        ("a.txt", b"1\n\xff\xff\n", "data.exclude: a.txt: line 2: not UTF-8"),
     ],
 )
 def test_a_file_of_ids_that_cannot_be_read_is_named(stage, tokenized, name, content, message):
     if content:
-        Path(name).write_text(content, encoding="utf-8")
+        Path(name).write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(SystemExit, match=message):
         stage("split", data__exclude=name)
 

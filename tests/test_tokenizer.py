@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import sentencepiece
 import transformers
+from tokenizers import Tokenizer, models
 
 from stages.common.pretrained import tokenizer as tokenizers
 from stages.common.pretrained.tokenizer import CHUNK_SIZE, PREFIX_LENGTH, SPECIAL_TOKENS, load_tokenizer
@@ -186,3 +187,12 @@ def test_a_sentencepiece_model_alone_has_its_own_ids(tmp_path):
     (tmp_path / "spiece.vocab").unlink()
     model = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "spiece.model"))
     assert encode(tmp_path, TEXTS) == [[CLS, *model.encode(text), SEP] for text in TEXTS]
+
+
+def test_dropout_of_a_tokenizer_is_ignored(tmp_path):
+    vocab = {"[UNK]": 0, "a": 1, "b": 2, "ab": 3}
+    model = models.BPE(vocab, [("a", "b")], dropout=0.5, unk_token="[UNK]")
+    Tokenizer(model).save(str(tmp_path / "tokenizer.json"))
+    tokenizer = load_tokenizer(tmp_path)
+    assert tokenizer.encode(["ab" * 20], 64).input_ids.to_pylist() == [[3] * 20]
+    assert tokenizer.to_fast().encode("ab" * 20).ids == [3] * 20

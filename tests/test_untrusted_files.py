@@ -142,6 +142,12 @@ def test_tampered_logits_are_refused(tmp_path, values):
         read_logits(tmp_path / "logits.safetensors", len(LABELS))
 
 
+def test_logits_without_those_of_a_part_are_refused(tmp_path):
+    save_file({"test": np.zeros((5, 3), np.float32)}, tmp_path / "logits.safetensors")
+    with pytest.raises(UserError, match=r"logits\.safetensors: cannot be read \(it lacks validation\)"):
+        read_logits(tmp_path / "logits.safetensors", len(LABELS), ["test", "validation"])
+
+
 def test_a_pipe_or_a_device_is_never_replaced(tmp_path):
     """As root, `--output /dev/null` would make a file of it."""
     os.mkfifo(tmp_path / "pipe")

@@ -1,6 +1,6 @@
 """Logits on the validation and the test rows, in a file that is read without torch."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +19,20 @@ def write_logits(path: Path, logits: Logits) -> None:
         save_file({name: np.ascontiguousarray(values, np.float32) for name, values in logits.items()}, temporary)
 
 
-def read_logits(path: Path, num_classes: int) -> Logits:
-    """Read what `write_logits` wrote, as float64; a UserError says that the file is missing or damaged."""
+def read_logits(path: Path, num_classes: int, names: Iterable[str] = ()) -> Logits:
+    """Read what `write_logits` wrote, as float64.
+
+    Args:
+        num_classes: Number of logits of a row.
+        names: The names that the file must hold.
+
+    Raises:
+        UserError: The file is missing or damaged.
+    """
     try:
         logits = {name: values.astype(float) for name, values in load_file(path).items()}
+        if missing := [name for name in names if name not in logits]:
+            raise ValueError(f"it lacks {missing[0]}")
         if not all(values.shape[1:] == (num_classes,) and np.isfinite(values).all() for values in logits.values()):
             raise ValueError(f"not {num_classes} finite numbers per row")
     except (OSError, ValueError, SafetensorError) as error:

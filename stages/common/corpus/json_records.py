@@ -98,21 +98,22 @@ def find_keys(data: bytes) -> list[str]:
         value = _JSON.raw_decode(text)[0] if text.startswith("{") else next(_values_before_error(text), None)
     except (json.JSONDecodeError, RecursionError):
         return []
-    return list(_paths(value)) if isinstance(value, dict) else []
+    return list(key_paths(value)) if isinstance(value, dict) else []
 
 
-def _paths(value: dict[str, Any]) -> Iterator[str]:
+def key_paths(value: dict[str, Any]) -> Iterator[str]:
+    """Yield the keys of an object; of a nested object, the dotted paths of its keys."""
     for key, nested in value.items():
-        yield from (f"{key}.{path}" for path in _paths(nested)) if isinstance(nested, dict) else [key]
+        yield from (f"{key}.{path}" for path in key_paths(nested)) if isinstance(nested, dict) else [key]
 
 
-def _look_up(value: dict[str, Any], name: str) -> Any:
+def look_up(value: dict[str, Any], name: str) -> Any:
     """The value of a key, or of the nested key of which `name` is the dotted path; UNSET if there is neither."""
     if name in value:
         return value[name]
     first, _, rest = name.partition(".")
     nested = value.get(first, msgspec.UNSET)
-    return _look_up(nested, rest) if rest and isinstance(nested, dict) else msgspec.UNSET
+    return look_up(nested, rest) if rest and isinstance(nested, dict) else msgspec.UNSET
 
 
 def _decode(text: str) -> Any:
@@ -129,7 +130,7 @@ def _parse_objects(text: str, columns: Columns) -> Iterable[Record | ReadError]:
     except json.JSONDecodeError as error:
         return _parse_lines(text, columns, error)
     try:
-        arrays = dict(_arrays(value, columns)) if _look_up(value, columns.text) is msgspec.UNSET else {}
+        arrays = dict(_arrays(value, columns)) if look_up(value, columns.text) is msgspec.UNSET else {}
     except RecursionError as error:
         return [ReadError("not_json", "line 1 column 1", f"nested too deep: {error}", of_record=False)]
     if not arrays:
@@ -147,7 +148,7 @@ def _arrays(value: dict[str, Any], columns: Columns) -> Iterator[tuple[str, list
         if isinstance(nested, dict):
             yield from ((f"{key}.{path}", array) for path, array in _arrays(nested, columns))
         elif isinstance(nested, list) and any(
-            isinstance(each, dict) and _look_up(each, columns.text) is not msgspec.UNSET for each in nested
+            isinstance(each, dict) and look_up(each, columns.text) is not msgspec.UNSET for each in nested
         ):
             yield key, nested
 
@@ -199,12 +200,12 @@ def _values_before_error(text: str) -> Iterator[Any]:
 def _to_record(place: str, value: Any, columns: Columns) -> Record | ReadError:
     if not isinstance(value, dict):
         return ReadError("wrong_type", place, f"of type {type(value).__name__}, not an object", of_record=True)
-    if not isinstance(text := _look_up(value, columns.text), str | msgspec.UnsetType | None):
+    if not isinstance(text := look_up(value, columns.text), str | msgspec.UnsetType | None):
         detail = f"{columns.text} is of type {type(text).__name__}, not a string"
         return ReadError("wrong_type", place, detail, of_record=True)
     fields: list[Any] = []
     for key in dict.fromkeys(columns.names().values()):
-        field = _look_up(value, key)
+        field = look_up(value, key)
         try:
             if not isinstance(field, str | msgspec.UnsetType | None):
                 field = json.dumps(field, ensure_ascii=False)

@@ -5,6 +5,7 @@ after a cell of several lines, and drops an empty cell that is alone in its row.
 """
 
 import csv
+import itertools
 import json
 import math
 import textwrap
@@ -23,9 +24,11 @@ from zipfile import ZipFile
 import openpyxl
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from stages.common.corpus.encoding import TextFormat, detect_format
+from stages.common.corpus.json_records import key_paths, look_up
 from stages.common.corpus.records import ReadError
 from stages.common.runtime.console import warn
 from stages.common.runtime.exceptions import UserError
@@ -34,7 +37,9 @@ CHUNK_ROWS = 4096
 MAX_HEADER_ROWS = 20  # rows among which the header is looked for
 DELIMITERS = ",\t;"
 MAX_NAMES_CHARACTERS = 200  # of the names of a table's columns in a message
+STRING_TYPES = {pa.string(), pa.large_string(), pa.binary(), pa.large_binary()}
 MAX_EXCEL_ROWS = 2**20  # of a sheet; Excel allows no more
+MAX_PARQUET_BYTES = 2**30  # of the strings of a chunk; a file of a kilobyte can repeat a long one in every row
 MAX_EXCEL_BYTES = 2**30  # unpacked; an .xlsx of some kilobytes can hold more
 OLE_SIGNATURE = b"\xd0\xcf\x11\xe0"  # of the container around an Excel file with a password, and of .xls
 Row = TypeVar("Row")
@@ -463,8 +468,9 @@ def _read_json_lines(lines: _Lines, wanted: Wanted) -> Iterator[Chunk | ReadErro
             row = json.loads(line)
             if not isinstance(row, dict):
                 raise ValueError("not an object")
-            wanted.check_columns(list(row))
-            text = row[match_column(wanted.text_column, list(row))]
+            names = list(dict.fromkeys((*row, *key_paths(row))))
+            wanted.check_columns(names)
+            text = look_up(row, match_column(wanted.text_column, names))
             if not isinstance(text, str | None):
                 raise ValueError(f"the text is of type {type(text).__name__}")
             to_json(row).encode()  # raises for half of a surrogate pair
@@ -478,6 +484,34 @@ def _read_json_lines(lines: _Lines, wanted: Wanted) -> Iterator[Chunk | ReadErro
         yield JsonLinesChunk(texts, [line for line, *_ in chunk], rows, columns)
 
 
+def _read_undecoded(file: BinaryIO, table: pq.ParquetFile) -> pq.ParquetFile:
+    """Open a Parquet file so that each string of a column which could be too large stands in memory once."""
+    metadata = table.metadata
+    chunks = (
+        metadata.row_group(group).column(column)
+        for group, column in itertools.product(range(metadata.num_row_groups), range(metadata.num_columns))
+    )
+    large = {
+        chunk.path_in_schema
+        for chunk in chunks
+        if chunk.physical_type == "BYTE_ARRAY" and chunk.total_uncompressed_size * CHUNK_ROWS > MAX_PARQUET_BYTES
+    }
+    return pq.ParquetFile(file, metadata=metadata, read_dictionary=sorted(large & set(table.schema_arrow.names)))
+
+
+def _decode(schema: pa.Schema, batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Give the columns of a batch the types of `schema`; a ValueError says that they do not fit into memory."""
+    size = sum(
+        pc.sum(pc.binary_length(column.dictionary).take(column.indices)).as_py() or 0
+        for column in batch.columns
+        if pa.types.is_dictionary(column.type) and column.type.value_type in STRING_TYPES
+    )
+    if size > MAX_PARQUET_BYTES:
+        raise ValueError(f"{batch.num_rows} rows hold {size:,} bytes of text, more than {MAX_PARQUET_BYTES:,}")
+    columns = [column.cast(field.type) for column, field in zip(batch.columns, schema, strict=True)]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
 def _read_parquet(lines: _Lines, wanted: Wanted) -> Iterator[Chunk | ReadError]:
     table = pq.ParquetFile(lines.file)
     schema = table.schema_arrow
@@ -487,7 +521,7 @@ def _read_parquet(lines: _Lines, wanted: Wanted) -> Iterator[Chunk | ReadError]:
         ("string", "large_string", "dictionary<values=string")
     ):
         raise ValueError(f"column {text_column} holds {kind}, not text")
-    batches = table.iter_batches(CHUNK_ROWS)
+    batches = map(partial(_decode, schema), _read_undecoded(lines.file, table).iter_batches(CHUNK_ROWS))
     for batch in batches if table.metadata.num_rows else [pa.RecordBatch.from_pylist([], schema)]:
         yield ParquetChunk(batch[text_column].cast(pa.string()).fill_null("").to_pandas(), batch)
 

@@ -83,9 +83,10 @@ def _collect(tested: TestedRows, files: Mapping[int, Path], prefix: str = "") ->
     num_classes = len(tested.class_names)
     logits, temperatures = [], []
     for number, fold in tested.by_fold.items():
-        values = read_logits(files[number], num_classes)
-        logits.append(values[f"{prefix}test"])
-        temperatures.append(fit_temperature(values[f"{prefix}validation"], tested.all_labels[fold.validation]))
+        test, validation = f"{prefix}test", f"{prefix}validation"
+        values = read_logits(files[number], num_classes, [test, validation])
+        logits.append(values[test])
+        temperatures.append(fit_temperature(values[validation], tested.all_labels[fold.validation]))
     return Predictions(np.concatenate(logits), np.array(temperatures))
 
 

@@ -199,6 +199,8 @@ class FastTokenizer:
         except Exception as error:  # the library raises bare Exception for every fault of the file
             raise UserError(f"{tokenizer_file}: not a tokenizer of the tokenizers library: {error}") from error
         self._tokenizer.no_padding()
+        if isinstance(self._tokenizer.model, models.BPE):
+            self._tokenizer.model.dropout = None  # With dropout each call would give a text other ids.
         self.vocab_size = max(self._tokenizer.get_vocab().values(), default=-1) + 1
         parts = json.loads(self._tokenizer.to_str())
         if (growth := _growth(parts["normalizer"])) > MAX_GROWTH:

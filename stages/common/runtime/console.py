@@ -1,6 +1,7 @@
 """What a stage prints while it works: warnings, and progress on a terminal and in a log."""
 
 import os
+import reprlib
 import sys
 import time
 from typing import Any
@@ -14,6 +15,23 @@ LOG_INTERVAL_SECONDS = 30  # between two lines of progress in a log
 def warn(message: str) -> None:
     """Print one line to the user; the stage goes on."""
     print(f"warning: {message}", file=sys.stderr)
+
+
+class _ShortRepr(reprlib.Repr):
+    def repr_int(self, value: int, level: int) -> str:
+        try:
+            return super().repr_int(value, level)
+        except ValueError:  # Python writes no decimal number of more than 4,300 digits.
+            return f"a number of {value.bit_length()} bits"
+
+
+_short_repr = _ShortRepr()
+_short_repr.maxlevel, _short_repr.maxstring = 2, 80  # A few lines of YAML, with anchors, can mean a billion values.
+
+
+def short_repr(value: object) -> str:
+    """`repr` of a value that a user wrote, cut off to some 80 characters."""
+    return _short_repr.repr(value)
 
 
 def format_duration(seconds: float) -> str:

@@ -3,7 +3,9 @@
 import functools
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
+from stages.common.runtime.inputs import InputChangedError, check_inputs, watch_inputs
 from stages.common.runtime.process import set_up_process
 
 
@@ -27,6 +29,7 @@ class TrainingInterrupted(BaseException):
 def report_user_errors(main: Callable[[], None]) -> Callable[[], None]:
     """Decorate a `main`: set up the process, and turn an error of the user or the disk into one line and status 1.
 
+    A stage whose inputs or parameters changed while it ran ends with such an error too, see `inputs`.
     Ctrl-C exits with 130, and a training that a signal stopped with 128 + its number, as shells do.
     """
 
@@ -34,8 +37,10 @@ def report_user_errors(main: Callable[[], None]) -> Callable[[], None]:
     def run() -> None:
         try:
             set_up_process()
+            watch_inputs(Path(main.__code__.co_filename).stem)
             main()
-        except (UserError, OSError) as error:
+            check_inputs()
+        except (UserError, InputChangedError, OSError) as error:
             sys.exit(f"error: {' '.join(str(error).split())}")
         except TrainingInterrupted as interruption:
             if message := str(interruption):

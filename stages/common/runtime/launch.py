@@ -7,6 +7,7 @@ import sys
 from typing import Literal
 
 from stages.common.runtime.exceptions import UserError
+from stages.common.runtime.inputs import check_inputs
 from stages.common.runtime.parallel import SUPERVISED, end_with_supervisor, train_side_by_side
 
 LAUNCHED = "STAGE_LAUNCHED"  # environment variable: the launcher has started this process
@@ -51,4 +52,7 @@ def start_processes(launcher: str, parallel: int | Literal["auto"], module: str)
         except OSError as error:
             raise UserError(f"run.launcher: {command[0]} cannot be started: {error.strerror}") from error
     elif cell := os.environ.get("DVC_STAGE", "").rpartition(":")[2]:
-        sys.exit(train_side_by_side(cell, arguments, parallel))
+        status = train_side_by_side(cell, arguments, parallel)
+        if not status:
+            check_inputs()  # The own run may have ended long before the others.
+        sys.exit(status)

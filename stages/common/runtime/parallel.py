@@ -129,6 +129,8 @@ class _Matrix:
         cell = self.cells[name]
         try:
             with self._repo.lock:
+                if cell.changed_deps():  # It may have read what came after the check of `is_missing`.
+                    return
                 cell.save_outs()
                 for out in cell.outs:
                     out.commit()

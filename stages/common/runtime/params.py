@@ -4,7 +4,6 @@ The descriptions of the fields are the comments of params.yaml and the table in 
 """
 
 import re
-import reprlib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -21,6 +20,7 @@ from pydantic import (
 )
 
 from stages.common.labels import label_index
+from stages.common.runtime.console import short_repr
 from stages.common.runtime.exceptions import UserError
 from stages.common.runtime.paths import PARAMS
 
@@ -65,7 +65,7 @@ def _check_labels(labels: dict[str, list[Any]]) -> dict[str, list[Any]]:
 Float = Annotated[float, BeforeValidator(_parse_exponent), Field(allow_inf_nan=False)]
 PositiveFraction = Annotated[Float, Field(gt=0, lt=1)]
 Fraction = Annotated[Float, Field(ge=0, lt=1)]
-PositiveInt = Annotated[int, Field(ge=1)]
+PositiveInt = Annotated[int, Field(ge=1, lt=2**31)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 LearningRates = Annotated[list[PositiveFraction], Field(min_length=1), AfterValidator(_check_distinct)]
 NonEmptyString = Annotated[str, Field(min_length=1)]
@@ -164,7 +164,9 @@ class CleanParams(Section):
 class TokenizeParams(Section):
     """How texts become input_ids."""
 
-    max_length: Annotated[int, Field(ge=3)] = _described("in tokens, [CLS] and [SEP] included; the rest is truncated")
+    max_length: Annotated[int, Field(ge=3, lt=2**31)] = _described(
+        "in tokens, [CLS] and [SEP] included; the rest is truncated"
+    )
     max_unk_rate: Annotated[Float, Field(ge=0, le=1)] = _described(
         "a larger fraction of [UNK] among the tokens stops the pipeline: the tokenizer does not know the language"
     )
@@ -216,7 +218,7 @@ class TrainParams(Section):
     gradient_accumulation_steps: PositiveInt = _described(
         "batches whose gradients are added up before an optimizer step"
     )
-    patience: Annotated[int, Field(ge=0)] = _described(
+    patience: Annotated[int, Field(ge=0, lt=2**31)] = _described(
         "epochs without a better validation score before training stops; 0: never stop early"
     )
     dropout: Fraction = _described("dropout before the classification head; within the encoder its own config decides")
@@ -264,7 +266,9 @@ class LoraParams(Section):
 class CompareParams(Section):
     """The comparison on the test rows."""
 
-    bootstrap_samples: Annotated[int, Field(ge=100)] = _described("resamples of the bootstrap, and permutations")
+    bootstrap_samples: Annotated[int, Field(ge=100, lt=2**31)] = _described(
+        "resamples of the bootstrap, and permutations"
+    )
     seed: Seed = _described("of the bootstrap and the permutations")
     margin: PositiveFraction = _described(
         "of macro-F1, named beforehand: a smaller difference makes no difference in practice"
@@ -295,10 +299,6 @@ class Params(Section):
         return self
 
 
-_short = reprlib.Repr()
-_short.maxlevel, _short.maxstring = 2, 80  # a few lines of YAML, with anchors, can mean a list of a billion values
-
-
 def _format_fault(error: Any) -> str:
     key = ".".join(map(str, error["loc"])) or "the file"
     match error["type"]:
@@ -309,7 +309,7 @@ def _format_fault(error: Any) -> str:
         case "value_error" if not error["loc"]:
             return error["msg"].removeprefix("Value error, ")
         case _:
-            return f"{key} is {_short.repr(error['input'])}: {error['msg'][:1].lower()}{error['msg'][1:]}"
+            return f"{key} is {short_repr(error['input'])}: {error['msg'][:1].lower()}{error['msg'][1:]}"
 
 
 def load_params(path: Path = PARAMS) -> Params:

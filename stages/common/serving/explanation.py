@@ -1,5 +1,6 @@
 """Why a text got its label: which words carried it, and what the training data says about similar texts."""
 
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ def explain_prediction(classifier: TextClassifier, text: str) -> dict[str, Any]:
         first words how much the probability of `label` falls when that word is left out (Zeiler and Fergus 2014,
         arXiv 1311.2901).
     """
+    text = unicodedata.normalize("NFC", text)  # as cleaning does
     words = text.split()
     shown = words[:MAX_WORDS]
     without = [" ".join([*words[:index], *words[index + 1 :]]) for index in range(len(shown))]
@@ -48,7 +50,8 @@ class NearestTexts:
 
     def find(self, text: str, count: int) -> list[dict[str, Any]]:
         """At most `count` texts that have something in common with `text`, the most similar first."""
-        similarities = (self._vectors @ self._vectorizer.transform([text]).T).toarray()[:, 0]
+        composed = unicodedata.normalize("NFC", text)
+        similarities = (self._vectors @ self._vectorizer.transform([composed]).T).toarray()[:, 0]
         nearest = np.argsort(-similarities, kind="stable")[:count]
         return [
             {

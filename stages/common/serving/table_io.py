@@ -65,7 +65,8 @@ def _to_arrow(chunk: Chunk, new: pd.DataFrame) -> pa.Table:
 
 def _write_parquet(path: Path, chunks: ComputedChunks) -> None:
     first = _to_arrow(*next(chunks))
-    with pq.ParquetWriter(path, first.schema) as writer:
+    # Arrow itself opens no file whose name is not UTF-8.
+    with path.open("wb") as file, pq.ParquetWriter(file, first.schema) as writer:
         for table in chain([first], itertools.starmap(_to_arrow, chunks)):
             writer.write_table(table)
 
@@ -86,6 +87,7 @@ def add_columns(
     names: Sequence[str],
     compute: Callable[[pd.Series], pd.DataFrame],
     encoding: str = "utf-8",
+    header: Sequence[str] = (),
 ) -> None:
     """Write the rows of `source`, with new columns after their own, to `target`; memory holds a chunk, or an .xlsx.
 
@@ -93,6 +95,7 @@ def add_columns(
         target: Its suffix names the format; without a suffix it gets the format of `source`.
         text_column: The column of `source` from whose texts `compute` makes the columns `names`. None takes each line
             of a .txt file for a text, in a column `text`; with a name the file is read as .tsv.
+        header: The names of all columns of `source`, if none of its rows names them.
         encoding: The encoding of `source` if it holds lines with wrong bytes; `target` is UTF-8.
 
     Raises:
@@ -113,7 +116,7 @@ def add_columns(
         if taken := [name for name in found if name in names or (name and found.count(name) > 1)]:
             raise ValueError(f"has a column {taken[0]} already, or twice: rename it, or the new ones with --prefix")
 
-    wanted = Wanted(text_column or "text", check_columns)
+    wanted = Wanted(text_column or "text", check_columns, header)
     suffix = ".tsv" if text_column and source.suffix.lower() == ".txt" else source.suffix.lower()
 
     def chunks() -> Iterator[Chunk]:

@@ -17,6 +17,7 @@ from stages.common.artifacts.files import atomic_write, lock_exclusively, read_j
 from stages.common.modeling.distributed import DistributedContext
 from stages.common.runtime.console import warn
 from stages.common.runtime.exceptions import UserError
+from stages.common.runtime.inputs import check_inputs
 
 LOCK_TIMEOUT_SECONDS = 30.0
 
@@ -70,7 +71,11 @@ class CheckpointManager:
         return 0
 
     def save(self, step: int, state: dict[str, Any]) -> None:
-        """Write the state after so many steps as a checkpoint, and delete all but the last `max_to_keep`."""
+        """Write the state after so many steps as a checkpoint, and delete all but the last `max_to_keep`.
+
+        Raises:
+            InputChangedError: What the training reads has changed. If it is changed back, training resumes from here.
+        """
         if not self._distributed.is_main_process:
             return
         new = self._folder / "new"
@@ -82,6 +87,7 @@ class CheckpointManager:
         new.rename(self._folder / f"{step:09d}-{sha256(new)}.pt")
         for path in sorted(self._folder.glob("*.pt"))[: -self._max_to_keep]:
             path.unlink()
+        check_inputs()
 
     def delete(self) -> None:
         """Delete all checkpoints, since the training has ended."""

@@ -18,6 +18,7 @@ from stages.common.modeling.dataset import read_dataset
 from stages.common.modeling.distributed import DistributedContext, init_distributed, peak_memory_mib
 from stages.common.modeling.inference import predict_logits
 from stages.common.modeling.types import Model
+from stages.common.runtime.inputs import check_inputs
 from stages.common.runtime.params import Params
 from stages.common.runtime.paths import BASE_MODEL, CHECKPOINTS, RUNS, TOKENIZED, fold_path, run_name
 from stages.common.runtime.timings import write_timing
@@ -86,6 +87,7 @@ def train_stage(model: Model, method: str, params: Params, fold: int, seed: int,
                 total_parameters=counts.total,
             )
             if distributed.is_main_process:
+                check_inputs()  # before the checkpoints are deleted
                 with atomic_write(run) as temporary:
                     save_checkpoint(model, temporary / "checkpoint", base_model, tokenizer_files)
                     write_training_metadata(temporary / "checkpoint", metadata)
