@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from dvc.utils.hydra import apply_overrides
 from pydantic import ValidationError
 
 from stages.common.runtime.exceptions import UserError
@@ -84,3 +85,13 @@ def test_a_checkpoint_of_when_rule_3_had_a_switch_can_be_used_if_it_was_on():
     former["clean"]["collapse_spaces"] = False
     with pytest.raises(ValidationError, match="collapse_spaces"):
         Preprocessing.model_validate(former)
+
+
+def test_comments_survive_what_dvc_writes_for_experiments(tmp_path):
+    """DVC turns lists into blocks the first time; the second time it loses a comment that follows such a block."""
+    path = changed(tmp_path)
+    for rank in (4, 2):
+        apply_overrides(path, [f"lora.r={rank}", "run.folds=[0,1,2,3]"])
+    comments = [line for line in SHIPPED_TEXT.splitlines() if "#" in line]
+    assert [line for line in path.read_text(encoding="utf-8").splitlines() if "#" in line] == comments
+    assert load_params(path).lora.r == 2
