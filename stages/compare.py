@@ -1,4 +1,4 @@
-"""What can be said of both methods on the test rows, and how surely: data only, `report` makes what people read."""
+"""Compare both methods on the test rows, with intervals and tests, for `report` and for DVC's tables."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 def summarize(comparison: "Comparison") -> dict[str, Any]:
-    """The scalars of metrics/compare.json, for `dvc metrics show` and `dvc exp show`, in the order one reads them.
+    """Summarize a comparison as the metrics of metrics/compare.json, which DVC's tables show in this order.
 
-    `detectable` is the true difference that is found with a power of 80%, and `rows_needed` the tested rows with which
-    equivalence within the margin would be shown (null: it takes more folds, not more rows).
+    `detectable` is the true difference that is found with a power of 80%. Counts are no metrics, and stand in
+    metrics/compare_details.json alone.
     """
     difference = comparison.difference
     summary: dict[str, Any] = {
@@ -29,20 +29,10 @@ def summarize(comparison: "Comparison") -> dict[str, Any]:
         "low": difference.macro_f1.low,
         "high": difference.macro_f1.high,
         "detectable": difference.minimum_detectable_effect,
-        "rows_needed": difference.rows_needed,
-        "folds": len(comparison.folds),
     }
     for name in METHODS:
-        method = comparison.method(name)
-        summary[name] = {
-            "macro_f1": method.scores.macro_f1.value,
-            "accuracy": method.scores.accuracy.value,
-            "num_rates": method.tuning.num_rates,
-            "num_runs": method.tuning.num_runs,
-            "at_edge": int(method.tuning.at_edge),
-            "unconverged": method.tuning.unconverged,
-            "diverged": sum(run.diverged for run in method.runs),
-        }
+        scores = comparison.scores(name)
+        summary[name] = {"macro_f1": scores.macro_f1.value, "accuracy": scores.accuracy.value}
     return summary | {name: {"macro_f1": scores.macro_f1.value} for name, scores in comparison.baselines.items()}
 
 
