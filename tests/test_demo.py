@@ -17,6 +17,8 @@ from urllib.parse import quote
 
 import pytest
 
+from stages.common.artifacts.methods import METHODS
+from stages.common.reporting.formatting import DISPLAY_NAMES
 from stages.common.serving.demo_server import MAX_BYTES, DemoServer, _Handler
 from stages.common.serving.explanation import MAX_WORDS, NearestTexts, explain_prediction
 from stages.common.serving.text_classifier import TextClassifier, load_text_classifier
@@ -152,7 +154,7 @@ def test_a_browser_shows_markup_as_text_and_asks_nobody_else(server, tmp_path):
     page = visit(f"{server.url}/#text={quote(f'최고 {MARKUP}')}", tmp_path)
     assert "<img" not in page.dom
     assert page.dom.count("&lt;img src=x") >= 5  # label, model, word, and the nearest review with its label
-    assert "<title>Sentiment of Korean reviews</title>" in page.dom
+    assert "<title>Full fine-tuning and LoRA</title>" in page.dom
     assert page.console == []
     assert {url.partition("#")[0] for url in page.requests} <= {f"{server.url}/", f"{server.url}/explain"}
 
@@ -168,5 +170,5 @@ def test_the_demo_starts_and_answers(trained_project):
         )
         answer = json.loads(connection.getresponse().read())
         process.terminate()
-    assert list(answer["models"]) == ["full", "lora"]
+    assert list(answer["models"]) == [DISPLAY_NAMES[method] for method in METHODS]
     assert len(answer["nearest"]) == 5

@@ -32,7 +32,7 @@ MARKERS = {"full": "o", "lora": "s", "linear_probe": "v", "tfidf": "^", "majorit
 LINE_STYLES = {"full": "-", "lora": "--", "linear_probe": (0, (5, 1, 1, 1, 1, 1)), "tfidf": "-.", "majority": ":"}
 MAX_CLASSES_WITH_NUMBERS = 5  # The numbers of more classes would overlap.
 MIN_POINTS = 3  # Fewer points make no curve.
-MAX_LABEL = 24  # Characters of a category's name that are shown.
+MAX_LABEL = 24  # Characters of a long name that are shown.
 Rows = list[dict[str, Any]]
 
 
@@ -109,19 +109,24 @@ def plot_difference(comparison: Comparison, headline: str) -> Figure:
     return figure
 
 
+def _shorten(name: str) -> str:
+    """Cut a long name of a class or category."""
+    return name if len(name) <= MAX_LABEL else f"{name[:MAX_LABEL]}…"
+
+
 def plot_breakdown(comparison: Comparison) -> Figure:
     """LoRA minus full fine-tuning by class, length and category: F1 of a class, accuracy of the other slices."""
     full, lora = (comparison.method(method).scores.classes for method in METHODS)
     groups = {
         "F1 by class": [
-            (label, full[label].f1.value, lora[label].f1.value, difference)
+            (_shorten(label), format_value(full[label].f1), format_value(lora[label].f1), difference)
             for label, difference in comparison.class_differences.items()
         ]
     }
     titles = {"length": "accuracy by length in characters", "category": "accuracy by category"}
     for each in comparison.slices:
-        name = f"{textwrap.shorten(each.name, MAX_LABEL, placeholder='…')}  ({each.rows:,})"
-        row = (name, each.full.accuracy, each.lora.accuracy, each.accuracy_difference)
+        name = f"{_shorten(each.name)}  ({each.rows:,})"
+        row = (name, f"{each.full.accuracy:.2f}", f"{each.lora.accuracy:.2f}", each.accuracy_difference)
         groups.setdefault(titles[each.kind], []).append(row)
     counts = [len(rows) for rows in groups.values()]
     figure = Figure(figsize=(9.5, 1.4 + 0.75 * len(groups) + 0.3 * sum(counts)), dpi=120, layout="constrained")
@@ -133,7 +138,7 @@ def plot_breakdown(comparison: Comparison) -> Figure:
         for index, (_, of_full, of_lora, difference) in enumerate(rows):
             value, lengths = _with_lengths(difference)
             axis.errorbar(value, index, xerr=lengths, fmt="o", color=COLORS["lora"], capsize=3, markersize=5)
-            numbers = f"{of_full:.2f}   {of_lora:.2f}   {value:+.2f} [{difference.low:+.2f}, {difference.high:+.2f}]"
+            numbers = f"{of_full}   {of_lora}   {format_difference(difference)}"
             axis.annotate(numbers, (1.02, index), xycoords=("axes fraction", "data"), va="center", fontsize="small")
         axis.annotate("full   LoRA   LoRA - full", (1.02, 1.02), xycoords="axes fraction", fontsize="small")
         axis.set_yticks(range(len(rows)), [name for name, *_ in rows], parse_math=False)
@@ -210,7 +215,7 @@ def plot_confusion(counts: Mapping[str, Rows]) -> Figure:
     labels = list(dict.fromkeys(cell["actual"] for cell in counts[METHODS[0]]))
     few = len(labels) <= MAX_CLASSES_WITH_NUMBERS
     content = "percent of the actual class" + (", and number of rows" if few else "; dark: all of it")
-    figure, axes = _subplots(4.6 if few else 7.0, 2, f"Confusion on the test rows: {content}")
+    figure, axes = _subplots(4.6 if few else 6.2, 2, f"Confusion on the test rows: {content}")
     for axis, (method, cells) in zip(axes, counts.items(), strict=True):
         matrix = np.reshape([cell["count"] for cell in cells], (len(labels), len(labels)))
         fractions = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
