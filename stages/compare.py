@@ -10,7 +10,7 @@ from stages.common.runtime.console import warn
 from stages.common.runtime.exceptions import report_user_errors
 from stages.common.runtime.params import load_params
 
-ROUNDING_NOISE = 1e-12  # A metric that is 0 for every resample may differ from it by this much.
+ROUNDING_NOISE = 1e-12  # A metric that is 0 in every resample may differ from 0 by this much.
 
 if TYPE_CHECKING:
     from stages.common.evaluation.result import Comparison
@@ -37,7 +37,7 @@ def summarize(comparison: "Comparison") -> dict[str, Any]:
 
 
 def round_floats(value: Any) -> Any:
-    """Round all floats in nested dicts and lists: four decimal places, or two digits below 0.001, as of p-values."""
+    """Round all floats in nested dicts and lists to four decimal places, or to two digits below 0.001, as p-values are."""
     match value:
         case dict():
             return {key: round_floats(each) for key, each in value.items()}
@@ -64,7 +64,7 @@ def main() -> None:
     tested = read_tested_rows(selection["full"].folds)
     predictions = read_predictions(tested, selection)
     if tested.selects_on_test_rows:
-        warn("split.validation_size is 0: epochs were selected on the test rows, so these metrics are optimistic")
+        warn("split.validation_size is 0: epochs were selected on the test rows, so the metrics are optimistic")
     comparison = compare_methods(tested, predictions, selection, params.split.folds, params.compare)
     comparison = Comparison.model_validate(round_floats(comparison.model_dump()))
     bins = []

@@ -1,4 +1,4 @@
-"""Everything that people read: sentences and tables, pictures, misclassified rows, and one page to mail.
+"""Make everything that people read: sentences and tables, pictures, misclassified rows, and one page to mail.
 
 The page also shows what the runs cost on this machine, from data/timings/, on which no stage depends.
 """

@@ -32,8 +32,8 @@ def fold_variance(differences: np.ndarray, row_variance: np.ndarray) -> tuple[np
     """Compute the variance V of a mean over folds, and its degrees of freedom.
 
     V is the bootstrap variance over rows plus the variance between folds, S^2/K, which reflects the choice of rows and
-    of seeds. Rows count twice, on purpose: the estimate S^2 from few folds is uncertain, which the other part softens, and
-    the training sets of different folds overlap, an error common to all folds that S^2 cannot show.
+    of seeds. Rows count twice, on purpose: the estimate S^2 from few folds is uncertain, which the other part softens,
+    and the training sets of different folds overlap, an error common to all folds that S^2 cannot show.
 
     Args:
         differences: A metric, or a difference of it between two methods, on each fold, (..., folds).

@@ -37,21 +37,21 @@ Rows = list[dict[str, Any]]
 
 
 def _font_file(name: str) -> Path:
-    """A file of Nanum Gothic. The package that holds it is not imported: from Python 3.12 on, that fails."""
+    """Find a file of Nanum Gothic. The package that holds it is not imported, since that fails from Python 3.12 on."""
     return Path(str(distribution("koreanize-matplotlib").locate_file(f"koreanize_matplotlib/fonts/{name}")))
 
 
 def use_style() -> None:
-    """Take fonts and lines from templates/plots.mplstyle: Korean, whatever fonts the machine has."""
+    """Use the fonts and lines of templates/plots.mplstyle, so that Korean is drawn whatever fonts the machine has."""
     for name in ("NanumGothic.ttf", "NanumGothicBold.ttf"):
         font_manager.fontManager.addfont(_font_file(name))
     matplotlib.style.use(Path(__file__).with_name("templates") / "plots.mplstyle")
 
 
 def embedded_font(text: str) -> str:
-    """A font for pages, in base64, that holds the characters of `text` alone."""
+    """Make a font for a page, in base64, that holds only the characters of `text`."""
     options = subset.Options(notdef_outline=True, layout_features=[])
-    options.drop_tables += ["TSI0", "TSI1", "TSI2", "TSI3", "TSI5"]  # sources of hints; fontTools warns of them
+    options.drop_tables += ["TSI0", "TSI1", "TSI2", "TSI3", "TSI5"]  # Sources of hints, of which fontTools would warn.
     font = subset.load_font(_font_file("NanumGothic.ttf"), options)
     subsetter = subset.Subsetter(options)
     subsetter.populate(text=text)
@@ -87,9 +87,9 @@ def _mark(axis: Axes, x: float, y: float, method: str, marker: str, label: str =
 
 
 def plot_difference(comparison: Comparison, headline: str) -> Figure:
-    """The answer: macro-F1 of LoRA minus full fine-tuning with its interval, each fold, zero and the margin.
+    """Draw the answer: macro-F1 of LoRA minus full fine-tuning with its interval, each fold, zero and the margin.
 
-    It is small, so that it can be read on a telephone.
+    The picture is small, so that it can be read on a phone.
     """
     difference, margin = comparison.difference, comparison.margin
     figure = Figure(figsize=(5.2, 2.9), dpi=170, layout="constrained")
@@ -115,7 +115,7 @@ def _shorten(name: str) -> str:
 
 
 def plot_breakdown(comparison: Comparison) -> Figure:
-    """LoRA minus full fine-tuning by class, length and category: F1 of a class, accuracy of the other slices."""
+    """Draw LoRA minus full fine-tuning by class, length and category: F1 of a class, accuracy of the other slices."""
     full, lora = (comparison.method(method).scores.classes for method in METHODS)
     groups = {
         "F1 by class": [
@@ -149,9 +149,10 @@ def plot_breakdown(comparison: Comparison) -> Figure:
 
 
 def plot_curves(histories: Mapping[str, Rows], comparison: Comparison) -> Figure | None:
-    """Losses and macro-F1 by epoch: mean and standard deviation over the folds, best epochs of the best run.
+    """Draw losses and macro-F1 by epoch: mean and standard deviation over the folds, and best epochs of the best run.
 
-    None if there are too few epochs for a curve.
+    Returns:
+        None if there are too few epochs for a curve.
     """
     if max(map(len, histories.values())) < MIN_POINTS:
         return None
@@ -185,9 +186,10 @@ def plot_curves(histories: Mapping[str, Rows], comparison: Comparison) -> Figure
 
 
 def plot_learning_rates(comparison: Comparison) -> Figure | None:
-    """Validation macro-F1 by learning rate: one point per fold, a line through the means, the selected rate marked.
+    """Draw validation macro-F1 by learning rate: a point for each fold, the mean, and a mark at the selected rate.
 
-    None if no method has enough learning rates for a curve; the report's table holds them.
+    Returns:
+        None if no method has enough learning rates for a curve; the table of the report holds the scores.
     """
     tunings = {method: comparison.method(method).tuning for method in METHODS}
     if max(tuning.num_rates for tuning in tunings.values()) < MIN_POINTS:
@@ -211,7 +213,7 @@ def plot_learning_rates(comparison: Comparison) -> Figure | None:
 
 
 def plot_confusion(counts: Mapping[str, Rows]) -> Figure:
-    """One confusion matrix per method, from its cells; each matrix row adds up to 100%. Few classes have numbers."""
+    """Draw the confusion matrix of each method from its cells; each row of it adds up to 100%."""
     labels = list(dict.fromkeys(cell["actual"] for cell in counts[METHODS[0]]))
     few = len(labels) <= MAX_CLASSES_WITH_NUMBERS
     content = "percent of the actual class" + (", and number of rows" if few else "; dark: all of it")
@@ -232,7 +234,7 @@ def plot_confusion(counts: Mapping[str, Rows]) -> Figure:
 
 
 def plot_reliability(bins: Rows, comparison: Comparison) -> Figure:
-    """Accuracy against confidence before and after temperature scaling; larger marks hold more rows."""
+    """Draw accuracy against confidence before and after temperature scaling; larger marks stand for more rows."""
     title = "Reliability on the test rows: accuracy at each confidence"
     figure, axes = _subplots(4.8, 2, title, sharex=True, sharey=True)
     for axis, method in zip(axes, METHODS, strict=True):
@@ -251,7 +253,7 @@ def plot_reliability(bins: Rows, comparison: Comparison) -> Figure:
 
 
 def _with_lengths(estimate: Estimate) -> tuple[float, np.ndarray]:
-    """A value, and the lengths of its error bar, (2, 1)."""
+    """Return a value and the lengths of its error bar, (2, 1)."""
     low, high = (estimate.value if end is None else end for end in (estimate.low, estimate.high))
     return estimate.value, np.maximum(0, [[estimate.value - low], [high - estimate.value]])
 
@@ -262,9 +264,9 @@ def _plot_with_interval(axis: Axes, x: float, method: str, estimate: Estimate, l
 
 
 def plot_f1(comparison: Comparison) -> Figure:
-    """Macro-F1 and the F1 of each class, with 95% intervals, of both methods and the baselines.
+    """Draw macro-F1 and the F1 of each class, with 95% intervals, of both methods and the baselines.
 
-    Of many classes the baselines are left out, and so are the numbers: the report's table has them.
+    With many classes, the numbers and the baselines' F1 by class are left out; the table of the report holds them.
     """
     figure, (axis,) = _subplots(4.6, 1, f"F1 on {comparison.rows:,} test rows, with 95% intervals")
     labels = comparison.labels
@@ -292,7 +294,11 @@ def plot_f1(comparison: Comparison) -> Figure:
 
 
 def plot_cost(costs: Mapping[str, Mapping[str, float]]) -> Figure:
-    """What each method costs: one panel for each quantity, which maps the methods to numbers."""
+    """Draw what a run of each method costs, in a panel for each quantity.
+
+    Args:
+        costs: The cost of each method, by quantity.
+    """
     figure, axes = _subplots(2.8, len(costs), "What one run costs")
     for axis, (quantity, values) in zip(axes, costs.items(), strict=True):
         names, numbers = [DISPLAY_NAMES[method] for method in METHODS], [values[method] for method in METHODS]
