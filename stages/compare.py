@@ -37,7 +37,7 @@ def summarize(comparison: "Comparison") -> dict[str, Any]:
 
 
 def round_floats(value: Any) -> Any:
-    """Round all floats in nested dicts and lists to four decimal places, or to two digits below 0.001, as p-values are."""
+    """Round all floats in nested dicts and lists to four decimal places, or two digits below 0.001, as p-values are."""
     match value:
         case dict():
             return {key: round_floats(each) for key, each in value.items()}

@@ -36,7 +36,7 @@ def expected_ece_if_calibrated(logits: np.ndarray, num_samples: int, seed: int) 
 
 
 def confidence_bins(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the probability of each row's predicted class and the index of its bin, both (rows,). Bin 0 is (0, 1/15]."""
+    """Return each row's highest probability and the index of its bin, both (rows,). Bin 0 is (0, 1/15]."""
     confidence = np.exp(log_softmax(logits, axis=1)).max(1)
     return confidence, np.clip(np.ceil(confidence * NUM_BINS).astype(int) - 1, 0, NUM_BINS - 1)
 
