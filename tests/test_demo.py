@@ -159,6 +159,27 @@ def test_a_browser_shows_markup_as_text_and_asks_nobody_else(server, tmp_path):
     assert {url.partition("#")[0] for url in page.requests} <= {f"{server.url}/", f"{server.url}/explain"}
 
 
+def test_a_class_has_one_colour_wherever_it_stands(tmp_path):
+    def answer(text: str) -> dict:
+        probabilities = [0.1, 0.2, 0.7]
+        best = {
+            "label": LABELS[2],
+            "probabilities": probabilities,
+            "attributions": [{"word": text, "attribution": 0.1}],
+        }
+        nearest = [{"text": text, "label": label, "similarity": 0.5} for label in LABELS]
+        return {"labels": LABELS, "models": {"one": best}, "nearest": nearest}
+
+    with DemoServer(answer, 0) as running:
+        threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        dom = visit(f"{running.url}/#text=x", tmp_path).dom
+        running.shutdown()
+    bars = re.findall(r'class="bar" style="[^"]*background: ([^;]+);', dom)
+    labels = dict(re.findall(r'class="label" style="border-color: ([^;]+);">([^<]+)<', dom))
+    assert len(set(bars)) == len(LABELS)
+    assert [labels[color] for color in bars] == list(LABELS)
+
+
 def test_the_demo_starts_and_answers(trained_project):
     command = [sys.executable, "-m", "stages.demo", "--port", "0"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

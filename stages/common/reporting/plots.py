@@ -128,6 +128,7 @@ def plot_breakdown(comparison: Comparison) -> Figure:
         name = f"{_shorten(each.name)}  ({each.rows:,})"
         row = (name, f"{each.full.accuracy:.2f}", f"{each.lora.accuracy:.2f}", each.accuracy_difference)
         groups.setdefault(titles[each.kind], []).append(row)
+    groups = {title: rows for title, rows in groups.items() if len(rows) > 1}  # A single slice holds all rows.
     counts = [len(rows) for rows in groups.values()]
     figure = Figure(figsize=(9.5, 1.4 + 0.75 * len(groups) + 0.3 * sum(counts)), dpi=120, layout="constrained")
     figure.suptitle("LoRA minus full fine-tuning, with 95% intervals (descriptive)", weight="semibold")
