@@ -1,4 +1,4 @@
-"""What can be said of both methods on the test rows, and how surely: data only, `report` makes what people read."""
+"""Compare both methods on the test rows, with intervals and tests, for `report` and for DVC's tables."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -10,17 +10,17 @@ from stages.common.runtime.console import warn
 from stages.common.runtime.exceptions import report_user_errors
 from stages.common.runtime.params import load_params
 
-ROUNDING_NOISE = 1e-12  # A metric that is 0 for every resample may differ from it by this much.
+ROUNDING_NOISE = 1e-12  # A metric that is 0 in every resample may differ from 0 by this much.
 
 if TYPE_CHECKING:
     from stages.common.evaluation.result import Comparison
 
 
 def summarize(comparison: "Comparison") -> dict[str, Any]:
-    """The scalars of metrics/compare.json, for `dvc metrics show` and `dvc exp show`, in the order one reads them.
+    """Summarize a comparison as the metrics of metrics/compare.json, which DVC's tables show in this order.
 
-    `detectable` is the true difference that is found with a power of 80%, and `rows_needed` the tested rows with which
-    equivalence within the margin would be shown (null: it takes more folds, not more rows).
+    `detectable` is the true difference that is found with a power of 80%. Counts are no metrics, and stand in
+    metrics/compare_details.json alone.
     """
     difference = comparison.difference
     summary: dict[str, Any] = {
@@ -29,25 +29,15 @@ def summarize(comparison: "Comparison") -> dict[str, Any]:
         "low": difference.macro_f1.low,
         "high": difference.macro_f1.high,
         "detectable": difference.minimum_detectable_effect,
-        "rows_needed": difference.rows_needed,
-        "folds": len(comparison.folds),
     }
     for name in METHODS:
-        method = comparison.method(name)
-        summary[name] = {
-            "macro_f1": method.scores.macro_f1.value,
-            "accuracy": method.scores.accuracy.value,
-            "num_rates": method.tuning.num_rates,
-            "num_runs": method.tuning.num_runs,
-            "at_edge": int(method.tuning.at_edge),
-            "unconverged": method.tuning.unconverged,
-            "diverged": sum(run.diverged for run in method.runs),
-        }
+        scores = comparison.scores(name)
+        summary[name] = {"macro_f1": scores.macro_f1.value, "accuracy": scores.accuracy.value}
     return summary | {name: {"macro_f1": scores.macro_f1.value} for name, scores in comparison.baselines.items()}
 
 
 def round_floats(value: Any) -> Any:
-    """Round all floats in nested dicts and lists: four decimal places, or two digits below 0.001, as of p-values."""
+    """Round all floats in nested dicts and lists to four decimal places, or two digits below 0.001, as p-values are."""
     match value:
         case dict():
             return {key: round_floats(each) for key, each in value.items()}
@@ -74,7 +64,7 @@ def main() -> None:
     tested = read_tested_rows(selection["full"].folds)
     predictions = read_predictions(tested, selection)
     if tested.selects_on_test_rows:
-        warn("split.validation_size is 0: epochs were selected on the test rows, so these metrics are optimistic")
+        warn("split.validation_size is 0: epochs were selected on the test rows, so the metrics are optimistic")
     comparison = compare_methods(tested, predictions, selection, params.split.folds, params.compare)
     comparison = Comparison.model_validate(round_floats(comparison.model_dump()))
     bins = []

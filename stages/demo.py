@@ -1,4 +1,4 @@
-"""A page to try trained models: probabilities side by side, the words that carried them, similar reviews."""
+"""Serve a page to try trained models: their probabilities side by side, the words behind them, and similar texts."""
 
 import argparse
 from pathlib import Path
@@ -8,15 +8,19 @@ from stages.common.artifacts.methods import METHODS
 from stages.common.runtime.exceptions import UserError, report_user_errors
 from stages.common.runtime.paths import MODELS, TOKENIZED
 
-NUM_NEAREST = 5
+NUM_NEAREST = 5  # Similar training texts that the page shows.
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m stages.demo", description=__doc__)
     default = [MODELS / method for method in METHODS]
-    parser.add_argument("models", nargs="*", type=Path, default=default, metavar="DIR", help="data/models/* by default")
-    parser.add_argument("--base-model", type=Path, metavar="DIR", help="of adapters, if not data/base_model")
-    parser.add_argument("--port", type=int, default=8000, help="of 127.0.0.1; 0: any that is free")
+    parser.add_argument(
+        "models", nargs="*", type=Path, default=default, metavar="DIR", help="models to show; default: data/models/*"
+    )
+    parser.add_argument(
+        "--base-model", type=Path, metavar="DIR", help="base model of the adapters; default: data/base_model"
+    )
+    parser.add_argument("--port", type=int, default=8000, help="port of 127.0.0.1; 0 takes any free one")
     return parser.parse_args()
 
 
@@ -24,6 +28,7 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     arguments = parse_arguments()
     from stages.common.artifacts.arrow import get_class_names, read_table
+    from stages.common.reporting.formatting import DISPLAY_NAMES
     from stages.common.serving.demo_server import DemoServer
     from stages.common.serving.explanation import NearestTexts, explain_prediction
     from stages.common.serving.text_classifier import load_text_classifier
@@ -32,11 +37,13 @@ def main() -> None:
     for folder in arguments.models:
         is_adapter = (folder / "adapter_config.json").is_file()
         is_alone = sum(other.name == folder.name for other in arguments.models) == 1
-        name = folder.name if is_alone else str(folder)  # No model takes the place of another one of its name.
+        name = (
+            DISPLAY_NAMES.get(folder.name, folder.name) if is_alone else str(folder)
+        )  # No model takes the place of another one of its name.
         models[name] = load_text_classifier(folder, arguments.base_model if is_adapter else None)
     labels, *others = (classifier.labels for classifier in models.values())
     if any(other != labels for other in others):
-        raise UserError("the models have different classes: name one at a time")
+        raise UserError("the models have different classes; name only models with the same classes")
     nearest = None
     if TOKENIZED.is_file():
         table = read_table(TOKENIZED)

@@ -24,6 +24,8 @@ def export(
     int8: bool,
     output: Path,
     results: PipelineResults | None = None,
+    language: str = "ko",
+    licence: str | None = None,
 ) -> None:
     """Write model, tokenizer and model card to the folder `output`.
 
@@ -32,6 +34,7 @@ def export(
         kind: "sequence", "token", "adapter" or "onnx".
         int8: of "onnx": quantised.
         results: what the model card tells of the checkpoint.
+        language, licence: see `render_model_card`.
 
     Raises:
         UserError: the model cannot take this form.
@@ -54,9 +57,8 @@ def export(
             else:
                 (to_sequence_classifier(merged) if kind == "sequence" else merged).save_pretrained(folder)
         save_fast_tokenizer(classifier, folder)
-        (folder / "README.md").write_text(
-            render_model_card(classifier, results, kind, git_revision()), encoding="utf-8"
-        )
+        card = render_model_card(classifier, results, kind, git_revision(), language, licence)
+        (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -72,6 +74,8 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--adapter", action="store_true", help="do not merge a LoRA adapter into its base model")
     parser.add_argument("--format", choices=("safetensors", "onnx"), default="safetensors")
+    parser.add_argument("--language", default="ko", metavar="CODE", help="language of the texts, for the model card")
+    parser.add_argument("--license", metavar="ID", help="licence for the model card: apache-2.0, for instance")
     parser.add_argument("--int8", action="store_true", help="of --format onnx: quantise to 8 bits")
     arguments = parser.parse_args()
     if arguments.format == "onnx" and (arguments.head or arguments.adapter):
@@ -98,7 +102,7 @@ def main() -> None:
         kind = "adapter" if arguments.adapter else arguments.head or "sequence"
     results = find_results(arguments.model)  # First, since a damaged dvc.lock shows within a second.
     classifier = load_text_classifier(arguments.model, arguments.base_model)
-    export(classifier, arguments.model, kind, arguments.int8, output, results)
+    export(classifier, arguments.model, kind, arguments.int8, output, results, arguments.language, arguments.license)
 
 
 if __name__ == "__main__":

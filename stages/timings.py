@@ -1,8 +1,8 @@
-"""Print what each run cost on this machine: seconds, seconds to the best epoch, examples per second and peak memory.
+"""Print the cost of each run on this machine: seconds, seconds to the best epoch, examples per second, peak memory.
 
     python -m stages.timings
 
-A run that was trained on another machine, and came from DVC's cache, has no timings here.
+A run that was trained on another machine and restored from DVC's cache has no timings here.
 """
 
 from stages.common.runtime.exceptions import report_user_errors
@@ -17,7 +17,7 @@ def main() -> None:
 
     runs = {str(path.parent.relative_to(RUNS)): read_timing(path) for path in sorted(RUNS.glob("*/*/checkpoint"))}
     known = {name: timing for name, timing in runs.items() if timing}
-    print(pd.DataFrame.from_dict(known, orient="index").to_string() if known else "no run was trained on this machine")
+    print(pd.DataFrame.from_dict(known, orient="index").to_string() if known else "No run was trained on this machine.")
 
 
 if __name__ == "__main__":

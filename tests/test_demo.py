@@ -18,6 +18,8 @@ from urllib.parse import quote
 
 import pytest
 
+from stages.common.artifacts.methods import METHODS
+from stages.common.reporting.formatting import DISPLAY_NAMES
 from stages.common.serving.demo_server import MAX_BYTES, DemoServer, _Handler
 from stages.common.serving.explanation import MAX_WORDS, NearestTexts, explain_prediction
 from stages.common.serving.text_classifier import TextClassifier, load_text_classifier
@@ -161,9 +163,30 @@ def test_a_browser_shows_markup_as_text_and_asks_nobody_else(server, tmp_path):
     page = visit(f"{server.url}/#text={quote(f'최고 {MARKUP}')}", tmp_path)
     assert "<img" not in page.dom
     assert page.dom.count("&lt;img src=x") >= 5  # label, model, word, and the nearest review with its label
-    assert "<title>Sentiment of Korean reviews</title>" in page.dom
+    assert "<title>Full fine-tuning and LoRA</title>" in page.dom
     assert page.console == []
     assert {url.partition("#")[0] for url in page.requests} <= {f"{server.url}/", f"{server.url}/explain"}
+
+
+def test_a_class_has_one_colour_wherever_it_stands(tmp_path):
+    def answer(text: str) -> dict:
+        probabilities = [0.1, 0.2, 0.7]
+        best = {
+            "label": LABELS[2],
+            "probabilities": probabilities,
+            "attributions": [{"word": text, "attribution": 0.1}],
+        }
+        nearest = [{"text": text, "label": label, "similarity": 0.5} for label in LABELS]
+        return {"labels": LABELS, "models": {"one": best}, "nearest": nearest}
+
+    with DemoServer(answer, 0) as running:
+        threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        dom = visit(f"{running.url}/#text=x", tmp_path).dom
+        running.shutdown()
+    bars = re.findall(r'class="bar" style="[^"]*background: ([^;]+);', dom)
+    labels = dict(re.findall(r'class="label" style="border-color: ([^;]+);">([^<]+)<', dom))
+    assert len(set(bars)) == len(LABELS)
+    assert [labels[color] for color in bars] == list(LABELS)
 
 
 def test_the_demo_starts_and_answers(trained_project):
@@ -177,5 +200,5 @@ def test_the_demo_starts_and_answers(trained_project):
         )
         answer = json.loads(connection.getresponse().read())
         process.terminate()
-    assert list(answer["models"]) == ["full", "lora"]
+    assert list(answer["models"]) == [DISPLAY_NAMES[method] for method in METHODS]
     assert len(answer["nearest"]) == 5

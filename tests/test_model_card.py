@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from stages.common.artifacts.training_metadata import BaseModelSource
 from stages.common.evaluation.result import read_comparison
+from stages.common.reporting.formatting import format_interval
 from stages.common.runtime.exceptions import UserError
 from stages.common.serving.model_card import find_results, render_model_card
 from stages.common.serving.text_classifier import TextClassifier, load_text_classifier
@@ -104,8 +106,8 @@ def test_the_results_have_the_form_that_the_hub_library_makes(classifier, tmp_pa
     (result,) = metadata_load(tmp_path / "README.md")["model-index"][0]["results"]
     f1 = result["metrics"][0]
     expected = metadata_eval_result(
-        model_pretty_name="Sentiment of Korean reviews",
-        task_pretty_name="sentiment of reviews",
+        model_pretty_name="Text classifier",
+        task_pretty_name="text classification",
         task_id="text-classification",
         metrics_pretty_name="macro-F1",
         metrics_id="f1",
@@ -122,10 +124,10 @@ def test_the_results_have_the_form_that_the_hub_library_makes(classifier, tmp_pa
 def test_the_text_of_a_card_tells_data_results_and_origin(classifier):
     text = render_model_card(classifier, find_results(CHECKPOINT), "sequence", "0123abc")
     train = json.loads(Path("metrics/split.json").read_text(encoding="utf-8"))["folds"][0]["train"]
-    macro_f1 = json.loads(Path("metrics/compare.json").read_text(encoding="utf-8"))["lora"]["macro_f1"]
-    assert f"LoRA on {train['rows']} reviews" in text
+    assert f"LoRA on {train['rows']} texts" in text
     assert all(f"{label} {train['classes'][label]}" in text for label in LABELS)
-    assert f"| macro-F1 | {macro_f1:.4f} |" in text
+    assert f"| macro-F1 | {format_interval(read_comparison().scores('lora').macro_f1)} |" in text
+    assert "synthetic" not in text
     assert "commit `0123abc`" in text
     assert "`lora.r=8`" in text
     assert "full.learning_rate" not in text
@@ -154,3 +156,22 @@ def test_a_base_model_of_the_hub_stands_in_the_metadata(classifier):
     text = render_model_card(classifier, find_results(CHECKPOINT), "adapter", "")
     assert ModelCard(text).data.base_model == "monologg/kobert"
     assert f"`monologg/kobert` at revision `{COMMIT}`" in text
+
+
+def test_a_card_speaks_the_language_of_the_corpus_and_names_the_licence_that_was_given(classifier):
+    results = find_results(CHECKPOINT)
+    card = ModelCard(render_model_card(classifier, results, "sequence", "", "en", "apache-2.0"))
+    assert (card.data.language, card.data.license) == ("en", "apache-2.0")
+    assert "Great sound!" in card.text
+    prose = re.sub("|".join(LABELS), "", card.text.partition("## Training")[0])
+    assert not re.findall("[가-힣]+", prose)
+    korean = ModelCard(render_model_card(classifier, results, "sequence", ""))
+    assert "배터리가" in korean.text
+    assert korean.data.license is None
+
+
+def test_a_card_says_that_the_sample_is_synthetic(classifier):
+    results = dataclasses.replace(find_results(CHECKPOINT), source="data/sample/SNS")
+    card = ModelCard(render_model_card(classifier, results, "sequence", ""))
+    assert "**The training data is synthetic**" in card.text
+    assert card.data.tags == ["synthetic"]

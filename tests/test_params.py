@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+from dvc.utils.hydra import apply_overrides
 from pydantic import ValidationError
 
 from stages.common.runtime.exceptions import UserError
@@ -96,3 +97,13 @@ def test_a_number_of_ten_thousand_digits_is_told_in_one_line(tmp_path, key, numb
     with pytest.raises(UserError) as error:
         load_params(path)
     assert len(str(error.value)) < 400
+
+
+def test_comments_survive_what_dvc_writes_for_experiments(tmp_path):
+    """DVC turns lists into blocks the first time; the second time it loses a comment that follows such a block."""
+    path = changed(tmp_path)
+    for rank in (4, 2):
+        apply_overrides(path, [f"lora.r={rank}", "run.folds=[0,1,2,3]"])
+    comments = [line for line in SHIPPED_TEXT.splitlines() if "#" in line]
+    assert [line for line in path.read_text(encoding="utf-8").splitlines() if "#" in line] == comments
+    assert load_params(path).lora.r == 2

@@ -1,25 +1,32 @@
 """What people read: sentences, tables, pictures, the list of misclassified rows and the page."""
 
 import csv
+import itertools
 import json
+import re
+import shutil
 from html.parser import HTMLParser
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from stages.common.artifacts.arrow import read_table
 from stages.common.artifacts.folds import read_fold
 from stages.common.artifacts.logits import read_logits
 from stages.common.artifacts.methods import BASELINES, METHODS
+from stages.common.artifacts.selection import read_selection
 from stages.common.evaluation.result import Comparison, Estimate, Trial, read_comparison
-from stages.common.reporting.formatting import format_difference, format_interval, format_p_value, verdict_sentences
+from stages.common.reporting import formatting, plots
+from stages.common.reporting.formatting import format_difference, format_ece, format_interval, format_p_value
 from stages.common.runtime import paths
+from stages.report import TRACKED_PICTURES, errors_to_show, read_costs
 from tests.support.browser import visit
 from tests.support.corpus import LABELS, records
 from tests.support.project import stage_runner
-from tests.support.runs import LEARNING_RATES, STAGES_AFTER_TRAINING, write_runs
+from tests.support.runs import LEARNING_RATES, STAGES_AFTER_TRAINING, TIMING, write_runs
 
 HOSTILE_TEXTS = [
     "<script>alert(1)</script>",
@@ -28,7 +35,7 @@ HOSTILE_TEXTS = [
     "</td><img src=x onerror=alert(2)>",
     "@최고 {{ 7*7 }} EMBEDDED_FONT",
 ]
-PICTURES = ("difference", "f1", "curves", "confusion", "reliability", "cost", "learning_rates")
+ON_THE_PAGE = {"difference", "f1", "breakdown", "cost", "curves", "confusion", "reliability"}  # few rates: no curve
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +46,7 @@ def reported_folder(tmp_path_factory):
     for index, row in enumerate(rows):
         row["RawText"] = f"{HOSTILE_TEXTS[index // 5 % 5]} {row['RawText']}"
         row["Index"] = f"=1+{index}" if index else None
-        row["MainCategory"] = ["<b>노트북</b>", "이어폰"][index % 2]
+        row["MainCategory"] = ["$\\노트북$ <b>", "이어폰"][index % 2]  # no formula of matplotlib's
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         write_runs(rows)
@@ -66,13 +73,13 @@ def test_a_second_run_gives_the_same_bytes(comparison):
     before = {path: path.read_bytes() for path in written}
     stage_runner()("report", compare__bootstrap_samples=200)
     assert {path: path.read_bytes() for path in written} == before
-    assert {f"plots/{name}.png" for name in PICTURES} <= {str(path) for path in written}
+    assert {path.stem for path in written if path.suffix == ".png"} == set(TRACKED_PICTURES)
 
 
 def sentences(comparison: Comparison, part: str) -> tuple[str, str]:
-    """All English sentences and all Korean ones, of the findings or of the limits."""
-    pairs = verdict_sentences(comparison)[part]
-    return " ".join(english for english, _ in pairs), " ".join(korean for _, korean in pairs)
+    """All English sentences of a part, and all Korean ones."""
+    texts = formatting.sentences(comparison)[part]
+    return " ".join(text.english for text in texts), " ".join(text.korean for text in texts)
 
 
 def changed(value: Any, **changes: Any) -> Any:
@@ -105,27 +112,27 @@ def with_tuning(comparison: Comparison, method: str, **changes: Any) -> Comparis
 )
 def test_the_findings_follow_from_verdict_and_interval(comparison, verdict, low, high, english, korean):
     macro_f1 = Estimate(value=(low + high) / 2, low=low, high=high)
-    in_english, in_korean = sentences(with_difference(comparison, verdict=verdict, macro_f1=macro_f1), "findings")
-    assert english in in_english
-    assert korean in in_korean
+    found = formatting.sentences(with_difference(comparison, verdict=verdict, macro_f1=macro_f1))
+    said = [found["headline"][0], *found["findings"]]
+    assert any(english in text.english and korean in text.korean for text in said)
 
 
 def test_fewer_than_three_folds_do_not_compare_the_methods(comparison):
     two = changed(with_difference(comparison, verdict="undecided"), folds=[0, 1])
-    findings, limits = sentences(two, "findings")[0], sentences(two, "limits")[0]
-    assert findings.startswith("The methods are not compared: a verdict on them takes at least three folds")
-    assert "between the models that were trained" in findings
+    headline, findings, limits = (sentences(two, part)[0] for part in ("headline", "findings", "limits"))
+    assert headline.startswith("The methods are not compared: a verdict takes at least three folds")
+    assert "The models that were trained" in findings
     assert not {"better", "worse", "equivalent"} & set(findings.split())
     assert "the result may be due to the split or the seed" in limits
 
 
-@pytest.mark.parametrize("p, beginning", [(0.3, "No significant difference"), (0.01, "A significant difference")])
-def test_trained_models_are_told_apart_from_methods(comparison, p, beginning):
+@pytest.mark.parametrize("p, differ", [(0.3, "do not differ"), (0.01, "differ")])
+def test_trained_models_are_told_apart_from_methods(comparison, p, differ):
     models = changed(comparison.trained_models, p_permutation=p)
     english, _ = sentences(changed(comparison, trained_models=models), "findings")
-    assert f"{beginning} between the models that were trained, on the 108 rows that tested them" in english
+    assert f"The models that were trained {differ} significantly on the 108 rows that tested them" in english
     assert "by a permutation test of macro-F1" in english
-    assert "Other splits and seeds can give another result." in english
+    assert "Other splits and seeds can give another result" in english
 
 
 def test_what_the_interval_is_about_depends_on_the_test_rows(comparison):
@@ -137,7 +144,7 @@ def test_what_the_interval_is_about_depends_on_the_test_rows(comparison):
 def test_a_run_far_from_the_others_is_named(comparison):
     runs = [changed(run, diverged=run.fold == 1, macro_f1=0.31) for run in comparison.lora.runs]
     english, korean = sentences(changed(comparison, lora=changed(comparison.lora, runs=runs)), "limits")
-    assert "LoRA: the run of fold 1 is far from the others (macro-F1 0.31)" in english
+    assert "LoRA: the run of fold 1 is far from the others (macro-F1 0.310)" in english
     assert "발산" in korean
 
 
@@ -146,7 +153,7 @@ def test_a_run_far_from_the_others_is_named(comparison):
     [
         (
             8076,
-            "108 test rows are fewer than the 8,076 or so with which equivalence within 0.01 would be shown",
+            "by a rough estimate it takes about 8,076.",
             "약 8,076행",
         ),
         (None, "it takes more folds.", "폴드를 늘려야 합니다"),
@@ -169,17 +176,19 @@ def test_every_verdict_is_about_methods_that_do_not_fail(comparison):
 
 def test_an_undecided_comparison_tells_what_it_could_have_found(comparison):
     undecided = with_difference(comparison, verdict="undecided", minimum_detectable_effect=0.029)
-    assert "A true difference of about 0.029 would be found with a power of 80%" in sentences(undecided, "limits")[0]
+    assert "The minimum detectable effect is about 0.029" in sentences(undecided, "limits")[0]
 
 
 def trials(*rates: float) -> list[Trial]:
     return [Trial(learning_rate=rate, macro_f1=[0.5, 0.6, 0.7]) for rate in rates]
 
 
-def test_a_rate_at_the_edge_is_named(comparison):
-    at_edge = with_tuning(comparison, "lora", at_edge=True, trials=trials(5e-4, 1e-3, 2e-3), learning_rate=0.002)
-    expected = "LoRA: the selected learning rate, 0.002, is at the edge of the 3 that were tried"
-    assert expected in sentences(at_edge, "limits")[0]
+@pytest.mark.parametrize("rate, where, korean", [(0.002, "highest", "크므로"), (5e-4, "lowest", "작으므로")])
+def test_a_rate_at_the_edge_stands_in_the_headline(comparison, rate, where, korean):
+    at_edge = with_tuning(comparison, "lora", at_edge=True, trials=trials(5e-4, 1e-3, 2e-3), learning_rate=rate)
+    headline = sentences(at_edge, "headline")
+    assert f"the selected learning rate, {rate:g}, is the {where} of the 3 that were tried" in headline[0]
+    assert korean in headline[1]
 
 
 def test_fewer_than_three_rates_are_counted(comparison):
@@ -191,46 +200,86 @@ def test_fewer_than_three_rates_are_counted(comparison):
 
 def test_unequal_budgets_are_named(comparison):
     unequal = with_tuning(with_tuning(comparison, "lora", trials=trials(0.1, 0.2)), "full", trials=trials(0.1))
-    assert "Tuning budgets differ: full fine-tuning 3 runs, LoRA 6" in sentences(unequal, "limits")[0]
+    assert "The tuning budgets differ: full fine-tuning had 3 runs and LoRA 6" in sentences(unequal, "limits")[0]
 
 
-def test_runs_that_had_not_converged_are_counted(comparison):
-    expected = "Full fine-tuning had not converged in 1 of 3 runs"
-    assert expected in sentences(with_tuning(comparison, "full", unconverged=1), "limits")[0]
+def test_an_undertrained_method_stands_in_the_headline(comparison):
+    expected = "Full fine-tuning may be undertrained: in 1 of 3 runs"
+    assert expected in sentences(with_tuning(comparison, "full", unconverged=1), "headline")[0]
 
 
 def test_selection_on_the_test_rows_is_said(comparison):
     assert "selected on the test rows" in sentences(changed(comparison, selected_on_test_rows=True), "limits")[0]
 
 
-def test_a_baseline_that_is_not_beaten_is_named(comparison):
-    english, korean = sentences(comparison, "findings")
-    assert "LoRA is not shown to beat the baseline TF-IDF + logistic regression (worse: -" in english
-    assert "LoRA: 기준선(TF-IDF + 로지스틱 회귀)보다 낫다고 할 수 없습니다" in korean
+@pytest.mark.parametrize(
+    "verdict, english, korean",
+    [
+        (
+            "worse",
+            "LoRA is worse than the baseline TF-IDF",
+            "LoRA의 성능이 기준선인 TF-IDF + 로지스틱 회귀보다 낮습니다",
+        ),
+        ("undecided", "LoRA is not shown to beat the baseline TF-IDF", "보다 높다고 할 수 없습니다"),
+    ],
+)
+def test_a_baseline_that_is_not_beaten_stands_in_the_headline(comparison, verdict, english, korean):
+    (tfidf,) = (against for against in comparison.lora.against if against.baseline == "tfidf")
+    assert tfidf.difference.verdict == "worse"
+    against = changed(tfidf, difference=changed(tfidf.difference, verdict=verdict))
+    in_english, in_korean = sentences(changed(comparison, lora=changed(comparison.lora, against=[against])), "headline")
+    assert f"{english} + logistic regression: its macro-F1 minus that of the baseline is -" in in_english
+    assert korean in in_korean
+
+
+def test_one_fold_still_tells_of_a_baseline_that_scores_higher(comparison):
+    one = changed(with_difference(comparison, verdict="undecided"), folds=[0])
+    assert "LoRA scores lower than the baseline TF-IDF" in sentences(one, "headline")[0]
+
+
+def test_both_languages_give_the_same_numbers(comparison):
+    for text in itertools.chain.from_iterable(formatting.sentences(comparison).values()):
+        english, korean = (sorted(re.findall(r"[+-]?\d+\.\d+", each)) for each in text)
+        assert english == korean, text
 
 
 def test_a_loss_that_is_best_long_before_macro_f1_takes_one_sentence_a_method(comparison):
     epochs = changed(comparison.full.runs[0].epochs, best_epoch_by_loss=2, best_epoch_by_f1=4)
     full = changed(comparison.full, runs=[changed(run, epochs=epochs) for run in comparison.full.runs])
     english, korean = sentences(changed(comparison, full=full), "findings")
-    assert english.count("Full fine-tuning, best run: validation macro-F1 is best at epoch 4, but validation") == 1
+    assert (
+        english.count("Full fine-tuning: in the best run validation macro-F1 is best at epoch 4, but validation") == 1
+    )
     assert "예측은 나빠지지 않았습니다" in korean
 
 
 def test_the_markdown_tables_are_whole(comparison):
-    lines = Path("metrics/compare.md").read_text(encoding="utf-8").splitlines()
-    tables = [list(table) for is_table, table in groupby(lines, lambda line: line.startswith("|")) if is_table]
+    text = Path("metrics/compare.md").read_text(encoding="utf-8")
+    tables = [list(table) for is_table, table in groupby(text.splitlines(), lambda line: line[:1] == "|") if is_table]
     methods, rates = len(METHODS) + len(BASELINES), sum(map(len, LEARNING_RATES.values()))
     classes, folds = len(LABELS), len(comparison.folds)
-    assert [len(table) - 2 for table in tables] == [methods, folds, rates, methods, methods * classes, classes]
+    rows = [methods, folds, rates, len(METHODS), methods, methods * classes, classes]
+    assert [len(table) - 2 for table in tables] == rows
     for table in tables:
         assert len({line.count("|") for line in table}) == 1
-    assert f"{comparison.full.trainable_parameters} | 1,000 | 0.00 MB" in tables[0][2]
+    assert f"{comparison.full.trainable_parameters} | 1,000 | 0.00 MB" in text
 
 
-def test_the_ece_is_shown_beside_what_chance_would_give(comparison):
-    expected = f"{comparison.lora.scores.ece.value:.3f} ({comparison.lora.ece_if_calibrated:.3f})"
-    assert expected in Path("metrics/compare.md").read_text(encoding="utf-8")
+def test_the_markdown_begins_with_the_answer_and_has_short_paragraphs(comparison):
+    text = Path("metrics/compare.md").read_text(encoding="utf-8")
+    assert text.startswith(f"## Answer\n\n**{formatting.sentences(comparison)['headline'][0].english}**\n")
+    assert max(len(line) for line in text.splitlines() if not line.startswith("|")) < 400
+    assert "\n\n\n" not in text
+
+
+def test_a_number_is_rounded_in_one_way_everywhere(comparison, page):
+    ece = format_ece(comparison, "lora", scaled=False)
+    assert ece == f"{comparison.lora.scores.ece.value:.3f} ({comparison.lora.ece_if_calibrated:.3f})"
+    assert ece in page.text
+    assert ece in Path("metrics/compare.md").read_text(encoding="utf-8")
+    bins = json.loads(Path("plots/reliability.json").read_text(encoding="utf-8"))
+    legend = plots.plot_reliability(bins, comparison).axes[1].get_legend()
+    assert any(ece in text.get_text() for text in legend.get_texts())
 
 
 @pytest.mark.parametrize(
@@ -239,7 +288,7 @@ def test_the_ece_is_shown_beside_what_chance_would_give(comparison):
         ((0.79796, 0.7712, 0.8241), "0.80 [0.77, 0.82]"),
         ((0.73694, 0.7331, 0.7401), "0.737 [0.733, 0.740]"),
         ((1.0, 1.0, 1.0), "1.00 [1.00, 1.00]"),
-        ((0.0, -3.0, 4.0), "0 [-3, 4]"),
+        ((0.7, 0.55, 0.85), "0.70 [0.55, 0.85]"),
     ],
 )
 def test_a_metric_has_no_more_digits_than_its_interval_justifies(values, text):
@@ -314,21 +363,57 @@ def page(comparison) -> Page:
 
 
 def test_the_page_runs_nothing_and_loads_nothing(page):
-    assert not page.tags & {"script", "b", "iframe", "a"}
+    assert not page.tags & {"script", "b", "iframe"}
     assert not [name for name, _ in page.attributes if name.startswith("on")]
-    assert all(value.startswith("data:") for name, value in page.attributes if name in ("src", "href"))
+    assert all(value.startswith(("data:", "#")) for name, value in page.attributes if name in ("src", "href"))
 
 
 def test_the_page_shows_hostile_texts_as_they_are(page):
-    assert "<b>노트북</b>" in page.text
     assert any(text in page.text for text in ("<script>alert(1)</script>", "onerror=alert(2)"))
     assert "{{ 7*7 }} EMBEDDED_FONT" in page.text
 
 
-def test_the_page_holds_all_pictures(page):
-    pictures = [value for name, value in page.attributes if name == "src"]
-    assert len(pictures) == len(PICTURES)
-    assert all(picture.startswith("data:image/png;base64,") for picture in pictures)
+def test_the_page_holds_all_pictures_each_with_a_caption_in_both_languages(comparison):
+    html = Path("plots/report.html").read_text(encoding="utf-8")
+    figures = re.findall(r"<figure.*?</figure>", html, re.DOTALL)
+    assert len(figures) == html.count("<img") == len(ON_THE_PAGE)
+    for figure in figures:
+        assert re.search(r"<figcaption>[A-Z].+?<br><span lang=\"ko\">.*?[가-힣]", figure)
+
+
+def test_the_page_begins_with_the_picture_of_the_answer_then_the_verdict_then_the_contents(comparison):
+    html = Path("plots/report.html").read_text(encoding="utf-8")
+    verdict = formatting.sentences(comparison)["headline"][0]
+    order = ["<h1", "<img", "<figcaption", verdict.english, verdict.korean, "<nav", "<h2 id="]
+    assert sorted(order, key=html.index) == order
+    anchors = re.findall(r'href="#(\w+)"', html)
+    assert anchors == re.findall(r'<h2 id="(\w+)"', html)
+
+
+def test_the_page_shows_each_text_once_and_no_empty_section(comparison):
+    errors = pd.read_csv(paths.ERRORS, keep_default_na=False)
+    shown = errors_to_show(pd.concat([errors, errors]).reset_index(drop=True))
+    texts = [row["text"] for rows in shown.values() for row in rows]
+    assert len(set(texts)) == len(texts)
+    assert [title.split(" · ")[0] for title in shown] == ["The methods disagree", "Both methods make the same mistake"]
+    assert len(errors_to_show(errors[errors["disagree"] == ""])) == 1
+
+
+def test_two_points_make_no_curve(comparison):
+    histories = {method: json.loads(Path(f"plots/{method}.json").read_text(encoding="utf-8")) for method in METHODS}
+    assert plots.plot_curves(histories, comparison)
+    assert plots.plot_curves({method: rows[:2] for method, rows in histories.items()}, comparison) is None
+    assert plots.plot_learning_rates(with_tuning(comparison, "lora", trials=trials(1, 2, 3), learning_rate=2))
+    assert plots.plot_learning_rates(with_tuning(comparison, "lora", trials=trials(1, 2), learning_rate=2)) is None
+
+
+def test_costs_that_were_measured_elsewhere_are_left_out(comparison):
+    selection = read_selection()
+    measured = read_costs(comparison, selection)
+    assert measured["seconds of training"] == {method: TIMING["seconds"] for method in METHODS}
+    shutil.move("data/timings", "data/moved")
+    assert list(read_costs(comparison, selection)) == list(measured)[:2]
+    shutil.move("data/moved", "data/timings")
 
 
 @pytest.mark.parametrize(

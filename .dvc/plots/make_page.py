@@ -32,7 +32,9 @@ PAGE = """<!DOCTYPE html>
 @font-face { font-family: Labels; src: url(data:font/ttf;base64,FONT); }
 body { font-family: sans-serif; margin: 1rem; }
 img { max-width: 100%; }
-body > div { white-space: normal !important; }
+body { display: flex; flex-direction: column; }
+body > div { white-space: normal !important; min-width: 0; order: 1; }
+#plots_difference_png, #plots_f1_png { order: 0; max-width: 60rem; }
 </style>
 <script>BUNDLE</script>
 </head>

@@ -28,13 +28,14 @@ def with_comments(text: str) -> str:
     """params.yaml with its values as they are, and each comment anew."""
     lines, section = [], ""
     for line in text.splitlines():
-        if match := SECTION.match(line):
-            section = match[1]
-            lines.append(f"# {describe(section)}")
-        elif match := KEY.match(line):
+        if match := KEY.match(line):
             lines.append(f"  # {describe(section, match[1])}")
         if not line.lstrip().startswith("#"):
             lines.append(line)
+        if match := SECTION.match(line):
+            section = match[1]
+            # Below the name, since `dvc exp run -S` loses a comment that follows a list, as at the end of a section.
+            lines += [f"  # {describe(section)}", "  #"]
     return HEADER + "\n".join(lines) + "\n"
 
 

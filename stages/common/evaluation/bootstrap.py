@@ -1,4 +1,4 @@
-"""A bootstrap over the tested rows, whose resamples all methods share."""
+"""Bootstrap over the tested rows; all methods share the same resamples."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import numpy as np
 from stages.common.evaluation.metrics import Metrics, RowStatistics
 from stages.common.runtime.console import ProgressBar
 
-BOOTSTRAP_STREAM = 0  # of the random streams of `compare.seed`; calibration has another
+BOOTSTRAP_STREAM = 0  # Number of this module's random stream; all streams derive from `compare.seed`.
 MAX_ELEMENTS = 4_000_000  # Upper bound on the elements of one matrix of resamples (32 MB of float64).
 
 
@@ -16,12 +16,12 @@ MAX_ELEMENTS = 4_000_000  # Upper bound on the elements of one matrix of resampl
 class BootstrappedMetrics:
     """Metrics of one classifier, observed and resampled."""
 
-    by_fold: Metrics  # (folds,), and (folds, classes) of those of each class
-    pooled: Metrics  # of all rows together: a number, and (classes,)
-    replicates: Metrics  # (samples,) means over the folds, and (samples, classes); without the ECE
+    by_fold: Metrics  # (folds,); metrics of single classes have the shape (folds, classes).
+    pooled: Metrics  # Metrics of all rows together: numbers, and (classes,).
+    replicates: Metrics  # Means over the folds in each resample, (samples,) and (samples, classes), without the ECE.
 
     def mean(self, name: str) -> np.ndarray:
-        """The mean of a metric over the folds: a number, or (classes,)."""
+        """Return the mean of a metric over the folds: a number, or (classes,)."""
         return vars(self.by_fold)[name].mean(0)
 
 
@@ -34,7 +34,7 @@ def resampling_weights(groups: np.ndarray, num_samples: int, seed: int) -> Itera
         seed: Seed of the random draws.
 
     Yields:
-        Blocks (samples, rows) of how often each row was drawn.
+        Counts of how often each row was drawn, in blocks (samples, rows).
     """
     generator = np.random.default_rng([seed, BOOTSTRAP_STREAM])
     num_groups = int(groups.max()) + 1
@@ -52,7 +52,7 @@ def bootstrap(
     """Compute the metrics of each classifier on each fold, and the replicates of their means over the folds.
 
     Args:
-        statistics: Statistics of the tested rows by the name of a classifier, with the leading axis (rows,).
+        statistics: Statistics of the tested rows, with the leading axis (rows,), by the name of a classifier.
         folds: The fold of each row, (rows,).
         groups: See `resampling_weights`.
         num_samples: Number of resamples.

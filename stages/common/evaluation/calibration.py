@@ -1,4 +1,4 @@
-"""How well a classifier's probabilities agree with how often it is right."""
+"""Calibration: how well a classifier's probabilities agree with how often it is right."""
 
 from typing import Any
 
@@ -6,12 +6,17 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
-NUM_BINS = 15  # of equal width, for the expected calibration error
-OUTCOME_STREAM = 2  # of the random streams of `compare.seed`; the bootstrap over rows has another
+NUM_BINS = 15  # Bins of equal width for the expected calibration error (ECE).
+OUTCOME_STREAM = 2  # Number of this module's random stream; all streams derive from `compare.seed`.
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The temperature, 0.05 to 20, that gives logits (rows, classes) the lowest cross-entropy (Guo et al. 2017)."""
+    """Fit the temperature, between 0.05 and 20, that minimises the cross-entropy of the logits (Guo et al. 2017).
+
+    Args:
+        logits: (rows, classes).
+        labels: Class indices, (rows,).
+    """
 
     def cross_entropy(log_temperature: float) -> float:
         return -log_softmax(logits / np.exp(log_temperature), axis=1)[np.arange(len(labels)), labels].mean()
@@ -20,9 +25,9 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
 
 
 def expected_ece_if_calibrated(logits: np.ndarray, num_samples: int, seed: int) -> float:
-    """The mean ECE that these confidences would show if they were exactly right, from simulated outcomes.
+    """Simulate the mean ECE that these confidences would show if they were exactly right.
 
-    The ECE is biased upwards: with few rows a bin's accuracy differs from its confidence by chance.
+    The ECE is biased upwards, because the accuracy of a bin with few rows differs from its confidence by chance.
     """
     confidence, bin_of_row = confidence_bins(logits)
     outcomes = np.random.default_rng([seed, OUTCOME_STREAM]).random((num_samples, len(confidence))) < confidence
@@ -31,13 +36,13 @@ def expected_ece_if_calibrated(logits: np.ndarray, num_samples: int, seed: int) 
 
 
 def confidence_bins(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Probability (rows,) of each row's predicted class, and the index (rows,) of its bin; bin 0 is (0, 1/15]."""
+    """Return each row's highest probability and the index of its bin, both (rows,). Bin 0 is (0, 1/15]."""
     confidence = np.exp(log_softmax(logits, axis=1)).max(1)
     return confidence, np.clip(np.ceil(confidence * NUM_BINS).astype(int) - 1, 0, NUM_BINS - 1)
 
 
 def reliability_bins(logits: np.ndarray, labels: np.ndarray, temperatures: np.ndarray) -> list[dict[str, Any]]:
-    """Mean confidence and accuracy in each bin that is not empty, before and after temperature scaling.
+    """Compute the mean confidence and the accuracy in each non-empty bin, before and after temperature scaling.
 
     Args:
         logits: (rows, classes).

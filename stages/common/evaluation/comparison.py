@@ -1,4 +1,4 @@
-"""Full fine-tuning and LoRA on the test rows of all folds that were run: metrics, intervals and a verdict."""
+"""Compare full fine-tuning and LoRA on the test rows of all folds that were run: metrics, intervals and a verdict."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -34,7 +34,7 @@ POOLED_METRICS = ("ece", "scaled_ece")  # A bootstrap of the ECE is biased upwar
 MEAN_METRICS = tuple(name for name in Scores.model_fields if name not in (*POOLED_METRICS, "classes"))
 UNBOUNDED = ("loss", "brier")  # Other scores lie between 0 and 1.
 MIN_RATES_FOR_EDGE = 3  # With fewer learning rates every one is the lowest or the highest.
-NUM_CALIBRATION_SAMPLES = 200  # of simulated outcomes
+NUM_CALIBRATION_SAMPLES = 200  # Number of simulated outcomes of each row.
 
 
 def _estimate(by_fold: np.ndarray, replicates: np.ndarray, bounds: tuple[float, float] = (-np.inf, np.inf)) -> Estimate:
@@ -44,7 +44,7 @@ def _estimate(by_fold: np.ndarray, replicates: np.ndarray, bounds: tuple[float, 
 
 
 def scores_of(metrics: BootstrappedMetrics, labels: list[str]) -> Scores:
-    """Metrics of one classifier with their intervals."""
+    """Compute the metrics of one classifier with their intervals."""
     by_fold, replicates = vars(metrics.by_fold), vars(metrics.replicates)
     classes = {
         label: {name: _estimate(by_fold[name][:, index], replicates[name][:, index], (0, 1)) for name in CLASS_METRICS}
@@ -59,13 +59,13 @@ def scores_of(metrics: BootstrappedMetrics, labels: list[str]) -> Scores:
 
 
 def difference_of(a: BootstrappedMetrics, b: BootstrappedMetrics, num_rows: int | None, margin: float) -> Difference:
-    """Macro-F1 of `a` minus `b`, with the verdict on it.
+    """Compute macro-F1 of `a` minus `b`, with the verdict on the difference.
 
     Args:
-        a: One classifier.
-        b: Another one.
-        num_rows: Rows that were tested; None if all folds tested the same ones, for which the rows needed are unknown.
-        margin: The largest difference that does not matter.
+        a: Metrics of one classifier.
+        b: Metrics of another one.
+        num_rows: Number of tested rows; None if all folds tested the same rows, since `rows_needed` is then unknown.
+        margin: The largest difference that does not matter in practice.
     """
     by_fold = a.by_fold.macro_f1 - b.by_fold.macro_f1
     replicates = a.replicates.macro_f1 - b.replicates.macro_f1
@@ -89,7 +89,7 @@ def trained_models_of(
     groups: np.ndarray,
     params: CompareParams,
 ) -> TrainedModels:
-    """LoRA minus full fine-tuning for the models that were trained, whatever other splits and seeds would give."""
+    """Compare the models that were trained, whatever other splits and seeds would give: LoRA minus full fine-tuning."""
     low, high = np.quantile(metrics["lora"].replicates.macro_f1 - metrics["full"].replicates.macro_f1, (0.025, 0.975))
     value = float(metrics["lora"].mean("macro_f1") - metrics["full"].mean("macro_f1"))
     pair = statistics["full"], statistics["lora"]
@@ -101,7 +101,7 @@ def trained_models_of(
 
 
 def tuning_of(selected: SelectedMethod) -> Tuning:
-    """How a method was tuned, and what limits the result."""
+    """Summarize how a method was tuned, and what limits the result."""
     rates = [trial.learning_rate for trial in selected.trials]
     return Tuning(
         learning_rate=selected.learning_rate,
@@ -140,7 +140,7 @@ def compare_methods(
 
     Args:
         tested: The test rows of all folds that were run.
-        predictions: What each method and baseline says of them.
+        predictions: The predictions of each method and baseline for these rows.
         selection: The selected runs of each method.
         num_folds: Number of folds into which the corpus is split.
         params: Section `compare` of params.yaml.

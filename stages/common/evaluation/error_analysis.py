@@ -1,4 +1,4 @@
-"""Which rows the methods misclassify, and how well they do on each kind of rows."""
+"""Find the rows that the methods misclassify, and measure how well the methods do on each kind of rows."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
@@ -17,11 +17,11 @@ from stages.common.evaluation.predictions import Predictions, TestedRows
 from stages.common.evaluation.result import Estimate, Slice, SliceKind, SliceScores
 from stages.common.runtime.params import CompareParams
 
-MAX_CATEGORIES = 20  # with a slice of their own, the most frequent
+MAX_CATEGORIES = 20  # Number of categories, the most frequent ones, that have a slice of their own.
 
 
 def confusion_counts(logits: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> list[dict[str, Any]]:
-    """Count the cells of the confusion matrix, as rows for DVC's plots.
+    """Count the rows in each cell of the confusion matrix, as records for DVC's plots.
 
     Args:
         logits: (rows, classes).
@@ -37,8 +37,8 @@ def misclassified(tested: TestedRows, predictions: Mapping[str, Predictions]) ->
     """Collect the tested rows that at least one method misclassifies, the most confident mistake first.
 
     Returns:
-        Index, text, label, each method's prediction, `disagree` ("yes" where the methods predict different classes) and
-        each method's probabilities.
+        A table with the columns Index, text and label, the prediction of each method, `disagree` ("yes" where the
+        methods predict different classes, else empty), and the probabilities of each method.
     """
     labels, names = tested.labels, np.array(tested.class_names)
     probabilities = np.stack([softmax(predictions[method].logits, axis=1) for method in METHODS])
@@ -54,7 +54,7 @@ def misclassified(tested: TestedRows, predictions: Mapping[str, Predictions]) ->
 
 
 def _slices(table: pa.Table) -> Iterator[tuple[SliceKind, str, np.ndarray]]:
-    """Yield kind, name and membership (rows,) of each slice: quarters by length in characters, and MainCategory."""
+    """Yield kind, name and membership (rows,) of each slice: quarters by length, and values of MainCategory."""
     lengths = pc.utf8_length(table["text"]).to_pandas()
     quarter = np.searchsorted(lengths.quantile([0.25, 0.5, 0.75]).unique(), lengths)
     for low, high in lengths.groupby(quarter).agg(["min", "max"]).to_numpy():
@@ -63,7 +63,7 @@ def _slices(table: pa.Table) -> Iterator[tuple[SliceKind, str, np.ndarray]]:
     frequent = category[category != ""].value_counts().sort_index().nlargest(MAX_CATEGORIES).index
     for name in frequent:
         yield "category", name, (category == name).to_numpy()
-    others = ~category.isin(frequent)  # rare categories, and rows without one
+    others = ~category.isin(frequent)  # Rare categories, and rows without a category.
     if len(frequent) and others.any():
         yield "category", "...", others.to_numpy()
 

@@ -1,6 +1,6 @@
-"""Metrics as functions of means over rows, so that a bootstrap resample of the rows is a matrix product.
+"""Metrics as functions of means over rows, so that all bootstrap resamples together are one matrix product.
 
-scikit-learn's metrics would be computed anew for each of ten thousand resamples. The tests compare both.
+With scikit-learn each metric would be computed anew for each of ten thousand resamples. The tests compare both.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,23 +12,23 @@ from scipy.special import log_softmax
 
 from stages.common.evaluation.calibration import NUM_BINS, confidence_bins
 
-TINY = np.finfo(float).tiny  # It stands in for a denominator of 0, so that an empty class counts as 0.
+TINY = np.finfo(float).tiny  # Replaces a denominator of 0, so that the metric of an empty class is 0.
 
 
 @dataclass(frozen=True)
 class RowStatistics:
-    """What is known of each row; the means over rows determine all metrics.
+    """Statistics of each row, whose means over rows determine all metrics.
 
     All arrays share their leading axes: (rows,), or those of means over rows.
     """
 
-    hits: np.ndarray  # (..., classes) 1 where the row is of the class and predicted as such
+    hits: np.ndarray  # (..., classes) 1 for the class of the row if it is predicted
     actual: np.ndarray  # (..., classes) 1 for the class of the row
     predicted: np.ndarray  # (..., classes) 1 for the predicted class
     loss: np.ndarray  # (...) cross-entropy
     brier: np.ndarray  # (...) squared distance of the probabilities from the class, 0 to 2
     gaps: np.ndarray  # (..., bins) confidence minus hit, in the bin of the row's confidence
-    scaled_loss: np.ndarray  # The same three after temperature scaling.
+    scaled_loss: np.ndarray  # These three are the same after temperature scaling.
     scaled_brier: np.ndarray
     scaled_gaps: np.ndarray
 
@@ -59,14 +59,14 @@ class RowStatistics:
         return type(self)(**{name: function(values) for name, values in vars(self).items()})
 
     def without_gaps(self) -> Self:
-        """Leave out what only the ECE needs, most of the columns."""
+        """Leave out the gaps, which are most of the columns and which only the ECE needs."""
         return replace(self, gaps=self.gaps[..., :0], scaled_gaps=self.scaled_gaps[..., :0])
 
     def means(self, weights: np.ndarray) -> Self:
         """Compute weighted means over rows.
 
         Args:
-            weights: (samples, rows), of which each sample adds up to 1.
+            weights: Weights (samples, rows); those of each sample add up to 1.
 
         Returns:
             Statistics with the leading axis (samples,).
@@ -81,9 +81,10 @@ def f1_scores(hits: np.ndarray, actual: np.ndarray, predicted: np.ndarray) -> np
 
 @dataclass(frozen=True)
 class Metrics:
-    """All metrics, each with the leading axes of the means that it was computed from.
+    """All metrics, each with the leading axes of the means from which it was computed.
 
-    Each field but those of single classes is also one of `result.Scores`; `comparison.scores_of` joins them by name.
+    Each field, except for the metrics of single classes, is also a field of `result.Scores`; `comparison.scores_of`
+    matches them by name.
     """
 
     macro_f1: np.ndarray
@@ -102,7 +103,7 @@ class Metrics:
 
     @classmethod
     def from_means(cls, means: RowStatistics) -> Self:
-        """Compute the metrics from means over rows. An empty class counts as 0, as in scikit-learn."""
+        """Compute the metrics from means over rows. Those of an empty class are 0, as in scikit-learn."""
         precision = means.hits / np.maximum(means.predicted, TINY)
         recall = means.hits / np.maximum(means.actual, TINY)
         f1 = f1_scores(means.hits, means.actual, means.predicted)
@@ -124,5 +125,5 @@ class Metrics:
 
     @classmethod
     def combine(cls, parts: Sequence[Self], function: Callable[[list[np.ndarray]], np.ndarray]) -> Self:
-        """Combine the arrays of each metric, one from each part, into one array."""
+        """Combine the arrays of each metric, one from every part, into one array."""
         return cls(**{name: function([vars(part)[name] for part in parts]) for name in vars(parts[0])})

@@ -1,6 +1,6 @@
-"""What a comparison over folds can find: foretold before training, and afterwards from the interval that it gave.
+"""Statistical power of a comparison over folds: predicted before training, and estimated afterwards from its interval.
 
-The estimated variance between folds, S^2/K, is itself random, so powers are means over equally likely values of S.
+The estimated variance between folds, S^2/K, is itself random, so each power is a mean over equally likely values of S.
 """
 
 import numpy as np
@@ -10,13 +10,13 @@ from scipy.stats import chi2, norm, t
 from stages.common.evaluation.significance import CONFIDENCE_LEVEL, MIN_FOLDS, TOST_LEVEL, Interval
 
 POWER = 0.8
-MOST_ROWS = 1e12  # more than any corpus has
+MOST_ROWS = 1e12  # A number of rows that no corpus has.
 DISAGREEMENT = 0.15  # Share of rows that one method alone has right, as `describe_power` assumes it.
 RUN_SD = 0.01  # Standard deviation of macro-F1 from run to run, as `describe_power` assumes it.
 
 
 def _relative_errors(degrees_of_freedom: int) -> np.ndarray:
-    """Equally likely values (200,) of an estimated standard error divided by the true one."""
+    """Return equally likely values (200,) of an estimated standard error divided by the true one."""
     return (chi2.ppf((np.arange(200) + 0.5) / 200, degrees_of_freedom) / degrees_of_freedom) ** 0.5
 
 
@@ -30,11 +30,11 @@ def minimum_detectable_effect(interval: Interval) -> float | None:
     60% for three folds.
 
     Args:
-        interval: 95% interval.
+        interval: The 95% confidence interval of the experiment.
 
     Returns:
-        The difference in units of the metric; more than 1 says that nothing can be detected. None with fewer than three
-        folds, which never give a verdict.
+        The difference in units of the metric; more than 1 means that no difference can be detected. None with fewer
+        than three folds, which never give a verdict.
     """
     if interval.num_folds < MIN_FOLDS:
         return None
@@ -50,7 +50,7 @@ def minimum_detectable_effect(interval: Interval) -> float | None:
 
 
 def _half_widths(row_variance: float, run_variance: float, num_folds: int, level: float) -> np.ndarray:
-    """Equally likely half-widths (200,) of an interval, if the variances of the mean difference are known."""
+    """Return equally likely half-widths (200,) of an interval, given the variances of the mean difference."""
     between = (row_variance + run_variance) * _relative_errors(num_folds - 1) ** 2
     total = row_variance + between
     return t.ppf((1 + level) / 2, (num_folds - 1) * total / between) * total**0.5
@@ -59,17 +59,17 @@ def _half_widths(row_variance: float, run_variance: float, num_folds: int, level
 def rows_for_equivalence(
     num_rows: int, row_variance: float, run_variance: float, num_folds: int, margin: float
 ) -> int | None:
-    """Estimate the tested rows with which equal methods would be found equivalent with a power of 80%.
+    """Estimate how many tested rows it takes to find equal methods equivalent with a power of 80%.
 
     Args:
-        num_rows: Rows that were tested, all folds together.
-        row_variance: Variance of the mean difference from the choice of these rows; it falls with their number.
+        num_rows: Number of rows that were tested in all folds together.
+        row_variance: Variance of the mean difference due to the choice of these rows; it falls with their number.
         run_variance: Variance of the mean difference from run to run, which more rows do not change.
-        num_folds: Number of folds, which stays.
-        margin: The largest difference that does not matter.
+        num_folds: Number of folds, which stays the same.
+        margin: The largest difference that does not matter in practice.
 
     Returns:
-        None if the runs alone vary too much, so that it takes more folds, or with fewer than three folds.
+        The number of rows; None if the runs vary so much that it takes more folds, or with fewer than three folds.
     """
     if num_folds < MIN_FOLDS or row_variance <= 0:
         return None
@@ -85,13 +85,13 @@ def rows_for_equivalence(
 
 
 def rows_needed(by_fold: np.ndarray, replicates: np.ndarray, num_rows: int, margin: float) -> int | None:
-    """Estimate `rows_for_equivalence` from what a comparison showed.
+    """Estimate `rows_for_equivalence` from the results of a comparison.
 
     Args:
         by_fold: The difference on each fold, (folds,).
         replicates: Its mean over the folds in each resample of the bootstrap over rows, (samples,).
-        num_rows: Rows that were tested, all folds together.
-        margin: The largest difference that does not matter.
+        num_rows: Number of rows that were tested in all folds together.
+        margin: The largest difference that does not matter in practice.
     """
     row_variance = float(replicates.var(ddof=1))
     between = float(by_fold.var(ddof=1)) / len(by_fold) if len(by_fold) > 1 else 0.0
@@ -99,12 +99,12 @@ def rows_needed(by_fold: np.ndarray, replicates: np.ndarray, num_rows: int, marg
 
 
 def describe_power(class_counts: np.ndarray, num_folds: int, margin: float) -> str:
-    """Foretell in a sentence what a comparison can show.
+    """Predict in a sentence what a comparison can show.
 
     Args:
-        class_counts: Distinct tested rows of each class, all folds together, each at least one, (classes,).
+        class_counts: Number of distinct tested rows of each class in all folds together, at least 1 each, (classes,).
         num_folds: Number of folds that are run.
-        margin: The largest difference that does not matter.
+        margin: The largest difference that does not matter in practice.
     """
     if num_folds < MIN_FOLDS:
         return f"run.folds names {num_folds} of the {MIN_FOLDS} folds that a verdict on the methods takes at least"

@@ -1,4 +1,4 @@
-"""The rows that tested a model, and what the models say of them."""
+"""The test rows of the folds that were run, and the predictions for them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,10 +20,10 @@ from stages.common.runtime import paths
 class TestedRows:
     """The test rows of the folds that were run, one fold after another."""
 
-    table: pa.Table  # these rows of data/tokenized.arrow
-    folds: np.ndarray  # (rows,) the number of the fold that tested each row
+    table: pa.Table  # The test rows, with some columns of data/tokenized.arrow.
+    folds: np.ndarray  # (rows,) Number of the fold that tested each row.
     by_fold: Mapping[int, Fold]
-    all_labels: np.ndarray  # (rows of data/tokenized.arrow,)
+    all_labels: np.ndarray  # (rows of data/tokenized.arrow,) Class indices of all rows, tested or not.
 
     @property
     def rows(self) -> np.ndarray:
@@ -52,7 +52,7 @@ class TestedRows:
 
     @property
     def is_fixed(self) -> bool:
-        """Whether all folds have the same test rows, those of `data.test_source`."""
+        """Whether all folds have the same test rows, as with `data.test_source`."""
         first, *others = self.by_fold.values()
         return any(np.array_equal(first.test, other.test) for other in others)
 
@@ -64,10 +64,10 @@ class TestedRows:
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a method, or a baseline, says of the tested rows: each row is tested by the model of its fold."""
+    """Predictions of a method or baseline for the tested rows, each by the model of the row's fold."""
 
     logits: np.ndarray  # (rows, classes)
-    temperatures: np.ndarray  # (folds,) fitted on the validation rows of each fold
+    temperatures: np.ndarray  # (folds,) Each one is fitted on the validation rows of its fold.
 
 
 def read_tested_rows(folds: Sequence[int]) -> TestedRows:
@@ -91,17 +91,17 @@ def _collect(tested: TestedRows, files: Mapping[int, Path], prefix: str = "") ->
 
 
 def run_files(method: str, selected: SelectedMethod) -> dict[int, Path]:
-    """The logits of each selected run, by its fold."""
+    """Return the file of logits of each selected run, by its fold."""
     return {run.metadata.fold: paths.RUNS / method / name / "logits.safetensors" for name, run in selected.runs.items()}
 
 
 def read_method_predictions(tested: TestedRows, selection: Selection) -> dict[str, Predictions]:
-    """Read what both methods say of the tested rows."""
+    """Read the predictions of both methods for the tested rows."""
     return {method: _collect(tested, run_files(method, selected)) for method, selected in selection.items()}
 
 
 def read_predictions(tested: TestedRows, selection: Selection) -> dict[str, Predictions]:
-    """Read what both methods and all baselines say of the tested rows."""
+    """Read the predictions of both methods and of all baselines for the tested rows."""
     files = {fold: paths.baseline_path(fold) for fold in tested.by_fold}
     baselines = {name: _collect(tested, files, f"{name}/") for name in BASELINES}
     return read_method_predictions(tested, selection) | baselines

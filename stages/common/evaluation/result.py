@@ -1,4 +1,4 @@
-"""The result of the comparison: `compare` writes it, and all that people read is made of it."""
+"""The result of the comparison, which `compare` writes, and from which everything that people read is made."""
 
 from pathlib import Path
 from typing import Literal
@@ -36,7 +36,7 @@ class ClassScores(Result):
 
 
 class Scores(Result):
-    """Metrics of a method or a baseline: means over the folds, but for the ECE, which takes all rows together."""
+    """Metrics of a method or a baseline: means over the folds; the ECE alone is that of all rows together."""
 
     macro_f1: Estimate
     macro_precision: Estimate
@@ -48,30 +48,30 @@ class Scores(Result):
     scaled_loss: Estimate
     scaled_brier: Estimate
     scaled_ece: Estimate
-    classes: dict[str, ClassScores]  # by the class's name
+    classes: dict[str, ClassScores]  # By the name of the class.
 
 
 class Difference(Result):
-    """Macro-F1 of one method minus that of another classifier, over new splits and seeds of this corpus."""
+    """Macro-F1 of one method minus that of another classifier; the intervals are about new splits and seeds."""
 
     macro_f1: Estimate
-    equivalence: Estimate  # the same value with its 90% interval, for two one-sided tests at 5%
+    equivalence: Estimate  # The same value with its 90% interval, for two one-sided tests at 5%.
     verdict: Verdict
     by_fold: list[float]
-    minimum_detectable_effect: float | None  # true difference that is found with a power of 80%; None: too few folds
-    rows_needed: int | None  # tested rows that would show equivalence; None: more rows would not do, or it is not known
+    minimum_detectable_effect: float | None  # Found with a power of 80%; None if there are too few folds.
+    rows_needed: int | None  # Tested rows that would show equivalence; None if more rows would not, or if unknown.
 
 
 class TrainedModels(Result):
-    """LoRA minus full fine-tuning for the models that were trained, on the rows that tested them, and no others."""
+    """LoRA minus full fine-tuning for the models that were trained, on the rows that tested them and on no others."""
 
-    macro_f1: Estimate  # the interval is a bootstrap over rows
-    p_permutation: float  # of macro-F1
-    p_mcnemar: float  # of accuracy; where several rows have one text, of the number that each method has right
+    macro_f1: Estimate  # Its interval is a bootstrap over rows.
+    p_permutation: float  # p-value of the permutation test of macro-F1.
+    p_mcnemar: float  # p-value of McNemar's exact test of accuracy, in which rows with the same text count once.
 
 
 class Epochs(Result):
-    """The best epochs of a run, and its validation loss minus its training loss there."""
+    """The best epochs of a run; a gap is validation loss minus training loss in that epoch."""
 
     best_epoch_by_f1: int
     best_epoch_by_loss: int
@@ -86,13 +86,13 @@ class Run(Result):
     macro_f1: float
     accuracy: float
     validation_macro_f1: float
-    temperature: float  # fitted on its validation rows
+    temperature: float  # Fitted on the validation rows of the fold.
     epochs: Epochs
-    diverged: bool  # its score is far from those of the other folds
+    diverged: bool  # Whether its score is far from those of the other folds.
 
 
 class Trial(Result):
-    """The validation scores of a learning rate, one for each fold."""
+    """Validation scores of a learning rate, one for each fold."""
 
     learning_rate: float
     macro_f1: list[float]
@@ -101,10 +101,10 @@ class Trial(Result):
 class Tuning(Result):
     """How a method was tuned, and what limits the result."""
 
-    learning_rate: float  # the selected one
+    learning_rate: float  # The selected learning rate.
     trials: list[Trial]
-    at_edge: bool  # the selected rate is the lowest or the highest of three or more
-    unconverged: int  # runs at the selected rate whose validation loss is lowest in the last epochs
+    at_edge: bool  # Whether the selected learning rate is the lowest or the highest of three or more.
+    unconverged: int  # Number of runs at that learning rate whose validation loss is lowest in the last epochs.
 
     @property
     def num_rates(self) -> int:
@@ -118,20 +118,20 @@ class Tuning(Result):
 
 
 class Against(Result):
-    """A method against a baseline."""
+    """A method compared with a baseline."""
 
     baseline: str
     difference: Difference
 
 
 class MethodResult(Result):
-    """All that is known of full fine-tuning, or of LoRA."""
+    """The results of full fine-tuning, or of LoRA."""
 
     scores: Scores
     runs: list[Run]
-    best_fold: int  # of the run with the best validation score, which data/models/ holds
+    best_fold: int  # Fold of the run with the best validation score, which data/models/ holds.
     tuning: Tuning
-    ece_if_calibrated: float  # what exact probabilities would show by chance
+    ece_if_calibrated: float  # ECE that exact probabilities would show by chance.
     scaled_ece_if_calibrated: float
     against: list[Against]
     trainable_parameters: int
@@ -143,50 +143,54 @@ class SliceScores(Result):
     """Metrics on a part of the tested rows."""
 
     accuracy: float
-    macro_f1: float  # mean over the classes that occur in the slice
+    macro_f1: float  # Mean over the classes that occur in the slice.
 
 
 class Slice(Result):
-    """A part of the tested rows; intervals of slices are descriptive, without a correction for their number."""
+    """A part of the tested rows. Its interval is descriptive: nothing corrects for the number of slices."""
 
     kind: SliceKind
     name: str
     rows: int
     full: SliceScores
     lora: SliceScores
-    accuracy_difference: Estimate  # LoRA minus full fine-tuning, bootstrap over rows
+    accuracy_difference: Estimate  # LoRA minus full fine-tuning, with a bootstrap interval over rows.
 
 
 class Comparison(Result):
     """LoRA and full fine-tuning compared on the test rows of the folds that were run."""
 
     labels: list[str]
-    rows: int  # distinct rows that were tested
-    folds: list[int]  # that were run
-    num_folds: int  # into which the corpus is split
-    fixed_test_rows: bool  # from data.test_source: the folds differ in seed and validation rows alone
+    rows: int  # Number of distinct rows that were tested.
+    folds: list[int]  # Numbers of the folds that were run.
+    num_folds: int  # Number of folds into which the corpus is split.
+    fixed_test_rows: bool  # Whether data.test_source gave them; folds then differ in seed and validation rows alone.
     selected_on_test_rows: bool
     margin: float
     difference: Difference
     trained_models: TrainedModels
-    class_differences: dict[str, Estimate]  # F1 of LoRA minus that of full fine-tuning, by class
+    class_differences: dict[str, Estimate]  # F1 of LoRA minus that of full fine-tuning, by class.
     full: MethodResult
     lora: MethodResult
     baselines: dict[str, Scores]
     slices: list[Slice]
 
     def scores(self, name: str) -> Scores:
-        """The metrics of a method or a baseline."""
+        """Return the metrics of a method or a baseline."""
         return self.baselines[name] if name in self.baselines else self.method(name).scores
 
     def method(self, name: str) -> MethodResult:
-        """The result of the method `full` or `lora`."""
+        """Return the result of the method `full` or `lora`."""
         return {"full": self.full, "lora": self.lora}[name]
 
 
 def read_comparison(path: Path = COMPARE_DETAILS) -> Comparison:
-    """Read what `compare` wrote; a UserError says that the file is missing or damaged."""
+    """Read the result that `compare` wrote.
+
+    Raises:
+        UserError: The file is missing or damaged.
+    """
     try:
         return Comparison.model_validate(read_json(path))
     except ValidationError as error:
-        raise UserError(f"{path}: is damaged, or of another version; run `dvc repro` to make it") from error
+        raise UserError(f"{path}: is damaged, or of another version; run `dvc repro` to make it again") from error

@@ -1,30 +1,48 @@
-"""The comparison as sentences and tables, with no more digits than the width of an interval justifies."""
+"""Numbers as text, and what the comparison shows as sentences in English and Korean."""
 
 import math
+import re
 from pathlib import Path
-from statistics import fmean, stdev
+from typing import NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup, escape
 
 from stages.common.artifacts.methods import METHODS
 from stages.common.evaluation.result import Comparison, Estimate
 
-DISPLAY_NAMES = {
-    "full": "Full fine-tuning",
-    "lora": "LoRA",
-    "linear_probe": "Linear probe (frozen base model)",
-    "tfidf": "TF-IDF + logistic regression",
-    "majority": "Majority class",
+
+class Text(NamedTuple):
+    """The same text in two languages."""
+
+    english: str
+    korean: str
+
+
+NAMES = {
+    "full": Text("Full fine-tuning", "전체 미세조정"),
+    "lora": Text("LoRA", "LoRA"),
+    "linear_probe": Text("Linear probe (frozen base model)", "선형 프로브(고정된 사전학습 모델)"),
+    "tfidf": Text("TF-IDF + logistic regression", "TF-IDF + 로지스틱 회귀"),
+    "majority": Text("Majority class", "다수 클래스"),
 }
-PLACES_WITHOUT_INTERVAL = 3
+DISPLAY_NAMES = {name: text.english for name, text in NAMES.items()}
 
 
 def decimal_places(estimate: Estimate) -> int:
-    """Count the decimal places up to the first significant digit of half the interval's width, at most 4."""
+    """Count the decimal places up to the first significant digit of half the interval's width: 2 to 4.
+
+    A value without an interval has three.
+    """
     if estimate.low is None or estimate.high is None:
-        return PLACES_WITHOUT_INTERVAL
+        return 3
     half_width = (estimate.high - estimate.low) / 2
-    return min(4, max(0, -math.floor(math.log10(half_width)))) if half_width > 1e-9 else 2
+    return min(4, max(2, -math.floor(math.log10(half_width)))) if half_width > 1e-9 else 2
+
+
+def format_score(value: float) -> str:
+    """Format a score that has no interval: `0.804`."""
+    return f"{value:.3f}"
 
 
 def format_value(estimate: Estimate) -> str:
@@ -41,7 +59,7 @@ def format_interval(estimate: Estimate) -> str:
 def format_difference(estimate: Estimate) -> str:
     """Format a difference: `-0.16 [-0.19, -0.12]`.
 
-    It has more digits where an end would read 0.00, which hides on which side of 0 it lies.
+    It has more digits if an end would otherwise read 0.00, which hides on which side of 0 the end lies.
     """
     places, ends = decimal_places(estimate), (estimate.low or 0.0, estimate.high or 0.0)
     while places < 4 and any(end and not round(end, places) for end in ends):
@@ -49,9 +67,24 @@ def format_difference(estimate: Estimate) -> str:
     return f"{estimate.value:+.{places}f} [{ends[0]:+.{places}f}, {ends[1]:+.{places}f}]"
 
 
+def format_ece(comparison: Comparison, name: str, scaled: bool) -> str:
+    """Format the calibration error of a method, with the error that exact probabilities show by chance in brackets."""
+    scores = comparison.scores(name)
+    ece = format_value(scores.scaled_ece if scaled else scores.ece)
+    if name not in METHODS:
+        return ece
+    method = comparison.method(name)
+    return f"{ece} ({format_score(method.scaled_ece_if_calibrated if scaled else method.ece_if_calibrated)})"
+
+
 def format_p_value(p: float) -> str:
     """Format a p-value: `p = 0.031`, or `p < 0.001`."""
     return "p < 0.001" if p < 0.001 else f"p = {p:.{2 if p >= 0.1 else 3}f}"
+
+
+def mark_code(text: str) -> Markup:
+    """Turn what stands between backticks into HTML's <code>."""
+    return Markup(re.sub("`(.*?)`", r"<code>\1</code>", str(escape(text))))
 
 
 TEMPLATES = Environment(
@@ -61,14 +94,16 @@ TEMPLATES = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-TEMPLATES.filters |= {"value": format_value, "interval": format_interval, "difference": format_difference}
-TEMPLATES.filters |= {"p_value": format_p_value, "rate": "{:g}".format, "mean": fmean, "stdev": stdev}
-TEMPLATES.globals |= {"methods": METHODS, "names": DISPLAY_NAMES}
+TEMPLATES.filters |= {"difference": format_difference, "p_value": format_p_value, "score": format_score}
+TEMPLATES.filters |= {"code": mark_code, "rate": "{:g}".format, "thousands": "{:,}".format}
+TEMPLATES.globals |= {"methods": METHODS, "names": NAMES}
 
 
-def verdict_sentences(comparison: Comparison) -> dict[str, list[list[str]]]:
-    """Say what the comparison shows and what it cannot show: pairs of sentences in English and in Korean."""
+def sentences(comparison: Comparison) -> dict[str, list[Text]]:
+    """Say what the comparison shows: `headline` is the answer with what casts doubt on it, before any detail."""
     return {
-        part: [line.split(" | ") for line in TEMPLATES.get_template(f"{part}.txt").render(c=comparison).splitlines()]
-        for part in ("findings", "limits")
+        part: [
+            Text(*line.split(" | ")) for line in TEMPLATES.get_template(f"{part}.txt").render(c=comparison).splitlines()
+        ]
+        for part in ("headline", "findings", "limits")
     }

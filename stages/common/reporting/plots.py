@@ -1,10 +1,12 @@
 """The pictures: the same bytes every time, Korean from a packaged font, legible in grey and to the colour-blind.
 
-Every method has a colour of the palette by Okabe and Ito (2008), and a marker and a line style of its own.
+Every method has its own colour of the palette by Okabe and Ito (2008), its own marker and its own line style.
 """
 
 import base64
 import io
+import math
+import textwrap
 from collections.abc import Mapping
 from importlib.metadata import distribution
 from pathlib import Path
@@ -23,32 +25,33 @@ from sklearn.metrics import ConfusionMatrixDisplay
 from stages.common.artifacts.files import atomic_write
 from stages.common.artifacts.methods import METHODS
 from stages.common.evaluation.result import Comparison, Estimate
-from stages.common.reporting.formatting import DISPLAY_NAMES, format_difference, format_interval, format_value
+from stages.common.reporting.formatting import DISPLAY_NAMES, format_difference, format_ece, format_value
 
 COLORS = {"full": "#0072b2", "lora": "#d55e00", "linear_probe": "#cc79a7", "tfidf": "#009e73", "majority": "#555555"}
 MARKERS = {"full": "o", "lora": "s", "linear_probe": "v", "tfidf": "^", "majority": "D"}
 LINE_STYLES = {"full": "-", "lora": "--", "linear_probe": (0, (5, 1, 1, 1, 1, 1)), "tfidf": "-.", "majority": ":"}
-COSTS = {"trainable_parameters": "trainable parameters", "checkpoint_bytes": "bytes of weights"}
-MAX_CLASSES_WITH_NUMBERS = 5  # more would overlap
+MAX_CLASSES_WITH_NUMBERS = 5  # The numbers of more classes would overlap.
+MIN_POINTS = 3  # Fewer points make no curve.
+MAX_LABEL = 24  # Characters of a long name that are shown.
 Rows = list[dict[str, Any]]
 
 
 def _font_file(name: str) -> Path:
-    """A file of Nanum Gothic. The package that holds it is not imported: from Python 3.12 on, that fails."""
+    """Find a file of Nanum Gothic. The package that holds it is not imported, since that fails from Python 3.12 on."""
     return Path(str(distribution("koreanize-matplotlib").locate_file(f"koreanize_matplotlib/fonts/{name}")))
 
 
 def use_style() -> None:
-    """Take fonts and lines from templates/plots.mplstyle: Korean, whatever fonts the machine has."""
+    """Use the fonts and lines of templates/plots.mplstyle, so that Korean is drawn whatever fonts the machine has."""
     for name in ("NanumGothic.ttf", "NanumGothicBold.ttf"):
         font_manager.fontManager.addfont(_font_file(name))
     matplotlib.style.use(Path(__file__).with_name("templates") / "plots.mplstyle")
 
 
 def embedded_font(text: str) -> str:
-    """A font for pages, in base64, that holds the characters of `text` alone."""
+    """Make a font for a page, in base64, that holds only the characters of `text`."""
     options = subset.Options(notdef_outline=True, layout_features=[])
-    options.drop_tables += ["TSI0", "TSI1", "TSI2", "TSI3", "TSI5"]  # sources of hints; fontTools warns of them
+    options.drop_tables += ["TSI0", "TSI1", "TSI2", "TSI3", "TSI5"]  # Sources of hints, of which fontTools would warn.
     font = subset.load_font(_font_file("NanumGothic.ttf"), options)
     subsetter = subset.Subsetter(options)
     subsetter.populate(text=text)
@@ -57,10 +60,16 @@ def embedded_font(text: str) -> str:
     return base64.b64encode(file.getvalue()).decode()
 
 
+def to_png(figure: Figure) -> bytes:
+    """Render a PNG without the version of matplotlib in it."""
+    figure.savefig(file := io.BytesIO(), format="png", metadata={"Software": None})
+    return file.getvalue()
+
+
 def save_png(figure: Figure, path: Path) -> None:
-    """Write a PNG without the version of matplotlib in it."""
+    """Write a PNG as a whole or not at all."""
     with atomic_write(path) as temporary:
-        figure.savefig(temporary, format="png", metadata={"Software": None})
+        temporary.write_bytes(to_png(figure))
 
 
 def _subplots(height: float, columns: int, title: str, **options: Any) -> tuple[Figure, list[Axes]]:
@@ -78,37 +87,76 @@ def _mark(axis: Axes, x: float, y: float, method: str, marker: str, label: str =
 
 
 def plot_difference(comparison: Comparison, headline: str) -> Figure:
-    """The answer: macro-F1 of LoRA minus full fine-tuning with its interval, each fold, each class, and the margin."""
-    margin = comparison.margin
-    of_classes = {f"F1 {label}": difference for label, difference in comparison.class_differences.items()}
-    rows = {"macro-F1": comparison.difference.macro_f1, **of_classes}
-    few = len(comparison.labels) <= MAX_CLASSES_WITH_NUMBERS
-    figure, (axis,) = _subplots(2.2 + 0.5 * min(len(rows), 12), 1, headline)
+    """Draw the answer: macro-F1 of LoRA minus full fine-tuning with its interval, each fold, zero and the margin.
+
+    The picture is small, so that it can be read on a phone.
+    """
+    difference, margin = comparison.difference, comparison.margin
+    figure = Figure(figsize=(5.2, 2.9), dpi=170, layout="constrained")
+    figure.suptitle(textwrap.fill(headline, 50, break_on_hyphens=False), weight="semibold", fontsize="medium")
+    axis = figure.subplots()
     axis.axvspan(-margin, margin, color="#999999", alpha=0.25, linewidth=0, label=f"margin: ±{margin:g}")
-    axis.axvline(0, color="black", linewidth=0.8)
-    for index, difference in enumerate(rows.values()):
-        color, marker = ("#d55e00", "D") if index == 0 else ("#555555", "o")
-        value, lengths = _with_lengths(difference)
-        label = ("difference with its 95% interval", "the same for each class (descriptive)")[index > 0]
-        axis.errorbar(value, -index, xerr=lengths, fmt=marker, color=color, capsize=4, label=label if index < 2 else "")
-        if few:
-            axis.annotate(
-                format_difference(difference),
-                (1.01, -index),
-                xycoords=("axes fraction", "data"),
-                va="center",
-                fontsize="small",
-            )
-    folds = comparison.difference.by_fold
-    axis.plot(folds, np.full(len(folds), 0.25), "|", markersize=10, color="#0072b2", label="each fold")
-    axis.set_yticks([-index for index in range(len(rows))], list(rows), fontsize="medium" if few else 7)
-    axis.set(xlabel="LoRA minus full fine-tuning  (to the right: LoRA is better)", ylim=(0.6 - len(rows), 0.6))
-    axis.legend(ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.25 if few else -0.12), fontsize="small")
+    axis.axvline(0, color="black", linewidth=1)
+    value, lengths = _with_lengths(difference.macro_f1)
+    style: dict[str, Any] = {"color": COLORS["lora"], "capsize": 6, "linewidth": 2, "markersize": 9}
+    axis.errorbar(value, 0, xerr=lengths, fmt="D", label="difference with its 95% interval", **style)
+    axis.annotate(format_difference(difference.macro_f1), (value, 0), (0, 12), textcoords="offset points", ha="center")
+    folds = difference.by_fold
+    axis.plot(folds, np.full(len(folds), -0.45), "|", markersize=12, color=COLORS["full"], label="each fold")
+    axis.set(xlabel="macro-F1 of LoRA minus full fine-tuning\n(to the right of 0: LoRA is better)", ylim=(-0.8, 0.8))
+    axis.set_yticks([])
+    figure.legend(loc="outside lower center", ncols=3, columnspacing=1, handletextpad=0.4)
     return figure
 
 
-def plot_curves(histories: Mapping[str, Rows], comparison: Comparison) -> Figure:
-    """Losses and macro-F1 by epoch: mean and standard deviation over the folds, best epochs of the best run."""
+def _shorten(name: str) -> str:
+    """Cut a long name of a class or category."""
+    return name if len(name) <= MAX_LABEL else f"{name[:MAX_LABEL]}…"
+
+
+def plot_breakdown(comparison: Comparison) -> Figure:
+    """Draw LoRA minus full fine-tuning by class, length and category: F1 of a class, accuracy of the other slices."""
+    full, lora = (comparison.method(method).scores.classes for method in METHODS)
+    groups = {
+        "F1 by class": [
+            (_shorten(label), format_value(full[label].f1), format_value(lora[label].f1), difference)
+            for label, difference in comparison.class_differences.items()
+        ]
+    }
+    titles = {"length": "accuracy by length in characters", "category": "accuracy by category"}
+    for each in comparison.slices:
+        name = f"{_shorten(each.name)}  ({each.rows:,})"
+        row = (name, f"{each.full.accuracy:.2f}", f"{each.lora.accuracy:.2f}", each.accuracy_difference)
+        groups.setdefault(titles[each.kind], []).append(row)
+    groups = {title: rows for title, rows in groups.items() if len(rows) > 1}  # A single slice holds all rows.
+    counts = [len(rows) for rows in groups.values()]
+    figure = Figure(figsize=(9.5, 1.4 + 0.75 * len(groups) + 0.3 * sum(counts)), dpi=120, layout="constrained")
+    figure.suptitle("LoRA minus full fine-tuning, with 95% intervals (descriptive)", weight="semibold")
+    ratios = [count + 1 for count in counts]
+    axes = np.atleast_1d(figure.subplots(len(groups), 1, sharex=True, height_ratios=ratios))
+    for axis, (title, rows) in zip(axes, groups.items(), strict=True):
+        axis.axvline(0, color="black", linewidth=0.8)
+        for index, (_, of_full, of_lora, difference) in enumerate(rows):
+            value, lengths = _with_lengths(difference)
+            axis.errorbar(value, index, xerr=lengths, fmt="o", color=COLORS["lora"], capsize=3, markersize=5)
+            numbers = f"{of_full}   {of_lora}   {format_difference(difference)}"
+            axis.annotate(numbers, (1.02, index), xycoords=("axes fraction", "data"), va="center", fontsize="small")
+        axis.annotate("full   LoRA   LoRA - full", (1.02, 1.02), xycoords="axes fraction", fontsize="small")
+        axis.set_yticks(range(len(rows)), [name for name, *_ in rows], parse_math=False)
+        axis.set_ylim(len(rows) - 0.5, -0.5)
+        axis.set_title(title, loc="left", fontsize="medium")
+    axes[-1].set_xlabel("difference (to the right of 0: LoRA is better)")
+    return figure
+
+
+def plot_curves(histories: Mapping[str, Rows], comparison: Comparison) -> Figure | None:
+    """Draw losses and macro-F1 by epoch: mean and standard deviation over the folds, and best epochs of the best run.
+
+    Returns:
+        None if there are too few epochs for a curve.
+    """
+    if max(map(len, histories.values())) < MIN_POINTS:
+        return None
     figure, axes = _subplots(4.2, 3, "Training: loss and macro-F1 by epoch")
 
     def plot_mean(axis: Axes, rows: Rows, metric: str, label: str, **style: Any) -> None:
@@ -138,11 +186,18 @@ def plot_curves(histories: Mapping[str, Rows], comparison: Comparison) -> Figure
     return figure
 
 
-def plot_learning_rates(comparison: Comparison) -> Figure:
-    """Validation macro-F1 by learning rate: one point per fold, a line through the means, the selected rate marked."""
+def plot_learning_rates(comparison: Comparison) -> Figure | None:
+    """Draw validation macro-F1 by learning rate: a point for each fold, the mean, and a mark at the selected rate.
+
+    Returns:
+        None if no method has enough learning rates for a curve; the table of the report holds the scores.
+    """
+    tunings = {method: comparison.method(method).tuning for method in METHODS}
+    if max(tuning.num_rates for tuning in tunings.values()) < MIN_POINTS:
+        return None
     figure, (axis,) = _subplots(4.2, 1, "Tuning: macro-F1 on the validation rows, by learning rate")
-    for method in METHODS:
-        tuning, style = comparison.method(method).tuning, _style(method)
+    for method, tuning in tunings.items():
+        style = _style(method)
         trials = {trial.learning_rate: trial.macro_f1 for trial in tuning.trials}
         for rate, scores in trials.items():
             axis.plot([rate] * len(scores), scores, alpha=0.5, **style | {"linestyle": ""})
@@ -150,7 +205,7 @@ def plot_learning_rates(comparison: Comparison) -> Figure:
         axis.plot(list(trials), means, label=f"{DISPLAY_NAMES[method]}: mean over folds", **style | {"marker": ""})
         selected = tuning.learning_rate
         _mark(axis, selected, fmean(trials[selected]), method, "*", f"selected: {selected:g}")
-    rates = sorted({trial.learning_rate for name in METHODS for trial in comparison.method(name).tuning.trials})
+    rates = sorted({trial.learning_rate for tuning in tunings.values() for trial in tuning.trials})
     axis.set(xscale="log", xlabel="learning rate (log)", ylabel="macro-F1")
     axis.set_xticks(rates, map("{:g}".format, rates))
     axis.minorticks_off()
@@ -159,11 +214,11 @@ def plot_learning_rates(comparison: Comparison) -> Figure:
 
 
 def plot_confusion(counts: Mapping[str, Rows]) -> Figure:
-    """One confusion matrix per method, from its cells; each matrix row adds up to 100%. Few classes have numbers."""
+    """Draw the confusion matrix of each method from its cells; each row of it adds up to 100%."""
     labels = list(dict.fromkeys(cell["actual"] for cell in counts[METHODS[0]]))
     few = len(labels) <= MAX_CLASSES_WITH_NUMBERS
     content = "percent of the actual class" + (", and number of rows" if few else "; dark: all of it")
-    figure, axes = _subplots(4.6 if few else 7.0, 2, f"Confusion on the test rows: {content}")
+    figure, axes = _subplots(4.6 if few else 6.2, 2, f"Confusion on the test rows: {content}")
     for axis, (method, cells) in zip(axes, counts.items(), strict=True):
         matrix = np.reshape([cell["count"] for cell in cells], (len(labels), len(labels)))
         fractions = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
@@ -171,7 +226,8 @@ def plot_confusion(counts: Mapping[str, Rows]) -> Figure:
         options: dict[str, Any] = {} if few else {"include_values": False, "xticks_rotation": "vertical"}
         display.plot(ax=axis, cmap="Blues", colorbar=False, im_kw={"vmin": 0, "vmax": 1}, **options)
         for index, text in np.ndenumerate(display.text_) if few else ():
-            text.set_text(f"{fractions[index]:.0%}\n({matrix[index]})")
+            color = "white" if fractions[index] > 0.5 else "black"
+            text.set(text=f"{fractions[index]:.0%}\n({matrix[index]})", color=color)
         axis.tick_params(labelsize="medium" if few else 6)
         axis.set(title=DISPLAY_NAMES[method], xlabel="predicted", ylabel="actual")
         axis.grid(False)
@@ -179,19 +235,15 @@ def plot_confusion(counts: Mapping[str, Rows]) -> Figure:
 
 
 def plot_reliability(bins: Rows, comparison: Comparison) -> Figure:
-    """Accuracy against confidence before and after temperature scaling; larger marks hold more rows."""
+    """Draw accuracy against confidence before and after temperature scaling; larger marks stand for more rows."""
     title = "Reliability on the test rows: accuracy at each confidence"
     figure, axes = _subplots(4.8, 2, title, sharex=True, sharey=True)
     for axis, method in zip(axes, METHODS, strict=True):
-        result = comparison.method(method)
         axis.plot([0, 1], [0, 1], color="black", linewidth=0.8, linestyle=":", label="perfectly calibrated")
         for scaled, color, marker, line_style in ((False, COLORS[method], "o", "-"), (True, "#555555", "s", "--")):
             rows = [row for row in bins if row["method"] == method and row["scaled"] is scaled]
             x, y, sizes = (np.array([row[name] for row in rows]) for name in ("confidence", "accuracy", "rows"))
-            ece = result.scores.scaled_ece if scaled else result.scores.ece
-            by_chance = result.scaled_ece_if_calibrated if scaled else result.ece_if_calibrated
-            name = "scaled" if scaled else "not scaled"
-            label = f"{name}: ECE {format_value(ece)} (if calibrated: {by_chance:.3f})"
+            label = f"{'scaled' if scaled else 'not scaled'}: ECE {format_ece(comparison, method, scaled)}"
             axis.plot(x, y, color=color, linestyle=line_style, label=label, marker=marker, markersize=3)
             area, fill = 12 + 300 * sizes / sizes.sum(), "none" if scaled else color
             axis.scatter(x, y, area, facecolor=fill, edgecolor=color, marker=marker, alpha=0.7)
@@ -202,7 +254,7 @@ def plot_reliability(bins: Rows, comparison: Comparison) -> Figure:
 
 
 def _with_lengths(estimate: Estimate) -> tuple[float, np.ndarray]:
-    """A value, and the lengths of its error bar, (2, 1)."""
+    """Return a value and the lengths of its error bar, (2, 1)."""
     low, high = (estimate.value if end is None else end for end in (estimate.low, estimate.high))
     return estimate.value, np.maximum(0, [[estimate.value - low], [high - estimate.value]])
 
@@ -213,9 +265,9 @@ def _plot_with_interval(axis: Axes, x: float, method: str, estimate: Estimate, l
 
 
 def plot_f1(comparison: Comparison) -> Figure:
-    """Macro-F1 and the F1 of each class, with 95% intervals, of both methods and the baselines.
+    """Draw macro-F1 and the F1 of each class, with 95% intervals, of both methods and the baselines.
 
-    Of many classes the baselines are left out, and so are the numbers: the report's table has them.
+    With many classes, the numbers and the baselines' F1 by class are left out; the table of the report holds them.
     """
     figure, (axis,) = _subplots(4.6, 1, f"F1 on {comparison.rows:,} test rows, with 95% intervals")
     labels = comparison.labels
@@ -242,19 +294,22 @@ def plot_f1(comparison: Comparison) -> Figure:
     return figure
 
 
-def plot_cost(comparison: Comparison) -> Figure:
-    """Macro-F1 with its interval against each of `COSTS`, by method."""
-    figure, axes = _subplots(4.2, 2, "Cost against quality, test rows", sharey=True)
-    for axis, (cost, axis_label) in zip(axes, COSTS.items(), strict=True):
-        for method, name in DISPLAY_NAMES.items():
-            score = comparison.scores(method).macro_f1
-            label = f"{name}: {format_interval(score)}"
-            if method in METHODS:
-                _plot_with_interval(axis, getattr(comparison.method(method), cost), method, score, label)
-            else:
-                axis.axhline(score.value, linestyle=LINE_STYLES[method], color=COLORS[method], label=label)
-        axis.set(xscale="log", xlabel=f"{axis_label} (log)", ylabel="macro-F1", ylim=(0, 1))
-        low, high = sorted(getattr(comparison.method(method), cost) for method in METHODS)
-        axis.set_xlim(low / 3, 3 * high)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+def plot_cost(costs: Mapping[str, Mapping[str, float]]) -> Figure:
+    """Draw what a run of each method costs, in a panel for each quantity.
+
+    Args:
+        costs: The cost of each method, by quantity.
+    """
+    figure, axes = _subplots(2.8, len(costs), "What one run costs")
+    for axis, (quantity, values) in zip(axes, costs.items(), strict=True):
+        names, numbers = [DISPLAY_NAMES[method] for method in METHODS], [values[method] for method in METHODS]
+        bars = axis.barh(names, numbers, color=[COLORS[method] for method in METHODS], height=0.6)
+        axis.bar_label(bars, [f"{each:,.0f}" if each == int(each) else f"{each:,.2f}" for each in numbers], padding=3)
+        ratio = values["lora"] / values["full"] if values["full"] else math.nan
+        axis.set(title=quantity, xlabel=f"LoRA: {ratio:.0%} of full fine-tuning")
+        axis.set(xlim=(0, 1.45 * max(numbers)), xticks=[])
+        axis.invert_yaxis()
+        axis.grid(False)
+        if axis is not axes[0]:
+            axis.set_yticks([])
     return figure

@@ -1,4 +1,4 @@
-"""Where a result comes from."""
+"""The origin of a result: the commit of what it was made from."""
 
 import subprocess
 
@@ -6,7 +6,7 @@ INPUTS = ("stages", "params.yaml", "data/sample", "data/kobert-mini")
 
 
 def git_revision() -> str:
-    """The commit that last changed code, parameters or embedded data, so that committing results does not change it."""
+    """Return the commit that last changed code, parameters or embedded data; committing results does not change it."""
 
     def git(*arguments: str) -> str:
         return subprocess.run(["git", *arguments, "--", *INPUTS], capture_output=True, text=True, check=True).stdout

@@ -1,7 +1,7 @@
 """What the training of a run cost in seconds and memory.
 
-It depends on the machine and the hour, so it is no artifact: git and DVC do not track it, and no stage reads it.
-`python -m stages.timings` shows it.
+It depends on the machine and the hour, so it is no artifact: git and DVC do not track it, and no result depends on it.
+`python -m stages.timings` and the picture of costs on the page show it.
 """
 
 import hashlib

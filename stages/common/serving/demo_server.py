@@ -9,8 +9,8 @@ from threading import Lock
 from typing import Any
 
 PAGE = Path(__file__).with_name("demo.html")
-MAX_BYTES = 2**16  # of a request
-HTTP_PORT = 80  # browsers leave it out of Host and Origin
+MAX_BYTES = 2**16  # Upper bound on the size of a request.
+HTTP_PORT = 80  # Browsers leave this port out of Host and Origin.
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
     "img-src data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -21,11 +21,11 @@ HEADERS = {
 
 
 class DemoServer(ThreadingHTTPServer):
-    """Answers `GET /` with the page and `POST /explain` with what `explain` makes of its JSON `{"text": ...}`.
+    """Answer `GET /` with the page, and `POST /explain` with the result of `explain` for its JSON `{"text": ...}`.
 
     Args:
-        explain: called for one request at a time.
-        port: 0 for any that is free.
+        explain: Returns what the page shows of a text. It is called for one request at a time.
+        port: Port of the loopback address; 0 takes any free one.
     """
 
     daemon_threads = True
@@ -35,7 +35,7 @@ class DemoServer(ThreadingHTTPServer):
         self.explain, self.lock = explain, Lock()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Print a traceback, but not for a client that has left."""
+        """Print a traceback, except for a client that has left."""
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)
 
@@ -48,10 +48,10 @@ class _Handler(BaseHTTPRequestHandler):
     server: DemoServer
 
     def log_message(self, *_: object) -> None:
-        """Print nothing: texts are not logged."""
+        """Print nothing, so that no text is logged."""
 
     def _is_own_origin(self) -> bool:
-        """Whether the request comes from our page: guards against cross-site requests and DNS rebinding."""
+        """Tell whether the request comes from our own page; guards against cross-site requests and DNS rebinding."""
         port = "" if self.server.server_port == HTTP_PORT else f":{self.server.server_port}"
         own = [f"{name}{port}" for name in ("127.0.0.1", "localhost")]
         origin = self.headers.get("Origin")
@@ -67,7 +67,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if not self._is_own_origin():
-            self._send(403, "only this machine's own page is answered", "text/plain")
+            self._send(403, "only requests of the demo's own page are answered", "text/plain")
         elif self.path == "/":
             self._send(200, PAGE.read_text(encoding="utf-8"), "text/html; charset=utf-8")
         else:
@@ -75,12 +75,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         if not self._is_own_origin() or self.headers.get_content_type() != "application/json":
-            self._send(403, "only this machine's own page is answered", "text/plain")
+            self._send(403, "only requests of the demo's own page are answered", "text/plain")
             return
         try:
             body = self.rfile.read(min(max(0, int(self.headers.get("Content-Length", 0))), MAX_BYTES))
             text = str(json.loads(body)["text"])
-            text.encode()  # raises for half of a surrogate pair
+            text.encode()  # Half of a surrogate pair raises.
         except (ValueError, KeyError, TypeError, RecursionError):
             self._send(400, f'expected {{"text": ...}} of at most {MAX_BYTES} bytes', "text/plain")
             return

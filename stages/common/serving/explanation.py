@@ -1,4 +1,4 @@
-"""Why a text got its label: which words carried it, and what the training data says about similar texts."""
+"""Explain why a text got its label: by the words that support it, and by similar texts of the training data."""
 
 import unicodedata
 from collections.abc import Sequence
@@ -9,16 +9,15 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 from stages.common.serving.text_classifier import TextClassifier
 
-MAX_WORDS = 60  # of a text that are attributed; each costs a prediction
+MAX_WORDS = 60  # Words of a text that are explained; each one costs a prediction.
 
 
 def explain_prediction(classifier: TextClassifier, text: str) -> dict[str, Any]:
-    """Probabilities of a text, and an attribution of the best label to its words by occlusion.
+    """Classify a text, and attribute its label to its words by occlusion (Zeiler and Fergus 2014, arXiv 1311.2901).
 
     Returns:
-        `label` and `probabilities` (classes,), None where cleaning leaves no text; `attributions`, for each of the
-        first words how much the probability of `label` falls when that word is left out (Zeiler and Fergus 2014,
-        arXiv 1311.2901).
+        `label` and `probabilities` (classes,), which are None if cleaning leaves no text; and `attributions`, a list
+        that tells for each of the first `MAX_WORDS` words how much the probability of `label` falls without that word.
     """
     text = unicodedata.normalize("NFC", text)  # as cleaning does
     words = text.split()
@@ -28,7 +27,7 @@ def explain_prediction(classifier: TextClassifier, text: str) -> dict[str, Any]:
     if np.isnan(probabilities[0]):
         return {"label": None, "probabilities": None, "attributions": []}
     best = int(probabilities.argmax())
-    # Without its only word a text has no prediction: all of its probability is that word's.
+    # A text without its only word has no prediction, so that word gets the whole probability.
     falls = [probabilities[best] - np.nan_to_num(each[best]) for each in occluded]
     attributions = [
         {"word": word, "attribution": round(float(fall), 6)} for word, fall in zip(shown, falls, strict=True)
@@ -41,7 +40,7 @@ def explain_prediction(classifier: TextClassifier, text: str) -> dict[str, Any]:
 
 
 class NearestTexts:
-    """The training texts most similar to a text, by the cosine between TF-IDF vectors of character 2- to 4-grams."""
+    """Find the texts most similar to a text, by the cosine between TF-IDF vectors of character 2- to 4-grams."""
 
     def __init__(self, texts: Sequence[str], labels: Sequence[str]) -> None:
         self._texts, self._labels = texts, labels
@@ -49,7 +48,7 @@ class NearestTexts:
         self._vectors = self._vectorizer.fit_transform(texts)
 
     def find(self, text: str, count: int) -> list[dict[str, Any]]:
-        """At most `count` texts that have something in common with `text`, the most similar first."""
+        """Return at most `count` texts that share an n-gram with `text`, the most similar first."""
         composed = unicodedata.normalize("NFC", text)
         similarities = (self._vectors @ self._vectorizer.transform([composed]).T).toarray()[:, 0]
         nearest = np.argsort(-similarities, kind="stable")[:count]

@@ -1,4 +1,4 @@
-"""The README of an exported model: metadata for the Hugging Face hub, use, data, results and limits."""
+"""The README of an exported model: metadata for the Hugging Face hub, use, training data, results and limits."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from stages.common.artifacts.folds import FoldCounts, SplitMetrics
 from stages.common.artifacts.selection import read_selection
 from stages.common.artifacts.training_metadata import BaseModelSource
 from stages.common.evaluation.result import Scores, read_comparison
-from stages.common.reporting.formatting import DISPLAY_NAMES
+from stages.common.reporting.formatting import DISPLAY_NAMES, format_interval
 from stages.common.runtime import paths
 from stages.common.runtime.exceptions import UserError
 from stages.common.serving.text_classifier import TextClassifier
@@ -22,11 +22,16 @@ from stages.common.serving.text_classifier import TextClassifier
 LOCK = Path("dvc.lock")
 TEMPLATE = Path(__file__).with_name("model_card.md")
 LIBRARIES = {"sequence": "transformers", "token": "transformers", "adapter": "peft", "onnx": "onnx"}
+SAMPLE = Path("data/sample")  # The corpus that this project ships; it is synthetic.
+EXAMPLES = {
+    "ko": '["배터리가 하루도 안 가요", "음질 최고!"]',
+    "en": '["The battery does not last a day.", "Great sound!"]',
+}
 METRICS = {"macro_f1": ("f1", "macro-F1", {"average": "macro"}), "accuracy": ("accuracy", "accuracy", {})}
 
 
 def _locked_params(*outs: Path) -> dict[str, Any]:
-    """The sections of params.yaml with which DVC made these artifacts; params.yaml itself may have changed since."""
+    """Read the parameters with which DVC made these artifacts, by dotted name; params.yaml may have changed since."""
     try:
         stages = yaml.safe_load(LOCK.read_text(encoding="utf-8"))["stages"]
     except (yaml.YAMLError, ValueError, KeyError, TypeError) as error:
@@ -41,13 +46,18 @@ def _locked_params(*outs: Path) -> dict[str, Any]:
 class PipelineResults:
     """What the pipeline in the current folder knows of a checkpoint that is the best run of a method."""
 
-    method: str  # as people read it
+    method: str  # display name
     scores: Scores  # means over the folds
     num_folds: int
     selected_on_test_rows: bool
     counts: FoldCounts  # of the fold that the checkpoint was trained on
-    source: str
-    params: dict[str, Any]  # with which DVC made the checkpoint, by their dotted names
+    source: str  # folder or file of the corpus
+    params: dict[str, Any]  # parameters with which DVC made the checkpoint, by dotted name
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether the corpus is the sample of this project."""
+        return SAMPLE in (Path(self.source), *Path(self.source).parents)
 
 
 def find_results(checkpoint: Path) -> PipelineResults | None:
@@ -71,7 +81,9 @@ def find_results(checkpoint: Path) -> PipelineResults | None:
     return None
 
 
-def _metadata(kind: str, base_model: BaseModelSource, results: PipelineResults | None) -> ModelCardData:
+def _metadata(
+    kind: str, base_model: BaseModelSource, results: PipelineResults | None, language: str, licence: str | None
+) -> ModelCardData:
     evaluation = []
     for key, (metric_type, name, arguments) in METRICS.items():
         if not results:
@@ -80,8 +92,8 @@ def _metadata(kind: str, base_model: BaseModelSource, results: PipelineResults |
         evaluation.append(
             EvalResult(
                 task_type="text-classification",
-                task_name="sentiment of reviews",
-                dataset_type="private",  # It is on no hub, which would look for it there.
+                task_name="text classification",
+                dataset_type="private",  # The hub would look for a dataset of any other name.
                 dataset_name=Path(results.source).name,
                 dataset_split="test",
                 metric_type=metric_type,
@@ -91,27 +103,39 @@ def _metadata(kind: str, base_model: BaseModelSource, results: PipelineResults |
             )
         )
     return ModelCardData(
-        language="ko",
+        language=language,
+        license=licence,
         library_name=LIBRARIES[kind],
         pipeline_tag="text-classification",
-        tags=["sentiment-analysis", "korean"],
-        base_model=base_model.name if base_model.revision else None,  # else it is not on the hub
+        tags=["synthetic"] if results and results.synthetic else None,
+        base_model=base_model.name if base_model.revision else None,  # A local folder is not on the hub.
         metrics=[metric_type for metric_type, _, _ in METRICS.values()],
-        model_name="Sentiment of Korean reviews" if evaluation else None,
+        model_name="Text classifier" if evaluation else None,
         eval_results=evaluation or None,
     )
 
 
-def render_model_card(classifier: TextClassifier, results: PipelineResults | None, kind: str, revision: str) -> str:
+def render_model_card(
+    classifier: TextClassifier,
+    results: PipelineResults | None,
+    kind: str,
+    revision: str,
+    language: str = "ko",
+    licence: str | None = None,
+) -> str:
     """Render the card of an export.
 
     Args:
+        classifier: The model, with what is known of its training.
         results: What `find_results` returned for the checkpoint.
         kind: "sequence", "token", "adapter" or "onnx".
-        revision: git's, of this project.
+        revision: Git commit of this project.
+        language: Code of the language of the texts, in which the examples are.
+        licence: Identifier of the model's licence on the hub, such as "apache-2.0"; None says nothing of it.
     """
     base_model = classifier.metadata.base_model
     environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["interval"] = format_interval
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     text = template.render(
         kind=kind,
@@ -122,5 +146,8 @@ def render_model_card(classifier: TextClassifier, results: PipelineResults | Non
         max_length=classifier.metadata.preprocessing.max_length,
         results=results,
         revision=revision,
+        language=language,
+        examples=EXAMPLES.get(language, '["first text", "second text"]'),
+        selected_by="loss" if results and results.params.get("train.select_by") == "loss" else "macro-F1",
     )
-    return str(ModelCard(f"---\n{_metadata(kind, base_model, results).to_yaml()}\n---\n\n{text}\n"))
+    return str(ModelCard(f"---\n{_metadata(kind, base_model, results, language, licence).to_yaml()}\n---\n\n{text}\n"))
