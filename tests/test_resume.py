@@ -130,24 +130,40 @@ def manager(folder: Path, **fingerprint: object) -> CheckpointManager:
     return CheckpointManager(folder, fingerprint, ALONE)
 
 
-def train(project: Project, checkpoints: CheckpointManager | None) -> tuple[TrainResult, torch.Tensor]:
+def train(
+    project: Project, checkpoints: CheckpointManager | None, precision: str = "fp32"
+) -> tuple[TrainResult, torch.Tensor]:
     """Train 12 epochs, saving every 20 ms and stopping at SIGTERM; returns the result and all weights."""
     model = build(project.base_model, "lora")
     policy = SavePolicy(0.02, ALONE)
-    params = train_params(epochs=12)
+    params = train_params(epochs=12, precision=precision)
     with policy.handle_signals():
         trainer = Trainer(model, project.train, project.validation, params, 0.01, 42, ALONE, checkpoints, policy)
         result = trainer.train()
     return result, torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
-def interrupt(project: Project, checkpoints: CheckpointManager, seconds: float) -> None:
+def interrupt(project: Project, checkpoints: CheckpointManager, seconds: float, precision: str = "fp32") -> None:
     """Train, and send SIGTERM so many seconds after the start."""
     timer = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGTERM))
     timer.start()
     with pytest.raises(TrainingInterrupted, match=r"stopped in epoch .* a checkpoint is saved"):
-        train(project, checkpoints)
+        train(project, checkpoints, precision)
     timer.join()
+
+
+def test_a_training_in_fp16_resumes_with_the_scale_of_its_loss(project, tmp_path, capsys, monkeypatch):
+    scaler = torch.amp.GradScaler  # One whose scale changes all the time: it grows after three steps without overflow.
+    options = {"init_scale": 2.0**24, "growth_interval": 3}
+    monkeypatch.setattr(torch.amp, "GradScaler", lambda *args, **given: scaler(*args, **options, **given))
+    uninterrupted = train(project, None, "fp16")
+    interrupt(project, manager(tmp_path), seconds=0.4, precision="fp16")
+    resumed = train(project, manager(tmp_path), "fp16")
+    captured = capsys.readouterr()
+    assert "resuming in epoch" in captured.err
+    assert "steps skipped so far" in captured.out
+    assert resumed[0] == uninterrupted[0]
+    assert torch.equal(resumed[1], uninterrupted[1])
 
 
 def test_the_checkpoint_before_a_damaged_one_is_used(project, tmp_path, capsys):

@@ -24,7 +24,7 @@ from stages.common.runtime.timings import write_timing
 from stages.common.training.checkpointing import CheckpointManager
 from stages.common.training.interruption import SavePolicy
 from stages.common.training.trainer import Trainer
-from stages.common.training.training_step import uses_bfloat16
+from stages.common.training.training_step import choose_precision
 
 LIBRARIES = ("numpy", "peft", "torch", "transformers")
 MODEL_FILES = ("config.json", "model.safetensors")
@@ -56,7 +56,7 @@ def train_stage(model: Model, method: str, params: Params, fold: int, seed: int,
             "parameters": [params.train.model_dump(), method_params, learning_rate],
             "data": {str(path): sha256(path) for path in (TOKENIZED, fold_path(fold))},
             "base model": base_model.sha256,
-            "bf16": uses_bfloat16(params.train.precision, distributed.device),
+            "precision": str(choose_precision(params.train.precision, distributed.device)),
             **_environment(distributed),
         }
         checkpoints = CheckpointManager(CHECKPOINTS / method / name, fingerprint, distributed)
