@@ -4,6 +4,7 @@ import json
 import os
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -15,12 +16,12 @@ from stages.common.modeling.classifier import add_lora, build_classifier, load_c
 from stages.common.modeling.collator import Collator
 from stages.common.modeling.dataset import TokenizedDataset, read_dataset
 from stages.common.modeling.distributed import DistributedContext
-from stages.common.modeling.inference import predict_logits
+from stages.common.modeling.inference import build_collator, cls_logits, predict_logits
 from stages.common.modeling.macro_scores import macro_scores
 from stages.common.runtime.exceptions import UserError
 from stages.common.runtime.paths import fold_path
 from stages.common.runtime.threads import SPIN_COUNT, set_up_threads
-from stages.common.training.training_step import PRECISIONS, TrainingStep, choose_precision
+from stages.common.training.training_step import PRECISIONS, TrainingStep, WeightedBatch, choose_precision
 from tests.support.corpus import LABELS
 from tests.support.project import prepare
 from tests.support.training import (
@@ -125,9 +126,34 @@ def test_four_accumulated_batches_of_four_equal_one_of_sixteen(tiny_base_model, 
     assert curves[0][-1, 0] < curves[0][0, 0]
 
 
-def test_no_gradient_is_computed_below_the_first_adapter(tiny_base_model, dataset):
-    from stages.common.modeling.inference import build_collator, cls_logits
+def test_accumulated_batches_that_are_replayed_train_as_others_do(tiny_base_model, dataset, monkeypatch):
+    """Without a GPU, a graph that is replayed is stood in for by the code that it would have recorded."""
 
+    def capture(step: TrainingStep, weighted: WeightedBatch, is_last: bool) -> SimpleNamespace:
+        loss = torch.zeros(())
+        replays.append(is_last)
+        graph = SimpleNamespace(replay=lambda: loss.copy_(step._process(weighted, is_last)))
+        return SimpleNamespace(graph=graph, batch=weighted.batch, loss=loss)
+
+    replays: list[bool] = []
+    monkeypatch.setattr(TrainingStep, "_capture", capture)
+    params = train_params(batch_size=4, gradient_accumulation_steps=3, warmup_ratio=0.0)
+    results = []
+    for by_graph in (False, True):
+        model = without_dropout(build(tiny_base_model, "full"))
+        build_collator(model, packing=True)
+        step = TrainingStep(model, dataset, True, params, 0.01, ALONE)
+        step.use_cuda_graphs = step._keeps_gradients = by_graph
+        step._collator = Collator(model, packed=True, pad_to_multiple=True)
+        order = np.random.default_rng(0).permutation(len(dataset))
+        losses_of_steps = [float(step(step.collate(order[start : start + 12]))) for start in range(0, 175, 12)]
+        results.append((losses_of_steps, torch.cat([weight.flatten() for weight in step.weights.values()])))
+    assert set(replays) == {False, True}
+    assert results[1][0] == pytest.approx(results[0][0], abs=1e-6)
+    assert torch.allclose(results[1][1], results[0][1], atol=1e-6)
+
+
+def test_no_gradient_is_computed_below_the_first_adapter(tiny_base_model, dataset):
     model = build(tiny_base_model, "lora").train()
     requires_grad = []
     model.get_input_embeddings().register_forward_hook(lambda *args: requires_grad.append(args[-1].requires_grad))

@@ -84,6 +84,7 @@ class TrainingStep:
             self._class_weights = torch.from_numpy(weights).float().to(device)
         self.use_cuda_graphs = device.type == "cuda" and distributed.world_size == 1 and packed
         self._graphs: dict[tuple[object, ...], _CapturedGraph | None] = {}  # None: warmed up, but not captured yet
+        self._keeps_gradients = self.use_cuda_graphs and params.gradient_accumulation_steps > 1  # Graphs share them.
         self._graph_pool = torch.cuda.graph_pool_handle() if self.use_cuda_graphs else None  # memory of all graphs
         # On a CPU oneDNN compiles a kernel for each shape of a product in 16 bits.
         few_shapes = self.use_cuda_graphs or (precision != torch.float32 and device.type == "cpu")
@@ -118,55 +119,54 @@ class TrainingStep:
         Returns:
             This process's share of the mean loss before the update, a scalar on its device.
         """
-        if self.use_cuda_graphs and len(batches) == 1:
-            loss = self._update_by_graph(batches[0])
-        else:
-            loss = self._update(batches)
-        self._scheduler.step()
-        return loss
-
-    def _update(self, batches: list[WeightedBatch]) -> torch.Tensor:
         total = torch.zeros((), device=self._distributed.device)
+        process = self._process_by_graph if self.use_cuda_graphs else self._process
         for number, weighted in enumerate(batches, start=1):
-            # Gradients are exchanged between processes once, in the backward pass of the last batch.
-            is_accumulating = number < len(batches) and self._distributed.world_size > 1
-            with self._model.no_sync() if is_accumulating else contextlib.nullcontext():
-                with self._autocast:
-                    logits = cls_logits(self._model, weighted.batch)
-                loss = weighted.weight * cross_entropy(
-                    logits.float(),
-                    weighted.batch.labels,
-                    self._class_weights,
-                    reduction="sum",
-                    ignore_index=IGNORE_INDEX,
-                )
-                # DistributedDataParallel averages gradients over processes; here they must be summed.
-                self._scaler.scale(loss * self._distributed.world_size).backward()
-            total += loss.detach()
-        self._scaler.step(self._optimizer)
-        self._scaler.update()
-        self._optimizer.zero_grad()
+            total += process(weighted, is_last=number == len(batches))
+        self._scheduler.step()
         return total
 
-    def _update_by_graph(self, weighted: WeightedBatch) -> torch.Tensor:
-        """Do what `_update` does. The first batch of a shape runs it as a warm-up, the second captures it."""
+    def _process(self, weighted: WeightedBatch, is_last: bool) -> torch.Tensor:
+        """Add a batch's gradients to those of the batches before it; the last batch of a step updates the weights."""
+        # Gradients are exchanged between processes once, in the backward pass of the last batch.
+        is_accumulating = not is_last and self._distributed.world_size > 1
+        with self._model.no_sync() if is_accumulating else contextlib.nullcontext():
+            with self._autocast:
+                logits = cls_logits(self._model, weighted.batch)
+            loss = weighted.weight * cross_entropy(
+                logits.float(),
+                weighted.batch.labels,
+                self._class_weights,
+                reduction="sum",
+                ignore_index=IGNORE_INDEX,
+            )
+            # DistributedDataParallel averages gradients over processes; here they must be summed.
+            self._scaler.scale(loss * self._distributed.world_size).backward()
+        if is_last:
+            self._scaler.step(self._optimizer)
+            self._scaler.update()
+            self._optimizer.zero_grad(set_to_none=not self._keeps_gradients)
+        return loss.detach()
+
+    def _process_by_graph(self, weighted: WeightedBatch, is_last: bool) -> torch.Tensor:
+        """Do what `_process` does. The first batch of a shape runs it as a warm-up, the second captures it."""
         new = weighted.batch.tensors()
-        key = (weighted.weight, *(tensor.shape for tensor in new))
+        key = (weighted.weight, is_last, *(tensor.shape for tensor in new))
         if key not in self._graphs:
             self._graphs[key] = None
-            return self._update([weighted])
-        captured = self._graphs[key] or self._capture(weighted)
+            return self._process(weighted, is_last)
+        captured = self._graphs[key] or self._capture(weighted, is_last)
         self._graphs[key] = captured
         for static, tensor in zip(captured.batch.tensors(), new, strict=True):
             static.copy_(tensor)
         captured.graph.replay()
         return captured.loss.clone()
 
-    def _capture(self, weighted: WeightedBatch) -> _CapturedGraph:
+    def _capture(self, weighted: WeightedBatch, is_last: bool) -> _CapturedGraph:
         graph = torch.cuda.CUDAGraph()
         # The thread that prefetches the next batch may use the GPU during the capture.
         with torch.cuda.graph(graph, pool=self._graph_pool, capture_error_mode="thread_local"):
-            loss = self._update([weighted])
+            loss = self._process(weighted, is_last)
         return _CapturedGraph(graph, weighted.batch, loss)
 
     @property
