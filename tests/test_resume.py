@@ -4,6 +4,7 @@ The environment variable `SOAK_KILLS` sets the number of kills: `SOAK_KILLS=50 p
 """
 
 import hashlib
+import itertools
 import os
 import random
 import shutil
@@ -26,9 +27,11 @@ from stages.common.modeling.distributed import DistributedContext
 from stages.common.runtime.exceptions import TrainingInterrupted
 from stages.common.runtime.paths import fold_path
 from stages.common.training.checkpointing import CheckpointManager
-from stages.common.training.interruption import SavePolicy
+from stages.common.training.interruption import SaveDecision, SavePolicy
+from stages.common.training.out_of_memory import report_out_of_memory
 from stages.common.training.trainer import Trainer, TrainResult
-from tests.support.project import ROOT, prepare
+from stages.common.training.training_step import TrainingStep, WeightedBatch
+from tests.support.project import ROOT, prepare, run_tool
 from tests.support.training import build, train_params
 
 KILLS = int(os.environ.get("SOAK_KILLS", 3))
@@ -164,6 +167,51 @@ def test_a_training_in_fp16_resumes_with_the_scale_of_its_loss(project, tmp_path
     assert "steps skipped so far" in captured.out
     assert resumed[0] == uninterrupted[0]
     assert torch.equal(resumed[1], uninterrupted[1])
+
+
+def _allocate_petabyte() -> None:
+    torch.empty(2**50)
+
+
+def _fail_as_cuda_does() -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+def _fail_as_a_capture_does() -> None:
+    try:
+        _fail_as_cuda_does()
+    finally:
+        raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
+
+
+@pytest.mark.parametrize("run_out", [_allocate_petabyte, _fail_as_cuda_does, _fail_as_a_capture_does])
+def test_running_out_of_memory_ends_in_one_line_and_the_checkpoint_stays(
+    prepared, tmp_path, monkeypatch, capsys, run_out
+):
+    monkeypatch.chdir(shutil.copytree(prepared, tmp_path / "copy"))
+    step, numbers = TrainingStep.__call__, itertools.count()
+
+    def train_until_memory_is_out(self: TrainingStep, batches: list[WeightedBatch]) -> torch.Tensor:
+        if next(numbers) == 30:
+            run_out()
+        return step(self, batches)
+
+    monkeypatch.setattr(SavePolicy, "poll", lambda self: SaveDecision(save_now=True, signal_number=0))
+    monkeypatch.setattr(TrainingStep, "__call__", train_until_memory_is_out)
+    with pytest.raises(SystemExit) as exit_info:
+        run_tool("train_full", "--fold", 0, "--learning-rate", 0.003)
+    message = str(exit_info.value)
+    assert "halve train.batch_size (16) and double train.gradient_accumulation_steps (1)" in message
+    assert "\n" not in message
+    monkeypatch.setattr(TrainingStep, "__call__", lambda self, batches: exit("step"))
+    with pytest.raises(SystemExit, match="step"):
+        run_tool("train_full", "--fold", 0, "--learning-rate", 0.003)
+    assert "resuming in epoch" in capsys.readouterr().err
+
+
+def test_an_error_that_is_not_about_memory_stays_as_it_is():
+    with pytest.raises(RuntimeError, match="shapes"), report_out_of_memory(train_params()):
+        raise RuntimeError("shapes do not match")
 
 
 def test_the_checkpoint_before_a_damaged_one_is_used(project, tmp_path, capsys):
