@@ -1,5 +1,6 @@
 """Fine-tune low-rank adapters and the head; the base model stays as it is."""
 
+from stages.common.runtime.disk import check_disk
 from stages.common.runtime.exceptions import report_user_errors
 from stages.common.runtime.launch import parse_run, start_processes
 from stages.common.runtime.params import load_params
@@ -10,6 +11,7 @@ from stages.common.runtime.threads import set_up_threads
 @report_user_errors
 def main() -> None:
     params, (fold, learning_rate) = load_params(), parse_run(__doc__)
+    check_disk(params)
     start_processes(params.run.launcher, params.run.parallel, "stages.train_lora")
     set_up_threads()
     seed = params.train.seed + fold  # Each fold varies the seed too, so that the folds differ as new experiments would.

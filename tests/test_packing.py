@@ -83,6 +83,18 @@ SIZES = {
 
 
 @pytest.mark.parametrize("build_encoder", [roberta, electra])
+def test_a_packed_batch_has_the_gradients_of_a_padded_one(build_encoder, dataset):
+    torch.manual_seed(0)
+    model = build_encoder().eval()
+    gradients = []
+    for collator in (Collator(model, packed=False), build_collator(model, packing=True)):
+        model.zero_grad()
+        cls_logits(model, collator(dataset, np.arange(0, 180, 12))).logsumexp(1).sum().backward()
+        gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
+    assert all(torch.allclose(*pair, atol=1e-6) for pair in zip(*gradients, strict=True))
+
+
+@pytest.mark.parametrize("build_encoder", [roberta, electra])
 def test_other_encoders_pack_exactly(build_encoder, dataset):
     torch.manual_seed(0)
     model = build_encoder().eval()

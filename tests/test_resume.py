@@ -4,6 +4,7 @@ The environment variable `SOAK_KILLS` sets the number of kills: `SOAK_KILLS=50 p
 """
 
 import hashlib
+import itertools
 import os
 import random
 import shutil
@@ -26,9 +27,11 @@ from stages.common.modeling.distributed import DistributedContext
 from stages.common.runtime.exceptions import TrainingInterrupted
 from stages.common.runtime.paths import fold_path
 from stages.common.training.checkpointing import CheckpointManager
-from stages.common.training.interruption import SavePolicy
+from stages.common.training.interruption import SaveDecision, SavePolicy
+from stages.common.training.out_of_memory import report_out_of_memory
 from stages.common.training.trainer import Trainer, TrainResult
-from tests.support.project import ROOT, prepare
+from stages.common.training.training_step import TrainingStep, WeightedBatch
+from tests.support.project import ROOT, prepare, run_tool
 from tests.support.training import build, train_params
 
 KILLS = int(os.environ.get("SOAK_KILLS", 3))
@@ -130,24 +133,85 @@ def manager(folder: Path, **fingerprint: object) -> CheckpointManager:
     return CheckpointManager(folder, fingerprint, ALONE)
 
 
-def train(project: Project, checkpoints: CheckpointManager | None) -> tuple[TrainResult, torch.Tensor]:
+def train(
+    project: Project, checkpoints: CheckpointManager | None, precision: str = "fp32"
+) -> tuple[TrainResult, torch.Tensor]:
     """Train 12 epochs, saving every 20 ms and stopping at SIGTERM; returns the result and all weights."""
     model = build(project.base_model, "lora")
     policy = SavePolicy(0.02, ALONE)
-    params = train_params(epochs=12)
+    params = train_params(epochs=12, precision=precision)
     with policy.handle_signals():
         trainer = Trainer(model, project.train, project.validation, params, 0.01, 42, ALONE, checkpoints, policy)
         result = trainer.train()
     return result, torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
-def interrupt(project: Project, checkpoints: CheckpointManager, seconds: float) -> None:
+def interrupt(project: Project, checkpoints: CheckpointManager, seconds: float, precision: str = "fp32") -> None:
     """Train, and send SIGTERM so many seconds after the start."""
     timer = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGTERM))
     timer.start()
     with pytest.raises(TrainingInterrupted, match=r"stopped in epoch .* a checkpoint is saved"):
-        train(project, checkpoints)
+        train(project, checkpoints, precision)
     timer.join()
+
+
+def test_a_training_in_fp16_resumes_with_the_scale_of_its_loss(project, tmp_path, capsys, monkeypatch):
+    scaler = torch.amp.GradScaler  # One whose scale changes all the time: it grows after three steps without overflow.
+    options = {"init_scale": 2.0**24, "growth_interval": 3}
+    monkeypatch.setattr(torch.amp, "GradScaler", lambda *args, **given: scaler(*args, **options, **given))
+    uninterrupted = train(project, None, "fp16")
+    interrupt(project, manager(tmp_path), seconds=0.4, precision="fp16")
+    resumed = train(project, manager(tmp_path), "fp16")
+    captured = capsys.readouterr()
+    assert "resuming in epoch" in captured.err
+    assert "steps skipped so far" in captured.out
+    assert resumed[0] == uninterrupted[0]
+    assert torch.equal(resumed[1], uninterrupted[1])
+
+
+def _allocate_petabyte() -> None:
+    torch.empty(2**50)
+
+
+def _fail_as_cuda_does() -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+def _fail_as_a_capture_does() -> None:
+    try:
+        _fail_as_cuda_does()
+    finally:
+        raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
+
+
+@pytest.mark.parametrize("run_out", [_allocate_petabyte, _fail_as_cuda_does, _fail_as_a_capture_does])
+def test_running_out_of_memory_ends_in_one_line_and_the_checkpoint_stays(
+    prepared, tmp_path, monkeypatch, capsys, run_out
+):
+    monkeypatch.chdir(shutil.copytree(prepared, tmp_path / "copy"))
+    step, numbers = TrainingStep.__call__, itertools.count()
+
+    def train_until_memory_is_out(self: TrainingStep, batches: list[WeightedBatch]) -> torch.Tensor:
+        if next(numbers) == 30:
+            run_out()
+        return step(self, batches)
+
+    monkeypatch.setattr(SavePolicy, "poll", lambda self: SaveDecision(save_now=True, signal_number=0))
+    monkeypatch.setattr(TrainingStep, "__call__", train_until_memory_is_out)
+    with pytest.raises(SystemExit) as exit_info:
+        run_tool("train_full", "--fold", 0, "--learning-rate", 0.003)
+    message = str(exit_info.value)
+    assert "halve train.batch_size (16) and double train.gradient_accumulation_steps (1)" in message
+    assert "\n" not in message
+    monkeypatch.setattr(TrainingStep, "__call__", lambda self, batches: exit("step"))
+    with pytest.raises(SystemExit, match="step"):
+        run_tool("train_full", "--fold", 0, "--learning-rate", 0.003)
+    assert "resuming in epoch" in capsys.readouterr().err
+
+
+def test_an_error_that_is_not_about_memory_stays_as_it_is():
+    with pytest.raises(RuntimeError, match="shapes"), report_out_of_memory(train_params()):
+        raise RuntimeError("shapes do not match")
 
 
 def test_the_checkpoint_before_a_damaged_one_is_used(project, tmp_path, capsys):

@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -13,12 +15,13 @@ from stages.common.artifacts.folds import read_fold
 from stages.common.modeling.classifier import add_lora, build_classifier, load_checkpoint
 from stages.common.modeling.collator import Collator
 from stages.common.modeling.dataset import TokenizedDataset, read_dataset
-from stages.common.modeling.inference import predict_logits
+from stages.common.modeling.distributed import DistributedContext
+from stages.common.modeling.inference import build_collator, cls_logits, predict_logits
 from stages.common.modeling.macro_scores import macro_scores
 from stages.common.runtime.exceptions import UserError
 from stages.common.runtime.paths import fold_path
 from stages.common.runtime.threads import SPIN_COUNT, set_up_threads
-from stages.common.training.training_step import uses_bfloat16
+from stages.common.training.training_step import PRECISIONS, TrainingStep, WeightedBatch, choose_precision
 from tests.support.corpus import LABELS
 from tests.support.project import prepare
 from tests.support.training import (
@@ -31,6 +34,8 @@ from tests.support.training import (
     train_params,
     without_dropout,
 )
+
+ALONE = DistributedContext(device=torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -110,19 +115,45 @@ def test_schedule_and_warmup_change_the_learning_rate(tiny_base_model, dataset, 
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])
-def test_four_accumulated_batches_of_four_equal_one_of_sixteen(tiny_base_model, dataset, method):
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-5), ("fp16", 1e-2)])
+def test_four_accumulated_batches_of_four_equal_one_of_sixteen(tiny_base_model, dataset, method, precision, tolerance):
     curves = []
     for changed in ({"batch_size": 16}, {"batch_size": 4, "gradient_accumulation_steps": 4}):
         model = without_dropout(build(tiny_base_model, method))
-        params = train_params(epochs=4, **changed)
+        params = train_params(epochs=4, precision=precision, **changed)
         curves.append(losses(fit(model, subset(dataset, 90), dataset, params, learning_rate=5e-3)))
-    assert np.abs(curves[0] - curves[1]).max() < 1e-5
+    assert np.abs(curves[0] - curves[1]).max() < tolerance
     assert curves[0][-1, 0] < curves[0][0, 0]
 
 
-def test_no_gradient_is_computed_below_the_first_adapter(tiny_base_model, dataset):
-    from stages.common.modeling.inference import build_collator, cls_logits
+def test_accumulated_batches_that_are_replayed_train_as_others_do(tiny_base_model, dataset, monkeypatch):
+    """Without a GPU, a graph that is replayed is stood in for by the code that it would have recorded."""
 
+    def capture(step: TrainingStep, weighted: WeightedBatch, is_last: bool) -> SimpleNamespace:
+        loss = torch.zeros(())
+        replays.append(is_last)
+        graph = SimpleNamespace(replay=lambda: loss.copy_(step._process(weighted, is_last)))
+        return SimpleNamespace(graph=graph, batch=weighted.batch, loss=loss)
+
+    replays: list[bool] = []
+    monkeypatch.setattr(TrainingStep, "_capture", capture)
+    params = train_params(batch_size=4, gradient_accumulation_steps=3, warmup_ratio=0.0)
+    results = []
+    for by_graph in (False, True):
+        model = without_dropout(build(tiny_base_model, "full"))
+        build_collator(model, packing=True)
+        step = TrainingStep(model, dataset, True, params, 0.01, ALONE)
+        step.use_cuda_graphs = step._keeps_gradients = by_graph
+        step._collator = Collator(model, packed=True, pad_to_multiple=True)
+        order = np.random.default_rng(0).permutation(len(dataset))
+        losses_of_steps = [float(step(step.collate(order[start : start + 12]))) for start in range(0, 175, 12)]
+        results.append((losses_of_steps, torch.cat([weight.flatten() for weight in step.weights.values()])))
+    assert set(replays) == {False, True}
+    assert results[1][0] == pytest.approx(results[0][0], abs=1e-6)
+    assert torch.allclose(results[1][1], results[0][1], atol=1e-6)
+
+
+def test_no_gradient_is_computed_below_the_first_adapter(tiny_base_model, dataset):
     model = build(tiny_base_model, "lora").train()
     requires_grad = []
     model.get_input_embeddings().register_forward_hook(lambda *args: requires_grad.append(args[-1].requires_grad))
@@ -227,23 +258,78 @@ def test_balanced_weights_find_more_of_a_rare_class(tiny_base_model, dataset):
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])
-def test_bf16_learns_what_fp32_learns_and_keeps_weights_in_fp32(tiny_base_model, dataset, method):
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_16_bits_learn_what_fp32_learns_and_weights_stay_in_fp32(tiny_base_model, dataset, method, precision):
     results = {}
-    for precision in ("fp32", "bf16"):
+    for tried in ("fp32", precision):
         model = without_dropout(build(tiny_base_model, method))
-        results[precision] = losses(fit(model, dataset, dataset, train_params(precision=precision), 0.01))
+        results[tried] = losses(fit(model, dataset, dataset, train_params(precision=tried), 0.01))
         assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
-    assert results["bf16"] == pytest.approx(results["fp32"], rel=0.1)
-    assert not np.array_equal(results["bf16"], results["fp32"])
+    assert results[precision] == pytest.approx(results["fp32"], rel=0.1)
+    assert not np.array_equal(results[precision], results["fp32"])
 
 
 @pytest.mark.parametrize(
-    ("native", "amx", "expected"), [(False, False, False), (True, False, True), (False, True, True)]
+    ("native", "amx", "expected"),
+    [(False, False, torch.float32), (True, False, torch.bfloat16), (False, True, torch.bfloat16)],
 )
 def test_auto_takes_bf16_where_a_processor_multiplies_it(monkeypatch, native, amx, expected):
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
-    cpu = torch.device("cpu")
-    assert uses_bfloat16("auto", cpu) is expected
-    assert uses_bfloat16("bf16", cpu)
-    assert not uses_bfloat16("fp32", cpu)
+    assert choose_precision("auto", torch.device("cpu")) is expected
+
+
+@pytest.mark.parametrize(
+    ("capability", "expected"),
+    [
+        ((6, 1), torch.float32),
+        ((7, 0), torch.float16),
+        ((7, 5), torch.float16),
+        ((8, 0), torch.bfloat16),
+        ((8, 9), torch.bfloat16),
+        ((12, 0), torch.bfloat16),
+    ],
+    ids=["P40", "V100", "T4", "A100", "L4", "B200"],
+)
+def test_auto_takes_what_a_gpu_multiplies_fast(monkeypatch, capability, expected):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)  # It counts emulation.
+    assert choose_precision("auto", torch.device("cuda", 0)) is expected
+
+
+@pytest.mark.parametrize(("name", "expected"), PRECISIONS.items())
+def test_a_precision_that_is_named_is_taken_anywhere(name, expected):
+    assert choose_precision(name, torch.device("cpu")) is expected
+    assert choose_precision(name, torch.device("cuda", 0)) is expected
+
+
+@pytest.mark.parametrize("accumulated", [1, 2])
+def test_a_step_whose_fp16_gradients_overflow_is_skipped_counted_and_scaled_down(tiny_base_model, dataset, accumulated):
+    model = without_dropout(build(tiny_base_model, "full"))
+    params = train_params(
+        precision="fp16", batch_size=8, gradient_accumulation_steps=accumulated, schedule="constant", warmup_ratio=0.0
+    )
+    step = TrainingStep(model, dataset, False, params, 0.01, ALONE)
+    batches = step.collate(np.arange(8 * accumulated))
+
+    def update(scale: float) -> bool:
+        """Take a step with this scale; returns whether it changed the weights."""
+        state = step.state_dict()
+        step.load_state_dict(state | {"scaler": state["scaler"] | {"scale": scale}})
+        before = {name: weight.clone() for name, weight in step.weights.items()}
+        assert torch.isfinite(step(batches))
+        return not all(torch.equal(weight, before[name]) for name, weight in step.weights.items())
+
+    assert update(2.0**10)
+    assert not update(2.0**40)
+    assert step.state_dict()["scaler"]["scale"] == 2.0**39
+    assert update(2.0**10)
+    assert step.count_updates() == 2
+
+
+def test_skipped_steps_are_told_after_the_epoch(tiny_base_model, dataset, monkeypatch, capsys):
+    scaler = torch.amp.GradScaler
+    monkeypatch.setattr(torch.amp, "GradScaler", lambda *args, **options: scaler(*args, init_scale=2.0**40, **options))
+    fit(build(tiny_base_model, "full"), dataset, dataset, train_params(precision="fp16", epochs=1), 1e-3)
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch")]
+    assert re.search(r" [1-9]\d* steps skipped so far$", line)

@@ -43,7 +43,7 @@ from stages.common.modeling.distributed import get_device
 from stages.common.runtime.params import Params, load_params
 from stages.common.runtime.threads import SPIN_COUNT
 from stages.common.training.trainer import Trainer
-from stages.common.training.training_step import uses_bfloat16
+from stages.common.training.training_step import PRECISIONS, choose_precision
 
 CONTENDERS = ("notebook", "trainer", "trainer, grouped", "ours", "ours, fp32")
 ALL_CONTENDERS = (*CONTENDERS, "ours, eager")
@@ -141,7 +141,7 @@ def notebook_epochs(size: str, lora: bool, dataset: TokenizedDataset, learning_r
 
 
 def huggingface_epochs(
-    size: str, lora: bool, dataset: TokenizedDataset, learning_rate: float, grouped: bool, bf16: bool
+    size: str, lora: bool, dataset: TokenizedDataset, learning_rate: float, grouped: bool, precision: torch.dtype
 ) -> tuple[int, float]:
     """Floating-point operations of the first epoch and seconds of the third, by transformers' Trainer."""
     import transformers
@@ -198,7 +198,8 @@ def huggingface_epochs(
         report_to="none",
         disable_tqdm=True,
         dataloader_pin_memory=get_device().type == "cuda",
-        bf16=bf16,
+        bf16=precision == torch.bfloat16,
+        fp16=precision == torch.float16,
     )
     clock = Clock()
     transformers.Trainer(
@@ -212,7 +213,7 @@ def huggingface_epochs(
 
 
 def our_epochs(
-    size: str, lora: bool, dataset: TokenizedDataset, params: Params, bf16: bool, eager: bool
+    size: str, lora: bool, dataset: TokenizedDataset, params: Params, precision: torch.dtype, eager: bool
 ) -> Callable[[], float]:
     """A function that trains one epoch with the pipeline's loop and returns its seconds."""
     from transformers import BertForTokenClassification
@@ -224,7 +225,7 @@ def our_epochs(
         update={
             "batch_size": BATCH_SIZE,
             "schedule": "constant",
-            "precision": "bf16" if bf16 else "fp32",
+            "precision": next(name for name, dtype in PRECISIONS.items() if dtype == precision),
         }
     )
     learning_rate = (params.lora if lora else params.full).learning_rates[0]
@@ -277,15 +278,15 @@ def contend(contender: str, size: str, method: str, reviews: Path | None, joined
     learning_rate = (params.lora if lora else params.full).learning_rates[0]
     torch.manual_seed(0)
     in_fp32 = ("notebook", "ours, fp32") if gpu else ("notebook", "ours, fp32", "trainer", "trainer, grouped")
-    bf16 = contender not in in_fp32 and uses_bfloat16(params.train.precision, get_device())
-    peak = matmul_rate(torch.bfloat16 if bf16 else torch.float32)
+    precision = choose_precision("fp32" if contender in in_fp32 else params.train.precision, get_device())
+    peak = matmul_rate(precision)
     if contender.startswith("trainer"):
-        flops, seconds = huggingface_epochs(size, lora, dataset, learning_rate, grouped, bf16)
+        flops, seconds = huggingface_epochs(size, lora, dataset, learning_rate, grouped, precision)
     else:
         epoch = (
             notebook_epochs(size, lora, dataset, learning_rate)
             if contender == "notebook"
-            else our_epochs(size, lora, dataset, params, bf16, contender.endswith("eager"))
+            else our_epochs(size, lora, dataset, params, precision, contender.endswith("eager"))
         )
         with FlopCounterMode(display=False) as counter:
             epoch()

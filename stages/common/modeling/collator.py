@@ -29,7 +29,12 @@ class Batch:
         """All tensors of the batch, always in the same order."""
         layout = self.inputs.get("layout")
         inputs = [value for value in self.inputs.values() if isinstance(value, torch.Tensor)]
-        return [*inputs, *((layout.padded_indices, layout.mask) if layout else ()), self.cls_positions, self.labels]
+        return [
+            *inputs,
+            *((layout.padded_indices, layout.token_indices, layout.mask) if layout else ()),
+            self.cls_positions,
+            self.labels,
+        ]
 
 
 class Collator:
@@ -76,7 +81,10 @@ class Collator:
             positions[-lengths[-1] :] = self._first_position  # the encoder may have fewer positions than that example
         cls_positions = self._to_device(np.cumsum(lengths) - lengths)
         layout = PackedLayout(
-            self._to_device(np.flatnonzero(mask)), self._to_device(mask[:, None, None, :]), cls_positions
+            self._to_device(np.flatnonzero(mask)),
+            self._to_device(mask.cumsum() - 1),
+            self._to_device(mask[:, None, None, :]),
+            cls_positions,
         )
         inputs = {
             "input_ids": self._to_device(values[None].astype(np.int64)),

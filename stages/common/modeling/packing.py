@@ -27,15 +27,46 @@ class PackedLayout:
     """Where the tokens of a packed row stand in the padded batch."""
 
     padded_indices: torch.Tensor  # (tokens,) index into the flattened (examples, longest)
+    token_indices: torch.Tensor  # (examples * longest,) the inverse; where there is no token, the index of any
     mask: torch.Tensor  # (examples, 1, 1, longest) True for real tokens
     cls_positions: torch.Tensor  # (examples,) index of each example's [CLS] in the packed row
 
 
+class _Unpack(torch.autograd.Function):
+    """(tokens, ...) -> (examples * longest, ...), any token where there is none; no gradient may come from there.
+
+    This and `_Pack` select rows forward and backward. The gradient of torch's index_select, and index_copy, would sort
+    the indices on a GPU, to be deterministic, which takes about ten kernels.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, packed: torch.Tensor, layout: PackedLayout) -> torch.Tensor:
+        ctx.layout = layout
+        return packed.index_select(0, layout.token_indices)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return gradient.index_select(0, ctx.layout.padded_indices), None
+
+
+class _Pack(torch.autograd.Function):
+    """(examples * longest, ...) -> (tokens, ...)."""
+
+    @staticmethod
+    def forward(ctx: Any, padded: torch.Tensor, layout: PackedLayout) -> torch.Tensor:
+        ctx.layout = layout
+        return padded.index_select(0, layout.padded_indices)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        is_token = ctx.layout.mask.view(-1, *[1] * (gradient.dim() - 1)).to(gradient.dtype)
+        return gradient.index_select(0, ctx.layout.token_indices) * is_token, None
+
+
 def _unpack(packed: torch.Tensor, layout: PackedLayout) -> torch.Tensor:
-    """(tokens, heads, head_size) -> (examples, heads, longest, head_size), zero where there is no token."""
+    """(tokens, heads, head_size) -> (examples, heads, longest, head_size); attention masks what is no token."""
     examples, _, _, longest = layout.mask.shape
-    padded = packed.new_zeros(examples * longest, *packed.shape[1:]).index_copy(0, layout.padded_indices, packed)
-    return padded.view(examples, longest, *packed.shape[1:]).transpose(1, 2)
+    return _Unpack.apply(packed, layout).view(examples, longest, *packed.shape[1:]).transpose(1, 2)
 
 
 def _attend(
@@ -70,7 +101,7 @@ def packed_attention(
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, is_causal=False
         )
-    row = [states[0].transpose(0, 1) for states in (query, key, value)]
+    row = [states.squeeze(0).transpose(0, 1) for states in (query, key, value)]
     return _attend_packed(row, layout, dropout, scaling), None
 
 
@@ -80,7 +111,7 @@ def _attend_packed(
     """Attention of queries, keys and values, (tokens, heads, head_size) each: (1, tokens, heads, head_size)."""
     query, key, value = (_unpack(states, layout) for states in row)
     attended = _attend(query, key, value, layout.mask, dropout, scaling)
-    return attended.transpose(1, 2).flatten(0, 1).index_select(0, layout.padded_indices)[None]
+    return _Pack.apply(attended.transpose(1, 2).flatten(0, 1), layout)[None]
 
 
 def _self_attention_forward(
@@ -95,7 +126,7 @@ def _self_attention_forward(
     """BERT's self-attention on a packed row (1, tokens, hidden_size), whose three projections share their input."""
     if layout is None:
         return full_forward(hidden_states, *args, **kwargs)
-    row = [states[0].unflatten(-1, (-1, attention.attention_head_size)) for states in project(hidden_states)]
+    row = [states.squeeze(0).unflatten(-1, (-1, attention.attention_head_size)) for states in project(hidden_states)]
     dropout = attention.dropout.p if attention.training else 0.0
     return _attend_packed(row, layout, dropout, attention.scaling).flatten(-2), None
 
@@ -118,7 +149,7 @@ def _cls_only_forward(
     def split_heads(states: torch.Tensor) -> torch.Tensor:
         return states.unflatten(-1, (-1, self_attention.attention_head_size))
 
-    key, value = (_unpack(split_heads(states)[0], layout) for states in project(hidden_states))
+    key, value = (_unpack(split_heads(states).squeeze(0), layout) for states in project(hidden_states))
     query = split_heads(self_attention.query(cls_states)).transpose(0, 1).transpose(1, 2)
     dropout = self_attention.dropout.p if self_attention.training else 0.0
     attended = _attend(query, key, value, layout.mask, dropout, self_attention.scaling)

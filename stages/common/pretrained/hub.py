@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from huggingface_hub import HfApi, constants, snapshot_download
+from huggingface_hub import HfApi, RepoFile, constants, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.utils import disable_progress_bars, logging
 
@@ -57,6 +57,13 @@ def list_files(hub_id: str, revision: str) -> list[str]:
             f"{name} is now at {info.sha}"
         )
     return [file.rfilename for file in info.siblings or [] if "/" not in file.rfilename]
+
+
+def list_sizes(hub_id: str, revision: str) -> dict[str, int]:
+    """Sizes in bytes of the files at the top level of a model at a commit, by name."""
+    with _report_hub_errors(hub_id):
+        entries = HfApi().list_repo_tree(hub_id, revision=revision)
+        return {entry.path: entry.size for entry in entries if isinstance(entry, RepoFile)}
 
 
 def download(hub_id: str, revision: str, names: list[str], folder: Path) -> None:

@@ -229,8 +229,9 @@ class TrainParams(Section):
     warmup_ratio: Fraction = _described("fraction of all steps in which the learning rate rises")
     schedule: Literal["constant", "linear", "cosine"] = _described("of the learning rate: constant, linear or cosine")
     packing: bool = _described("compute on real tokens only: same batches, same losses, no padding")
-    precision: Literal["auto", "fp32", "bf16"] = _described(
-        "of matrix products in training: fp32, bf16, or auto: bf16 where the GPU or CPU multiplies it natively"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = _described(
+        "Precision of matrix products in training: fp32, bf16, fp16, or auto. auto takes bf16 where the CPU or GPU "
+        "multiplies it natively (a GPU from compute capability 8.0 on), fp16 on a GPU of 7.x, such as a T4, else fp32."
     )
 
 

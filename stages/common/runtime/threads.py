@@ -12,21 +12,23 @@ BYTES_PER_PARAMETER = 20  # Weights, gradients, two moments of AdamW and the bes
 BYTES_PER_RUN = 1e9  # Of the libraries, the data set and the activations.
 
 
-def _count_parameters() -> int:
+def count_base_model_parameters() -> int:
+    """Count the parameters of the base model, without reading them."""
     from safetensors import safe_open
 
     with safe_open(BASE_MODEL / "model.safetensors", "numpy") as weights:
         return sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
 
 
-def _count_threads() -> int:
+def _count_threads(parameters: int | None = None) -> int:
     """The threads of a run, by the machine and the model alone: what runs beside it, or later, changes no byte."""
     from joblib import cpu_count  # It knows the limits of containers.
 
     own_choice = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
     if own_choice.isdecimal() and int(own_choice):  # 0 means nothing to OpenMP.
         return int(own_choice)
-    return 1 if _count_parameters() < LARGE_MODEL_PARAMETERS else max(1, cpu_count() // RUNS_AT_ONCE)
+    parameters = count_base_model_parameters() if parameters is None else parameters
+    return 1 if parameters < LARGE_MODEL_PARAMETERS else max(1, cpu_count() // RUNS_AT_ONCE)
 
 
 def set_up_threads() -> None:
@@ -42,13 +44,18 @@ def set_up_threads() -> None:
         os.environ["GOMP_SPINCOUNT"] = str(SPIN_COUNT)
 
 
-def count_runs_that_fit() -> int:
-    """The number of runs that fit this machine side by side: one on a GPU, else what cores and free memory allow."""
+def count_runs_that_fit(parameters: int | None = None) -> int:
+    """Count the runs that fit this machine side by side: one on a GPU, else what cores and free memory allow.
+
+    Args:
+        parameters: Number of parameters of the base model; by default it is read from the base model.
+    """
     import psutil
     import torch
     from joblib import cpu_count
 
     if torch.cuda.is_available():
         return 1
-    need = BYTES_PER_RUN + BYTES_PER_PARAMETER * _count_parameters()
-    return max(1, min(cpu_count() // _count_threads(), int(psutil.virtual_memory().available / need)))
+    parameters = count_base_model_parameters() if parameters is None else parameters
+    need = BYTES_PER_RUN + BYTES_PER_PARAMETER * parameters
+    return max(1, min(cpu_count() // _count_threads(parameters), int(psutil.virtual_memory().available / need)))

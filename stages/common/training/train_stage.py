@@ -24,8 +24,9 @@ from stages.common.runtime.paths import BASE_MODEL, CHECKPOINTS, RUNS, TOKENIZED
 from stages.common.runtime.timings import write_timing
 from stages.common.training.checkpointing import CheckpointManager
 from stages.common.training.interruption import SavePolicy
+from stages.common.training.out_of_memory import report_out_of_memory
 from stages.common.training.trainer import Trainer
-from stages.common.training.training_step import uses_bfloat16
+from stages.common.training.training_step import choose_precision
 
 LIBRARIES = ("numpy", "peft", "torch", "transformers")
 MODEL_FILES = ("config.json", "model.safetensors")
@@ -57,13 +58,13 @@ def train_stage(model: Model, method: str, params: Params, fold: int, seed: int,
             "parameters": [params.train.model_dump(), method_params, learning_rate],
             "data": {str(path): sha256(path) for path in (TOKENIZED, fold_path(fold))},
             "base model": base_model.sha256,
-            "bf16": uses_bfloat16(params.train.precision, distributed.device),
+            "precision": str(choose_precision(params.train.precision, distributed.device)),
             **_environment(distributed),
         }
         checkpoints = CheckpointManager(CHECKPOINTS / method / name, fingerprint, distributed)
         save_policy = SavePolicy(params.run.save_interval_seconds, distributed)
         # A signal that arrives while the run is written has no effect: it is complete a moment later.
-        with save_policy.handle_signals():
+        with save_policy.handle_signals(), report_out_of_memory(params.train):
             trainer = Trainer(
                 model, train, validation, params.train, learning_rate, seed, distributed, checkpoints, save_policy
             )

@@ -198,6 +198,8 @@ class Trainer:
             f"step {self._step_count}  {self._examples_per_second()} examples/s  loss {row['train_loss']:.4f}  "
             f"val loss {row['validation_loss']:.4f}  val F1 {row['macro_f1']:.4f}{'  best' if is_best else ''}"
         )
+        if skipped := self._step_count - self._step.count_updates():
+            line += f"  {skipped} steps skipped so far"
         with self._progress.external_write_mode():
             print(line, flush=True)
 

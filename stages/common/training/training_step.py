@@ -27,6 +27,7 @@ from stages.common.modeling.types import Model
 from stages.common.runtime.params import TrainParams
 
 NOT_DECAYED = [r"bias", r"layernorm"]  # Names of parameters without weight decay, as in transformers' Trainer.
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 SCHEDULES = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}  # names of transformers
 
 
@@ -72,17 +73,21 @@ class TrainingStep:
         device = distributed.device
         self._trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self._model = DistributedDataParallel(model) if distributed.world_size > 1 else model
-        bf16 = uses_bfloat16(params.precision, device)
-        self._autocast = torch.autocast(device.type, torch.bfloat16, enabled=bf16)
+        precision = choose_precision(params.precision, device)
+        self._autocast = torch.autocast(device.type, precision, enabled=precision != torch.float32)
+        # It scales the loss, since small gradients would be 0 in fp16, and skips a step whose gradients are not finite.
+        # Neither makes a GPU wait: the fused optimizer reads scale and finding on the device.
+        self._scaler = torch.amp.GradScaler(device.type, enabled=precision == torch.float16)
         self._class_weights: torch.Tensor | None = None
         if params.class_weights == "balanced":
             weights = compute_class_weight("balanced", classes=np.arange(model.config.num_labels), y=dataset.labels)
             self._class_weights = torch.from_numpy(weights).float().to(device)
         self.use_cuda_graphs = device.type == "cuda" and distributed.world_size == 1 and packed
         self._graphs: dict[tuple[object, ...], _CapturedGraph | None] = {}  # None: warmed up, but not captured yet
+        self._keeps_gradients = self.use_cuda_graphs and params.gradient_accumulation_steps > 1  # Graphs share them.
         self._graph_pool = torch.cuda.graph_pool_handle() if self.use_cuda_graphs else None  # memory of all graphs
-        # On a CPU oneDNN compiles a kernel for each shape of a bf16 product.
-        few_shapes = self.use_cuda_graphs or (bf16 and device.type == "cpu")
+        # On a CPU oneDNN compiles a kernel for each shape of a product in 16 bits.
+        few_shapes = self.use_cuda_graphs or (precision != torch.float32 and device.type == "cpu")
         self._collator = Collator(model, packed, pad_to_multiple=few_shapes)
         decayed_names = set(get_parameter_names(model, [nn.LayerNorm], NOT_DECAYED))
         decayed = [p for name, p in self._trainable.items() if name in decayed_names]
@@ -114,60 +119,67 @@ class TrainingStep:
         Returns:
             This process's share of the mean loss before the update, a scalar on its device.
         """
-        if self.use_cuda_graphs and len(batches) == 1:
-            loss = self._update_by_graph(batches[0])
-        else:
-            loss = self._update(batches)
-        self._scheduler.step()
-        return loss
-
-    def _update(self, batches: list[WeightedBatch]) -> torch.Tensor:
         total = torch.zeros((), device=self._distributed.device)
+        process = self._process_by_graph if self.use_cuda_graphs else self._process
         for number, weighted in enumerate(batches, start=1):
-            # Gradients are exchanged between processes once, in the backward pass of the last batch.
-            is_accumulating = number < len(batches) and self._distributed.world_size > 1
-            with self._model.no_sync() if is_accumulating else contextlib.nullcontext():
-                with self._autocast:
-                    logits = cls_logits(self._model, weighted.batch)
-                loss = weighted.weight * cross_entropy(
-                    logits.float(),
-                    weighted.batch.labels,
-                    self._class_weights,
-                    reduction="sum",
-                    ignore_index=IGNORE_INDEX,
-                )
-                # DistributedDataParallel averages gradients over processes; here they must be summed.
-                (loss * self._distributed.world_size).backward()
-            total += loss.detach()
-        self._optimizer.step()
-        self._optimizer.zero_grad()
+            total += process(weighted, is_last=number == len(batches))
+        self._scheduler.step()
         return total
 
-    def _update_by_graph(self, weighted: WeightedBatch) -> torch.Tensor:
-        """Do what `_update` does. The first batch of a shape runs it as a warm-up, the second captures it."""
+    def _process(self, weighted: WeightedBatch, is_last: bool) -> torch.Tensor:
+        """Add a batch's gradients to those of the batches before it; the last batch of a step updates the weights."""
+        # Gradients are exchanged between processes once, in the backward pass of the last batch.
+        is_accumulating = not is_last and self._distributed.world_size > 1
+        with self._model.no_sync() if is_accumulating else contextlib.nullcontext():
+            with self._autocast:
+                logits = cls_logits(self._model, weighted.batch)
+            loss = weighted.weight * cross_entropy(
+                logits.float(),
+                weighted.batch.labels,
+                self._class_weights,
+                reduction="sum",
+                ignore_index=IGNORE_INDEX,
+            )
+            # DistributedDataParallel averages gradients over processes; here they must be summed.
+            self._scaler.scale(loss * self._distributed.world_size).backward()
+        if is_last:
+            self._scaler.step(self._optimizer)
+            self._scaler.update()
+            self._optimizer.zero_grad(set_to_none=not self._keeps_gradients)
+        return loss.detach()
+
+    def _process_by_graph(self, weighted: WeightedBatch, is_last: bool) -> torch.Tensor:
+        """Do what `_process` does. The first batch of a shape runs it as a warm-up, the second captures it."""
         new = weighted.batch.tensors()
-        key = (weighted.weight, *(tensor.shape for tensor in new))
+        key = (weighted.weight, is_last, *(tensor.shape for tensor in new))
         if key not in self._graphs:
             self._graphs[key] = None
-            return self._update([weighted])
-        captured = self._graphs[key] or self._capture(weighted)
+            return self._process(weighted, is_last)
+        captured = self._graphs[key] or self._capture(weighted, is_last)
         self._graphs[key] = captured
         for static, tensor in zip(captured.batch.tensors(), new, strict=True):
             static.copy_(tensor)
         captured.graph.replay()
         return captured.loss.clone()
 
-    def _capture(self, weighted: WeightedBatch) -> _CapturedGraph:
+    def _capture(self, weighted: WeightedBatch, is_last: bool) -> _CapturedGraph:
         graph = torch.cuda.CUDAGraph()
         # The thread that prefetches the next batch may use the GPU during the capture.
         with torch.cuda.graph(graph, pool=self._graph_pool, capture_error_mode="thread_local"):
-            loss = self._update([weighted])
+            loss = self._process(weighted, is_last)
         return _CapturedGraph(graph, weighted.batch, loss)
 
     @property
     def learning_rate(self) -> float:
         """The learning rate of the next step."""
         return float(self._scheduler.get_last_lr()[0])
+
+    def count_updates(self) -> int:
+        """Count the steps so far that changed the weights; a step whose gradients overflow in fp16 is skipped.
+
+        A GPU waits for this.
+        """
+        return int(torch.stack([state["step"] for state in self._optimizer.state.values()]).max())
 
     @property
     def weights(self) -> dict[str, torch.Tensor]:
@@ -186,6 +198,7 @@ class TrainingStep:
             "weights": self.weights,
             "optimizer": self._optimizer.state_dict(),
             "scheduler": self._scheduler.state_dict(),
+            "scaler": self._scaler.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -196,12 +209,19 @@ class TrainingStep:
             if isinstance(group["lr"], torch.Tensor):  # load_state_dict leaves it where it was loaded, on the CPU
                 group["lr"] = group["lr"].to(self._distributed.device)
         self._scheduler.load_state_dict(state["scheduler"])
+        self._scaler.load_state_dict(state["scaler"])
 
 
-def uses_bfloat16(precision: str, device: torch.device) -> bool:
-    """Whether `train.precision` means bf16: `auto` takes it where the device multiplies it natively."""
+def choose_precision(precision: str, device: torch.device) -> torch.dtype:
+    """Return the type of matrix products that `train.precision` means on this device.
+
+    `auto` takes what the device multiplies natively and fast. torch.cuda.is_bf16_supported() cannot decide this, since
+    it is true on GPUs that emulate bf16, such as a T4.
+    """
     if precision != "auto":
-        return precision == "bf16"
+        return PRECISIONS[precision]
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        major, _ = torch.cuda.get_device_capability(device)
+        return torch.bfloat16 if major >= 8 else torch.float16 if major == 7 else torch.float32
+    has_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if has_bf16 else torch.float32
