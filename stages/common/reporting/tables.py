@@ -98,9 +98,10 @@ def make_tables(comparison: Comparison) -> dict[str, Table]:
         ),
         "runs": _table(
             "Best epochs at the selected learning rate (the loss gap is validation loss minus training loss)"
-            "| 선택된 학습률로 학습한 각 폴드의 최적 에폭(손실 격차는 검증 손실 − 학습 손실)",
+            " | 선택된 학습률로 학습한 각 폴드의 최적 에폭(손실 격차는 검증 손실 − 학습 손실)",
             "method | 방법; fold | 폴드; best epoch by macro-F1 | 매크로 F1 최적 에폭; "
-            "loss gap there | 그때의 손실 격차; best epoch by loss | 손실 최적 에폭; loss gap at that epoch | 그 에폭의 손실 격차",
+            "loss gap there | 그때의 손실 격차; best epoch by loss | 손실 최적 에폭; "
+            "loss gap at that epoch | 그 에폭의 손실 격차",
             [
                 [
                     name,
@@ -118,7 +119,8 @@ def make_tables(comparison: Comparison) -> dict[str, Table]:
             "Calibration before and after temperature scaling; in brackets, the ECE of exact probabilities by chance"
             "| 온도 보정 전후의 확률 보정(괄호 안은 확률이 정확해도 우연히 나오는 ECE)",
             "method | 방법; temperatures | 온도; loss | 손실; loss, scaled | 손실(보정 후); "
-            "Brier score | 브라이어 점수; Brier score, scaled | 브라이어 점수(보정 후); ECE | ECE; ECE, scaled | ECE(보정 후)",
+            "Brier score | 브라이어 점수; Brier score, scaled | 브라이어 점수(보정 후); "
+            "ECE | ECE; ECE, scaled | ECE(보정 후)",
             [
                 [
                     NAMES[name],
