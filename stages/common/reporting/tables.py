@@ -9,9 +9,9 @@ from stages.common.evaluation.result import Comparison, Tuning
 from stages.common.reporting.formatting import (
     NAMES,
     Text,
-    format_difference,
     format_ece,
     format_interval,
+    format_part,
     format_score,
     format_value,
 )
@@ -144,6 +144,6 @@ def make_tables(comparison: Comparison) -> dict[str, Table]:
             "F1 of LoRA minus full fine-tuning by class, with 95% intervals that nothing corrects for their number"
             "| 클래스별 F1 차이(LoRA − 전체 미세조정)와 다중 비교를 보정하지 않은 95% 구간",
             "class | 클래스; LoRA - full | LoRA − 전체",
-            [[label, format_difference(each)] for label, each in comparison.class_differences.items()],
+            [[label, format_part(each)] for label, each in comparison.class_differences.items()],
         ),
     }
