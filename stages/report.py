@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 NUM_SHOWN = 15  # Misclassified rows of each kind, and pairs of labels, on the page.
 PACKAGES = ("dvc", "evaluate", "numpy", "peft", "scikit-learn", "scipy", "torch", "transformers")
-TRACKED_PICTURES = ("difference", "f1", "breakdown", "reliability")  # `dvc plots` draws the others itself.
+TRACKED_PICTURES = ("difference", "f1", "breakdown", "reliability")  # The page alone has the others.
 TIMINGS = {"seconds": "seconds of training", "peak_memory_mib": "peak memory, MiB"}
 
 

@@ -67,6 +67,11 @@ def format_difference(estimate: Estimate) -> str:
     return f"{estimate.value:+.{places}f} [{ends[0]:+.{places}f}, {ends[1]:+.{places}f}]"
 
 
+def format_part(estimate: Estimate) -> str:
+    """Format the difference on a class or another part of the rows, which is descriptive, with two digits."""
+    return f"{estimate.value:+.2f} [{estimate.low:+.2f}, {estimate.high:+.2f}]"
+
+
 def format_ece(comparison: Comparison, name: str, scaled: bool) -> str:
     """Format the calibration error of a method, with the error that exact probabilities show by chance in brackets."""
     scores = comparison.scores(name)

@@ -25,7 +25,7 @@ from sklearn.metrics import ConfusionMatrixDisplay
 from stages.common.artifacts.files import atomic_write
 from stages.common.artifacts.methods import METHODS
 from stages.common.evaluation.result import Comparison, Estimate
-from stages.common.reporting.formatting import DISPLAY_NAMES, format_difference, format_ece, format_value
+from stages.common.reporting.formatting import DISPLAY_NAMES, format_difference, format_ece, format_part, format_value
 
 COLORS = {"full": "#0072b2", "lora": "#d55e00", "linear_probe": "#cc79a7", "tfidf": "#009e73", "majority": "#555555"}
 MARKERS = {"full": "o", "lora": "s", "linear_probe": "v", "tfidf": "^", "majority": "D"}
@@ -139,7 +139,7 @@ def plot_breakdown(comparison: Comparison) -> Figure:
         for index, (_, of_full, of_lora, difference) in enumerate(rows):
             value, lengths = _with_lengths(difference)
             axis.errorbar(value, index, xerr=lengths, fmt="o", color=COLORS["lora"], capsize=3, markersize=5)
-            numbers = f"{of_full}   {of_lora}   {format_difference(difference)}"
+            numbers = f"{of_full}   {of_lora}   {format_part(difference)}"
             axis.annotate(numbers, (1.02, index), xycoords=("axes fraction", "data"), va="center", fontsize="small")
         axis.annotate("full   LoRA   LoRA - full", (1.02, 1.02), xycoords="axes fraction", fontsize="small")
         axis.set_yticks(range(len(rows)), [name for name, *_ in rows], parse_math=False)

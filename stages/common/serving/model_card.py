@@ -44,15 +44,15 @@ def _locked_params(*outs: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class PipelineResults:
-    """What the pipeline in the current folder knows of a checkpoint that is the best run of a method."""
+    """The results of a checkpoint that is the best run of a method in the current folder."""
 
-    method: str  # display name
-    scores: Scores  # means over the folds
+    method: str  # Display name.
+    scores: Scores  # Means over the folds.
     num_folds: int
     selected_on_test_rows: bool
-    counts: FoldCounts  # of the fold that the checkpoint was trained on
-    source: str  # folder or file of the corpus
-    params: dict[str, Any]  # parameters with which DVC made the checkpoint, by dotted name
+    counts: FoldCounts  # Rows of the fold that the checkpoint was trained on.
+    source: str  # Folder or file of the corpus.
+    params: dict[str, Any]  # Parameters with which DVC made the checkpoint, by dotted name.
 
     @property
     def synthetic(self) -> bool:
