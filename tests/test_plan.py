@@ -13,6 +13,7 @@ from safetensors.numpy import save_file
 
 from stages.common.runtime.disk import check_disk
 from stages.common.runtime.exceptions import UserError
+from stages.common.runtime.threads import count_runs_that_fit
 from stages.plan import estimate_costs, estimate_step_bytes
 from tests.support.corpus import SHIPPED, SHIPPED_TEXT
 from tests.support.hub import COMMIT, REPOSITORY, serving
@@ -103,6 +104,13 @@ def test_a_model_that_cannot_be_read_is_named_and_the_rest_is_said(tmp_path, bas
     (line,) = errors.splitlines()
     assert line.startswith("warning: the cost is not known: base_model.")
     assert reason in line
+
+
+def test_auto_trains_one_run_at_a_time_on_a_gpu(monkeypatch):
+    monkeypatch.setattr("joblib.cpu_count", lambda: 64)
+    assert count_runs_that_fit(1_000) > 1
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert count_runs_that_fit(1_000) == 1
 
 
 def test_a_disk_that_cannot_hold_the_missing_runs_is_told_before_the_first(tmp_path, monkeypatch, capsys):
