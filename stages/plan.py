@@ -13,11 +13,12 @@ from typing import Any, NamedTuple
 
 from stages.common.artifacts.files import read_json
 from stages.common.artifacts.folds import SplitMetrics
+from stages.common.artifacts.training_metadata import BaseModelSource
 from stages.common.runtime.console import warn
 from stages.common.runtime.disk import BYTES_PER_PARAMETER, RESUMPTION_COPIES, format_bytes
 from stages.common.runtime.exceptions import UserError, report_user_errors
-from stages.common.runtime.params import Params, load_params
-from stages.common.runtime.paths import SPLIT_METRICS
+from stages.common.runtime.params import BaseModelParams, Params, load_params
+from stages.common.runtime.paths import BASE_MODEL, SPLIT_METRICS
 from stages.common.runtime.threads import count_runs_that_fit
 
 FLOAT = 4  # bytes of a float32
@@ -112,6 +113,15 @@ def estimate_costs(folder: Path, params: Params) -> dict[str, ModelCost]:
     return costs
 
 
+def is_here(source: BaseModelParams) -> bool:
+    """Whether `data/base_model` is this commit of a model of the hub."""
+    try:
+        here = BaseModelSource.model_validate(read_json(BASE_MODEL / "base_model.json"))
+    except (UserError, ValueError):
+        return False
+    return (here.name, here.revision) == (source.hub_id, source.revision)
+
+
 def print_model_costs(params: Params, run_counts: dict[str, int]) -> None:
     """Print parameters, download, memory and disk of the base model that the parameters name."""
     from stages.base_model import CONFIG, select_files
@@ -120,7 +130,9 @@ def print_model_costs(params: Params, run_counts: dict[str, int]) -> None:
     source = params.base_model
     with TemporaryDirectory() as temporary:
         folder = Path(source.folder)
-        if source.hub_id:
+        if source.hub_id and is_here(source):
+            folder = BASE_MODEL
+        elif source.hub_id:
             folder = Path(temporary)
             sizes = list_sizes(source.hub_id, source.revision)
             names = select_files(sizes, f"base_model.hub_id: {source.hub_id}")
@@ -145,10 +157,10 @@ def print_model_costs(params: Params, run_counts: dict[str, int]) -> None:
     checkpoints = BYTES_PER_PARAMETER * sum(run_counts[method] * cost.trainable for method, cost in costs.items())
     # Two checkpoints to resume from, and one that is being written.
     resumption = BYTES_PER_PARAMETER * 3 * RESUMPTION_COPIES * at_once * full.trainable
+    free = shutil.disk_usage(".").free
     print(
         f"disk: {format_bytes(checkpoints)} for all runs, up to as much again in DVC's cache, and up to "
-        f"{format_bytes(resumption)} while {at_once} are trained at once; {format_bytes(shutil.disk_usage('.').free)} "
-        "are free"
+        f"{format_bytes(resumption)} to resume from, with {at_once} at a time; {format_bytes(free)} are free"
     )
 
 

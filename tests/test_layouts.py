@@ -24,6 +24,7 @@ from stages.common.runtime.params import CleanParams
 from stages.common.serving.table_io import add_columns
 from stages.predict import parse_arguments
 from tests.support.corpus import record
+from tests.support.project import ROOT, run
 
 INGESTED, FILTERED = Path("data/ingested.arrow"), Path("data/filtered.arrow")
 COLUMNS = {"data__text_column": "text", "data__label_column": "label", "data__id_column": "id"}
@@ -343,3 +344,12 @@ def test_a_process_with_closed_or_narrow_streams_goes_on():
     printed = subprocess.run(command, shell=True, cwd=Path(__file__).parents[1], capture_output=True)
     assert printed.returncode == 0
     assert b"\\U0001f60a" in printed.stdout
+
+
+def test_a_notebooks_matplotlib_backend_does_not_reach_a_stage(tmp_path):
+    """Commands in a notebook inherit one that the project's own environment lacks."""
+    code = "from stages.common.runtime.process import set_up_process as s; s(); import matplotlib.pyplot"
+    result = run(
+        "python", "-c", code, cwd=tmp_path, PYTHONPATH=str(ROOT), MPLBACKEND="module://matplotlib_inline.backend_inline"
+    )
+    assert result.returncode == 0, result.stderr

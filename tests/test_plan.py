@@ -13,6 +13,7 @@ from safetensors.numpy import save_file
 
 from stages.common.runtime.disk import check_disk
 from stages.common.runtime.exceptions import UserError
+from stages.common.runtime.threads import count_runs_that_fit
 from stages.plan import estimate_costs, estimate_step_bytes
 from tests.support.corpus import SHIPPED, SHIPPED_TEXT
 from tests.support.hub import COMMIT, REPOSITORY, serving
@@ -82,12 +83,23 @@ def test_a_model_of_the_hub_is_described_without_its_weights(tiny_base_model, tm
     files = {path.name: path.read_bytes() for path in tiny_base_model.iterdir()}
     with serving(files) as hub:
         environment = {"HF_HUB_OFFLINE": "0", "HF_TOKEN": "", "NO_PROXY": "*", "HF_ENDPOINT": hub.url}
+        environment |= {"HF_HUB_ETAG_TIMEOUT": "100", "HF_HUB_DOWNLOAD_TIMEOUT": "100"}  # for a busy machine
         model = {"hub_id": REPOSITORY, "revision": COMMIT}
-        output, _ = plan(tmp_path, model, HF_HOME=str(tmp_path / "hf"), **environment)
+        output, errors = plan(tmp_path, model, HF_HOME=str(tmp_path / "hf"), **environment)
+        assert errors == ""
         assert hub.downloaded() == {"config.json"}
     assert re.search(rf"^download: \d+ MB from {REPOSITORY}$", output, re.MULTILINE)
     for line in ("6 models", "parameters:", "memory of a training step", "disk:", "`dvc repro split` first"):
         assert line in output
+
+
+def test_a_model_that_is_here_needs_no_network(kobert, tmp_path):
+    folder = shutil.copytree(kobert, tmp_path / "data/base_model")
+    source = {"name": REPOSITORY, "revision": COMMIT, "sha256": {}}
+    (folder / "base_model.json").write_text(json.dumps(source), encoding="utf-8")
+    output, errors = plan(tmp_path, {"hub_id": REPOSITORY, "revision": COMMIT})
+    assert "parameters: 91,598,595 in full fine-tuning" in output
+    assert "warning" not in errors
 
 
 @pytest.mark.parametrize(
@@ -103,6 +115,13 @@ def test_a_model_that_cannot_be_read_is_named_and_the_rest_is_said(tmp_path, bas
     (line,) = errors.splitlines()
     assert line.startswith("warning: the cost is not known: base_model.")
     assert reason in line
+
+
+def test_auto_trains_one_run_at_a_time_on_a_gpu(monkeypatch):
+    monkeypatch.setattr("joblib.cpu_count", lambda: 64)
+    assert count_runs_that_fit(1_000) > 1
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert count_runs_that_fit(1_000) == 1
 
 
 def test_a_disk_that_cannot_hold_the_missing_runs_is_told_before_the_first(tmp_path, monkeypatch, capsys):

@@ -91,35 +91,42 @@ class Section(BaseModel):
 
 
 class RunParams(Section):
-    """What is run, and how; none of it changes the result of a run that is there already."""
+    """What is run, and how. None of it changes the result of a run that has been trained already."""
 
     folds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), AfterValidator(_check_distinct)] = (
         _described(
-            "Folds that are run, numbered from 0: each method trains once for each fold and learning rate. A verdict "
-            "takes at least three; more make the interval narrower."
+            "Folds that are run, numbered from 0. Each method is trained once for each fold and learning rate. A "
+            "verdict takes at least three folds; more folds make the confidence interval narrower."
         )
     )
     launcher: Annotated[str, Field(pattern=r"^(python|torchrun|accelerate launch)( [\w./:=,-]+)*$")] = _described(
-        "starts a training stage: python, or several processes: accelerate launch --multi_gpu --num_processes 8"
+        "Command that starts a training stage. python trains in one process; 'accelerate launch --multi_gpu "
+        "--num_processes 8' trains on eight GPUs."
     )
     parallel: Literal["auto"] | PositiveInt = _described(
-        "Upper bound on the runs that are trained at the same time. auto: as many as the processor's cores and the "
-        "memory allow, and one on a GPU."
+        "Upper bound on the runs that are trained at the same time. auto trains as many as the processor's "
+        "cores and the memory allow, and one at a time on a GPU."
     )
     save_interval_seconds: Annotated[Float, Field(ge=0)] = _described(
-        "between the checkpoints from which a killed training resumes; 0: only when a signal stops it"
+        "Seconds between the checkpoints from which an interrupted training resumes. 0 saves a checkpoint "
+        "only when a signal stops the training."
     )
 
 
 class DataParams(Section):
-    """Where the reviews come from, and what is read of them."""
+    """Where the reviews are, and which columns are read."""
 
     source: NonEmptyString = _described(
-        "a folder, read recursively, or one file: AI Hub's JSON, or .csv, .tsv, .jsonl, .parquet, .xlsx"
+        "Folder, which is read recursively, or single file with the reviews: JSON in AI Hub's layout, .jsonl,"
+        " .csv, .tsv, .parquet or .xlsx."
     )
-    test_source: NonEmptyString = _described("the same, with the test rows of a published split; data/none: split here")
+    test_source: NonEmptyString = _described(
+        "Folder or file with the test rows of a corpus that is published with a split. data/none takes the "
+        "test rows from data.source."
+    )
     on_error: Literal["stop", "skip"] = _described(
-        "at a broken file or record: stop, or skip it, keep all that is valid and count the rest"
+        "What happens at a broken file or row. stop ends the pipeline and names it; skip leaves it out, keeps"
+        " every valid row and counts the others."
     )
     encoding: Literal["utf-8", "cp949"] = _described(
         "Each file is read as UTF-8, UTF-16 or CP949 by its own bytes; this encoding, utf-8 or cp949, is assumed for a "
@@ -128,55 +135,64 @@ class DataParams(Section):
     columns: Annotated[list[NonEmptyString], AfterValidator(_check_distinct)] = _described(
         "Names of all columns, in order, for tables whose rows do not name them; [] looks for the names in the tables."
     )
-    text_column: NonEmptyString = _described("the column, or key of a JSON object, that holds the text")
-    label_column: NonEmptyString = _described("the one that holds the class")
+    text_column: NonEmptyString = _described("Column, or key of a JSON object, that holds the text.")
+    label_column: NonEmptyString = _described("Column that holds the class.")
     id_column: NonEmptyString = _described(
-        "the one that holds a name for the row; rows of a table without it are numbered"
+        "Column that identifies a row. It need not exist; rows without it are numbered."
     )
-    category_column: NonEmptyString = _described("the one by which the report tells results apart; need not exist")
-    labels: Labels = _described("the classes, 2 to 50, in order, each with the values that stand for it")
+    category_column: NonEmptyString = _described(
+        "Optional column by whose values the report breaks down the results, such as a product category."
+    )
+    labels: Labels = _described(
+        "Names of the classes, 2 to 50 in order, each with the values of data.label_column that stand for it."
+    )
     exclude: NonEmptyString = _described(
-        "file of ids (one per line, or the column Index of a table) of rows to leave out of training and validation; "
-        "they remain test rows"
+        "File with the ids of rows that are left out of training and validation, one id a line, or a table "
+        "with the column Index. The rows remain test rows. data/none leaves out nothing."
     )
 
 
 class BaseModelParams(Section):
     """The encoder that is fine-tuned."""
 
-    folder: NonEmptyString = _described("a folder with config.json, weights and the tokenizer's files")
-    hub_id: str = _described("of a model on the Hugging Face hub, used in place of the folder: monologg/kobert")
-    revision: str = _described("of hub_id: the full hash of a commit")
+    folder: NonEmptyString = _described("Folder of the model: config.json, weights and the tokenizer's files.")
+    hub_id: str = _described(
+        "Id of a model on the Hugging Face hub, such as monologg/kobert. An empty id takes the model from "
+        "base_model.folder."
+    )
+    revision: str = _described("Commit of base_model.hub_id, as its full 40-character hash.")
 
 
 class CleanParams(Section):
-    """The notebook's cleaning rules, in its order; rule 3, runs of white space to one space, always holds."""
+    """The notebook's three cleaning rules, in its order. Rule 3, which makes one space of white space, is always on."""
 
     strip_tags: bool | Literal["html"] = _described(
-        "Rule 1 replaces <...> by a space. With html it leaves all but tags as they are: <3 최고 >_<, for example."
+        "Rule 1 replaces everything between < and > by a space. html replaces HTML tags alone, so that texts "
+        "such as <3 최고 >_< stay as they are."
     )
     keep: Annotated[str, AfterValidator(_check_character_class)] = _described(
-        "rule 2: runs of any other character to a space; '' keeps all"
+        "Rule 2 replaces each run of characters other than these by a space. An empty string keeps all characters."
     )
-    keep_jamo: bool = _described("rule 2 keeps lone jamo too: ㅋㅋ, ㅠㅠ")
+    keep_jamo: bool = _described("Whether rule 2 keeps single jamo as well, such as ㅋㅋ and ㅠㅠ.")
 
 
 class TokenizeParams(Section):
-    """How texts become input_ids."""
+    """How texts become token ids."""
 
     max_length: Annotated[int, Field(ge=3, lt=2**31)] = _described(
-        "in tokens, [CLS] and [SEP] included; the rest is truncated"
+        "Upper bound on the tokens of a text, [CLS] and [SEP] included. Longer texts are truncated."
     )
     max_unk_rate: Annotated[Float, Field(ge=0, le=1)] = _described(
-        "a larger fraction of [UNK] among the tokens stops the pipeline: the tokenizer does not know the language"
+        "Upper bound on the fraction of [UNK] among all tokens. A larger fraction stops the pipeline, because"
+        " the tokenizer does not know the language."
     )
 
 
 class Preprocessing(Section):
-    """What a checkpoint stores of the way from a raw review to its tokens."""
+    """How a checkpoint's texts were cleaned and tokenized."""
 
     clean: CleanParams
-    max_length: Annotated[int, Field(ge=3)]  # in tokens, special tokens included
+    max_length: Annotated[int, Field(ge=3)]  # Upper bound on the tokens, special tokens included.
 
     @field_validator("clean", mode="before")
     @classmethod
@@ -191,44 +207,59 @@ class SplitParams(Section):
     """The folds, each with training, validation and test rows."""
 
     folds: Annotated[int, Field(ge=2, le=1000)] = _described(
-        "number of disjoint test folds; each row is a test row of one fold, unless data.test_source names the test rows"
+        "Number of disjoint test folds. Each row is a test row of one fold, unless data.test_source names the"
+        " test rows."
     )
     validation_size: Fraction = _described(
-        "fraction of the rows outside the test fold; 0: select epochs on the test rows, as the notebook does"
+        "Fraction of the rows outside the test fold that is used for validation. 0 selects epochs on the test"
+        " rows, as the notebook does."
     )
     train_fraction: Annotated[Float, Field(gt=0, le=1)] = _described(
-        "fraction of the training rows that is used: nested, stratified subsets; validation and test rows stay the same"
+        "Fraction of the training rows that is used, for learning curves. Smaller fractions are subsets of "
+        "larger ones; validation and test rows stay the same."
     )
     group_near_duplicates: bool = _described(
-        "texts that differ only in case, spaces, punctuation and runs of one character stay in the same part of a fold"
+        "Whether near-duplicates stay in the same part of a fold: texts that differ only in case, spaces, "
+        "punctuation or repeated characters."
     )
-    seed: Seed = _described("seed of the random folds and of their validation rows")
+    seed: Seed = _described("Seed of the folds and of their validation rows.")
 
 
 class TrainParams(Section):
-    """What both methods share."""
+    """Training parameters that both methods share."""
 
-    seed: Seed = _described("Seed of the runs: fold k is trained with seed + k.")
-    epochs: PositiveInt = _described("of every run, unless patience ends it")
+    seed: Seed = _described("Seed of training. Fold k is trained with seed + k.")
+    epochs: PositiveInt = _described("Number of epochs of a run, unless train.patience ends it earlier.")
     select_by: Literal["macro_f1", "loss"] = _described(
-        "on the validation rows, selects the epoch, the learning rate and the run: macro_f1 or loss"
+        "Validation score that selects the epoch, the learning rate and the run: macro_f1 or loss."
     )
-    batch_size: PositiveInt = _described("examples, over all processes")
-    eval_batch_size: PositiveInt = _described("examples, for validation and test")
+    batch_size: PositiveInt = _described("Training examples per batch, summed over all processes.")
+    eval_batch_size: PositiveInt = _described("Examples per batch in validation and testing.")
     gradient_accumulation_steps: PositiveInt = _described(
-        "batches whose gradients are added up before an optimizer step"
+        "Batches whose gradients are summed before an optimizer step. Larger values with a smaller "
+        "train.batch_size save memory."
     )
     patience: Annotated[int, Field(ge=0, lt=2**31)] = _described(
-        "epochs without a better validation score before training stops; 0: never stop early"
+        "Epochs without a better validation score after which a run ends. 0 never ends a run early."
     )
-    dropout: Fraction = _described("dropout before the classification head; within the encoder its own config decides")
+    dropout: Fraction = _described(
+        "Dropout probability before the classification head. Within the encoder the model's own config decides."
+    )
     class_weights: Literal["none", "balanced"] = _described(
-        "of the training loss: none, or balanced: rows of a class count in inverse proportion to their number"
+        "Weights of the classes in the training loss. balanced weights a class in inverse proportion to its "
+        "rows; none weights all rows equally."
     )
-    weight_decay: Annotated[Float, Field(ge=0)] = _described("of the optimizer, AdamW")
-    warmup_ratio: Fraction = _described("fraction of all steps in which the learning rate rises")
-    schedule: Literal["constant", "linear", "cosine"] = _described("of the learning rate: constant, linear or cosine")
-    packing: bool = _described("compute on real tokens only: same batches, same losses, no padding")
+    weight_decay: Annotated[Float, Field(ge=0)] = _described(
+        "Weight decay of AdamW. Biases and LayerNorm weights are not decayed."
+    )
+    warmup_ratio: Fraction = _described("Fraction of all steps during which the learning rate rises from 0.")
+    schedule: Literal["constant", "linear", "cosine"] = _described(
+        "Schedule of the learning rate after the warmup: constant, linear or cosine."
+    )
+    packing: bool = _described(
+        "Whether batches are computed without padding, which is faster. The batches and, up to rounding, the "
+        "losses are the same."
+    )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = _described(
         "Precision of matrix products in training: fp32, bf16, fp16, or auto. auto takes bf16 where the CPU or GPU "
         "multiplies it natively (a GPU from compute capability 8.0 on), fp16 on a GPU of 7.x, such as a T4, else fp32."
@@ -239,8 +270,8 @@ class FullParams(Section):
     """Full fine-tuning."""
 
     learning_rates: LearningRates = _described(
-        "Learning rates that are tried; the validation rows select one. The default suits the embedded base model; for "
-        "KoBERT try [2e-5, 5e-5, 1e-4]."
+        "Learning rates that are tried; the validation rows select one. The default suits the embedded base "
+        "model. For KoBERT try [2e-5, 5e-5, 1e-4]."
     )
 
 
@@ -248,19 +279,25 @@ class LoraParams(Section):
     """Low-rank adapters."""
 
     learning_rates: LearningRates = _described(
-        "Learning rates of adapters and head that are tried; the validation rows select one. The default suits the "
-        "embedded base model; for KoBERT try [2e-4, 5e-4, 1e-3]."
+        "Learning rates of adapters and head that are tried; the validation rows select one. The default "
+        "suits the embedded base model. For KoBERT try [2e-4, 5e-4, 1e-3]."
     )
-    r: Annotated[int, Field(ge=1, le=4096)] = _described("rank of the adapters")
-    alpha: Annotated[Float, Field(gt=0)] = _described("the adapters' output is scaled by alpha / r")
-    dropout: Fraction = _described("dropout before the adapters")
+    r: Annotated[int, Field(ge=1, le=4096)] = _described("Rank of the adapters.")
+    alpha: Annotated[Float, Field(gt=0)] = _described(
+        "Numerator of the adapters' scale: their output is multiplied by alpha / r."
+    )
+    dropout: Fraction = _described("Dropout probability of the adapters' input.")
     target_modules: Literal["all-linear"] | Annotated[list[NonEmptyString], Field(min_length=1)] = _described(
-        "layers that get adapters: all-linear, or the last parts of the names of linear layers: [query, value]"
+        "Linear layers that get adapters: all-linear, or a list of the last parts of their names, such as "
+        "[query, value]."
     )
-    rslora: bool = _described("scale by alpha / sqrt(r) instead (Kalajdzievski 2023)")
-    dora: bool = _described("train the magnitude of the weights apart from their direction (Liu et al. 2024)")
+    rslora: bool = _described("Whether the adapters' output is scaled by alpha / sqrt(r) instead (Kalajdzievski 2023).")
+    dora: bool = _described(
+        "Whether the magnitude of the weights is trained apart from their direction (Liu et al. 2024). Steps "
+        "take longer."
+    )
     init: Literal["kaiming", "gaussian", "orthogonal"] = _described(
-        "of the adapters: kaiming, gaussian or orthogonal (orthogonal: r must be even)"
+        "Initialisation of the adapters: kaiming, gaussian, or orthogonal, which takes an even rank."
     )
 
 
@@ -268,11 +305,11 @@ class CompareParams(Section):
     """The comparison on the test rows."""
 
     bootstrap_samples: Annotated[int, Field(ge=100, lt=2**31)] = _described(
-        "resamples of the bootstrap, and permutations"
+        "Number of bootstrap resamples, and of permutations."
     )
-    seed: Seed = _described("of the bootstrap and the permutations")
+    seed: Seed = _described("Seed of the bootstrap and the permutation test.")
     margin: PositiveFraction = _described(
-        "of macro-F1, named beforehand: a smaller difference makes no difference in practice"
+        "Equivalence margin of macro-F1, chosen before training. A smaller difference does not matter in practice."
     )
 
 
@@ -300,7 +337,7 @@ class Params(Section):
         return self
 
 
-def _format_fault(error: Any) -> str:
+def _format_error(error: Any) -> str:
     key = ".".join(map(str, error["loc"])) or "the file"
     match error["type"]:
         case "extra_forbidden":
@@ -314,7 +351,7 @@ def _format_fault(error: Any) -> str:
 
 
 def load_params(path: Path = PARAMS) -> Params:
-    """Read and check params.yaml; a UserError names every fault of the file at once."""
+    """Read and check params.yaml; a UserError names all errors of the file at once."""
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:  # ValueError: 2024-99-99 is no date
@@ -322,5 +359,4 @@ def load_params(path: Path = PARAMS) -> Params:
     try:
         return Params.model_validate(values)
     except ValidationError as error:
-        faults = "; ".join(_format_fault(fault) for fault in error.errors())
-        raise UserError(f"{path}: {faults}") from None
+        raise UserError(f"{path}: {'; '.join(map(_format_error, error.errors()))}") from None

@@ -31,6 +31,7 @@ def set_up_process() -> None:
     _set_up_streams()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # A shell starts background jobs with SIGINT ignored.
     csv.field_size_limit(MAX_CELL_CHARACTERS)
+    os.environ["MPLBACKEND"] = "agg"  # Pictures are files. A notebook names a backend that this environment may lack.
     # transformers and huggingface_hub would report what our own messages say in one line.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
