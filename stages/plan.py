@@ -56,7 +56,7 @@ class ModelCost(NamedTuple):
 def estimate_step_bytes(
     config: Any, method: str, trainable: int, total: int, batch_size: int, length: int, element_bytes: int, on_gpu: bool
 ) -> float:
-    """Estimate the memory of a training step, without what torch itself takes, about 1 GB.
+    """Estimate the memory of a training step, without the 1 to 2 GB that libraries and allocators take.
 
     Args:
         config: The config of the encoder.
@@ -148,7 +148,7 @@ def print_model_costs(params: Params, run_counts: dict[str, int]) -> None:
     )
     print(
         f"memory of a training step at its largest: about {format_bytes(full.step_bytes)} in full fine-tuning, "
-        f"{format_bytes(lora.step_bytes)} with LoRA, and 1 GB for the program itself"
+        f"{format_bytes(lora.step_bytes)} with LoRA, and 1 to 2 GB for the program itself"
     )
     parallel, num_runs = params.run.parallel, sum(run_counts.values())
     at_once = 1
