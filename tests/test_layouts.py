@@ -84,6 +84,8 @@ def test_a_table_without_a_header_takes_its_names_from_the_parameters(stage, tmp
         ingested(stage, tmp_path / "a.txt")
     found = ingested(stage, tmp_path / "a.txt", data__columns=["label", "text"], data__id_column="Index")
     assert found == [("최고", "5"), ("별로", "1")]
+    (tmp_path / "a.txt").write_text("label\ttext\n5\t최고\n1\t별로\n", encoding="utf-8")
+    assert ingested(stage, tmp_path / "a.txt", data__id_column="Index") == found, "a row that names them is no review"
 
 
 def test_quotes_of_a_raw_tsv_are_text(stage, tmp_path):

@@ -303,7 +303,9 @@ def _detect_layout(lines: _Lines, wanted: Wanted, own_delimiter: str) -> _Layout
             found += [(delimiter, reader.line_num, row) for row in reader if row]
     if wanted.columns:
         fitting = (delimiter for delimiter, _, row in found if len(row) == len(wanted.columns))
-        layout = _Layout(next(fitting, own_delimiter), list(wanted.columns), 0)
+        # A row that names them is no review.
+        num_lines = next((number for _, number, row in found if row == list(wanted.columns)), 0)
+        layout = _Layout(next(fitting, own_delimiter), list(wanted.columns), num_lines)
         wanted.check_columns(layout.header)
     else:
         delimiter, num_lines, header = found[_find_header((row for *_, row in found), wanted)]
