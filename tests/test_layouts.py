@@ -73,6 +73,20 @@ def test_nested_keys_are_named_by_a_path(stage, tmp_path):
         ingested(stage, tmp_path / "a.json", data__text_column="text")
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        '[{"text": "최고", "label": 1}]\n[{"text": "별로", "label": 0}]\n',
+        '{\n"text": "최고",\n"label": 1\n}\n{\n"text": "별로",\n"label": 0\n}\n',
+        '{"text": "최고", "label": 1}\r{"text": "별로", "label": 0}\r',
+    ],
+    ids=["arrays", "objects", "lines that end with CR"],
+)
+def test_json_texts_one_after_the_other_are_all_read(stage, tmp_path, content):
+    (tmp_path / "a.json").write_text(content, encoding="utf-8", newline="")
+    assert ingested(stage, tmp_path / "a.json") == [("최고", "1"), ("별로", "0")]
+
+
 def test_the_whole_records_of_a_wrapped_array_that_is_cut_off_are_kept(stage, tmp_path):
     (tmp_path / "a.json").write_text('{\n"data": [\n{"text": "최고",\n"label": 1},\n{"text": "별', encoding="utf-8")
     assert ingested(stage, tmp_path / "a.json", data__on_error="skip") == [("최고", "1")]
@@ -128,6 +142,14 @@ def test_prediction_takes_names_and_paths_as_ingest_does(tmp_path):
     assert rows == [{"review": {"text": "최고"}, "id": 1, "n": "최고"}]
     with pytest.raises(UserError, match=r"no column text; it has review, id, review\.text"):
         predicted(tmp_path / "a.jsonl", "text", [])
+
+
+def test_blank_names_of_columns_get_names_of_their_own(tmp_path):
+    """As pandas writes a table with its index twice."""
+    (tmp_path / "a.csv").write_text(",Unnamed: 0,,text\n1,2,3,최고\n", encoding="utf-8")
+    add_columns(tmp_path / "a.csv", tmp_path / "out.jsonl", "text", ["n"], lambda texts: pd.DataFrame({"n": texts}))
+    row = json.loads((tmp_path / "out.jsonl").read_text(encoding="utf-8"))
+    assert list(row.values()) == ["1", "2", "3", "최고", "최고"]
 
 
 def test_a_text_file_with_a_named_column_is_a_table_in_prediction_too(tmp_path):

@@ -235,7 +235,8 @@ def _name_blanks(header: list[str]) -> list[str]:
     """Give each blank cell of a header a name of its own, unless there is one only."""
     if header.count("") < 2:
         return header
-    return [name or f"Unnamed: {number}" for number, name in enumerate(header)]
+    unused = (name for number in itertools.count() if (name := f"Unnamed: {number}") not in header)
+    return [name or next(unused) for name in header]
 
 
 class _Lines:
