@@ -164,8 +164,8 @@ def _parse_lines(text: str, columns: Columns, whole: json.JSONDecodeError) -> li
             except json.JSONDecodeError as error:
                 parsed.append(ReadError("not_json", f"line {number} column {error.colno}", error.msg, of_record=True))
     errors = [value for value in parsed if isinstance(value, ReadError)]
-    if any(error.reason == "not_json" for error in errors) and (values := _concatenated_values(text)):
-        return [_to_record(f"record {number}", value, columns) for number, value in enumerate(values, start=1)]
+    if any(error.reason == "not_json" for error in errors) and (whole_values := _concatenated_values(text)):
+        return [_to_record(f"record {number}", value, columns) for number, value in enumerate(whole_values, start=1)]
     if len(errors) == len(parsed) and errors[0].reason == "not_json":
         # One object over many lines: what is whole of the array in it is kept.
         place = f"line {whole.lineno} column {whole.colno}"

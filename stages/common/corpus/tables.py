@@ -364,7 +364,9 @@ class _CsvRows:
             try:
                 row = next(self._reader)
                 if row and len(row) != num_cells:
-                    detail = f"{len(row)} cells, but the header has {num_cells}"
+                    has_header = self._layout.num_lines > 0
+                    wanted = f"the header has {num_cells}" if has_header else f"{num_cells} columns are named"
+                    detail = f"{len(row)} cells, but {wanted}"
                 elif self._holds_rows():
                     detail = f"a quote opens a cell that ends {len(self._read) - 1} lines later, after whole rows"
             except (csv.Error, ValueError) as error:
