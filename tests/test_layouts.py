@@ -260,6 +260,12 @@ def test_a_zip_that_cannot_be_unpacked_is_an_error_of_its_file_alone(stage, tmp_
     assert ingested(stage, tmp_path / "raw", data__on_error="skip") == [("최고", "1")]
 
 
+def test_a_text_that_pandas_wrote_as_a_formula_is_read(stage, tmp_path):
+    rows = pd.DataFrame({"id": [1, 2], "text": ["=_= 별로", "최고"], "label": [0, 1]})
+    rows.to_excel(tmp_path / "a.xlsx", index=False)
+    assert ingested(stage, tmp_path / "a.xlsx") == [("=_= 별로", "0"), ("최고", "1")]
+
+
 def test_sheets_that_are_not_read_are_named(stage, tmp_path, capsys):
     rows = [["id", "text", "label"], [1, "최고", 1]]
     path = workbook(tmp_path / "a.xlsx", ("1월", rows), ("2월", rows))
