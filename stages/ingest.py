@@ -17,7 +17,7 @@ from stages.common.corpus.records import AIHUB, Columns, ReadError, ReadResult, 
 from stages.common.runtime.console import ProgressBar, warn
 from stages.common.runtime.exceptions import UserError, report_user_errors
 from stages.common.runtime.params import load_params
-from stages.common.runtime.paths import INGEST_METRICS, INGESTED, NO_FILE
+from stages.common.runtime.paths import INGEST_METRICS, INGESTED, NO_FILE, PARAMS
 from stages.common.runtime.prefetch import prefetch
 
 JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
@@ -221,7 +221,8 @@ def check_counts(counts: IngestCounts, key: str, source: Path, columns: Columns)
             if not is_there:
                 keys = find_keys(counts.last_path.read_bytes())  # a table without such a column has been refused
                 has = f"; the last file has {', '.join(keys)}" if keys else ""
-                raise UserError(f"data.{name}_column: no record of {source} has {columns.names()[name]}{has}")
+                key = f"data.{name}_column of {PARAMS}"
+                raise UserError(f"{key}: no record of {source} has {columns.names()[name]}{has}")
     elif counts.first_errors:
         file, error = counts.first_errors[0]
         raise UserError(f"{key}: no valid record in {counts.files.total()} files of {source}, first {file}: {error}")
@@ -261,7 +262,8 @@ def main() -> None:
         )
     if total.first_errors:
         skipped = f"{total.files['skipped']} files and {total.records['skipped']} records were skipped"
-        warn(f"{skipped}, {total.files['partly_read']} files were read in part: see {INGEST_METRICS}")
+        partly = f"{total.files['partly_read']} files were read in part, since data.on_error of {PARAMS} is skip"
+        warn(f"{skipped}, {partly}: see {INGEST_METRICS}")
 
 
 if __name__ == "__main__":

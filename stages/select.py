@@ -10,9 +10,9 @@ from stages.common.artifacts.files import atomic_write, read_json, write_json
 from stages.common.artifacts.history import History, validation_score
 from stages.common.artifacts.selection import SelectedMethod, Trial, write_selection
 from stages.common.artifacts.trained_run import TrainedRun, read_trained_run
-from stages.common.runtime.exceptions import report_user_errors
+from stages.common.runtime.exceptions import UserError, report_user_errors
 from stages.common.runtime.params import load_params
-from stages.common.runtime.paths import MODELS, PLOTS, RUN_PLAN, RUNS
+from stages.common.runtime.paths import MODELS, PARAMS, PLOTS, RUN_PLAN, RUNS
 
 
 def select(runs: Mapping[str, TrainedRun], select_by: str) -> SelectedMethod:
@@ -63,6 +63,11 @@ def main() -> None:
     select_by = load_params().train.select_by
     selection, rows = {}, []
     for method, names in read_json(RUN_PLAN).items():
+        if missing := [name for name in names if not (RUNS / method / name).is_dir()]:
+            raise UserError(
+                f"{RUNS / method / missing[0]}: is not there; if run.folds or {method}.learning_rates of {PARAMS} "
+                "changed while `dvc repro` ran, run it again"
+            )
         selected = select({name: read_trained_run(RUNS / method / name) for name in names}, select_by)
         selection[method] = selected
         with atomic_write(MODELS / method) as folder:

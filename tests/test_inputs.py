@@ -175,3 +175,10 @@ def test_what_the_stage_does_not_depend_on_may_change(project, edit):
     inputs = StageInputs("train_lora")
     edit()
     inputs.check()
+
+
+def test_what_ingest_does_not_read_may_come_and_go(project):
+    inputs = StageInputs("ingest")
+    for name in ("~$a.xlsx", ".DS_Store"):
+        Path("data/sample", name).touch()
+    inputs.check()

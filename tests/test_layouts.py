@@ -74,6 +74,20 @@ def test_nested_keys_are_named_by_a_path(stage, tmp_path):
         ingested(stage, tmp_path / "a.json", data__text_column="text")
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        '[{"text": "최고", "label": 1}]\n[{"text": "별로", "label": 0}]\n',
+        '{\n"text": "최고",\n"label": 1\n}\n{\n"text": "별로",\n"label": 0\n}\n',
+        '{"text": "최고", "label": 1}\r{"text": "별로", "label": 0}\r',
+    ],
+    ids=["arrays", "objects", "lines that end with CR"],
+)
+def test_json_texts_one_after_the_other_are_all_read(stage, tmp_path, content):
+    (tmp_path / "a.json").write_text(content, encoding="utf-8", newline="")
+    assert ingested(stage, tmp_path / "a.json") == [("최고", "1"), ("별로", "0")]
+
+
 def test_the_whole_records_of_a_wrapped_array_that_is_cut_off_are_kept(stage, tmp_path):
     (tmp_path / "a.json").write_text('{\n"data": [\n{"text": "최고",\n"label": 1},\n{"text": "별', encoding="utf-8")
     assert ingested(stage, tmp_path / "a.json", data__on_error="skip") == [("최고", "1")]
@@ -85,6 +99,8 @@ def test_a_table_without_a_header_takes_its_names_from_the_parameters(stage, tmp
         ingested(stage, tmp_path / "a.txt")
     found = ingested(stage, tmp_path / "a.txt", data__columns=["label", "text"], data__id_column="Index")
     assert found == [("최고", "5"), ("별로", "1")]
+    (tmp_path / "a.txt").write_text("label\ttext\n5\t최고\n1\t별로\n", encoding="utf-8")
+    assert ingested(stage, tmp_path / "a.txt", data__id_column="Index") == found, "a row that names them is no review"
 
 
 def test_quotes_of_a_raw_tsv_are_text(stage, tmp_path):
@@ -127,6 +143,14 @@ def test_prediction_takes_names_and_paths_as_ingest_does(tmp_path):
     assert rows == [{"review": {"text": "최고"}, "id": 1, "n": "최고"}]
     with pytest.raises(UserError, match=r"no column text; it has review, id, review\.text"):
         predicted(tmp_path / "a.jsonl", "text", [])
+
+
+def test_blank_names_of_columns_get_names_of_their_own(tmp_path):
+    """As pandas writes a table with its index twice."""
+    (tmp_path / "a.csv").write_text(",Unnamed: 0,,text\n1,2,3,최고\n", encoding="utf-8")
+    add_columns(tmp_path / "a.csv", tmp_path / "out.jsonl", "text", ["n"], lambda texts: pd.DataFrame({"n": texts}))
+    row = json.loads((tmp_path / "out.jsonl").read_text(encoding="utf-8"))
+    assert list(row.values()) == ["1", "2", "3", "최고", "최고"]
 
 
 def test_a_text_file_with_a_named_column_is_a_table_in_prediction_too(tmp_path):
@@ -235,6 +259,12 @@ def test_a_zip_that_cannot_be_unpacked_is_an_error_of_its_file_alone(stage, tmp_
     with pytest.raises(SystemExit, match=rf"b\.xlsx: .*{message}"):
         ingested(stage, tmp_path / "raw")
     assert ingested(stage, tmp_path / "raw", data__on_error="skip") == [("최고", "1")]
+
+
+def test_a_text_that_pandas_wrote_as_a_formula_is_read(stage, tmp_path):
+    rows = pd.DataFrame({"id": [1, 2], "text": ["=_= 별로", "최고"], "label": [0, 1]})
+    rows.to_excel(tmp_path / "a.xlsx", index=False)
+    assert ingested(stage, tmp_path / "a.xlsx") == [("=_= 별로", "0"), ("최고", "1")]
 
 
 def test_sheets_that_are_not_read_are_named(stage, tmp_path, capsys):

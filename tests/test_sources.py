@@ -149,8 +149,8 @@ def empty_sheet(path: Path) -> None:
         ("a.xlsx", password_protected, "a.xlsx: has a password, or is an .xls file"),
         ("a.xlsx", damaged, "a.xlsx: cannot be read as .xlsx"),
         ("a.csv", lambda path: path.write_bytes(b""), "a.csv: is empty"),
-        ("a.csv", lambda path: path.write_text("a,b\n1,2\n"), "data.text_column: has no column RawText; it has a, b"),
-        ("a.csv", lambda path: path.write_text("RawText,b\n1,2\n"), "data.label_column: has no column GeneralPolarity"),
+        ("a.csv", lambda path: path.write_text("a,b\n1,2\n"), "text_column of params.yaml: has no column RawText"),
+        ("a.csv", lambda path: path.write_text("RawText,b\n1,2\n"), "label_column of params.yaml: has no column Gene"),
         ("a.csv", lambda path: path.write_text("RawText,RawText,GeneralPolarity\n"), "has two columns RawText"),
         ("a.parquet", lambda path: path.write_bytes(b"PAR1"), "a.parquet: "),
         ("a.parquet", lambda path: write_table(path, [{"RawText": 1, "GeneralPolarity": 1}]), "holds int64, not text"),
@@ -171,7 +171,7 @@ def test_what_is_wrong_with_a_table_is_one_line(stage, tmp_path, name, write, me
 def test_a_column_that_was_asked_for_must_be_there(stage, tmp_path):
     source = write_table(tmp_path / "a.csv", records())
     error = error_of(stage, "ingest", data__source=str(source), data__id_column="ID")
-    assert "data.id_column: has no column ID; it has Index, RawText" in error
+    assert "data.id_column of params.yaml: has no column ID; it has Index, RawText" in error
 
 
 @pytest.mark.parametrize(
@@ -263,7 +263,7 @@ def test_a_fixed_test_set_may_serve_as_validation(with_test_source):
 def test_a_test_source_without_a_label_is_named(stage, tmp_path):
     sources = {"data__source": str(write_table(tmp_path / "train.csv", records()))}
     test = write_table(tmp_path / "test.csv", [{"RawText": "글"}])
-    assert "test.csv: line 1: data.label_column: has no column" in error_of(
+    assert "test.csv: line 1: data.label_column of params.yaml: has no column" in error_of(
         stage, "ingest", data__test_source=str(test), **sources
     )
     write_table(test, [record(1, "글", "9")])

@@ -9,7 +9,7 @@ import pytest
 
 from stages.clean_and_tokenize import FIELDS
 from stages.common.artifacts.arrow import make_schema, read_table, write_table
-from stages.common.artifacts.folds import PARTS, Fold, SplitMetrics, read_fold, write_fold
+from stages.common.artifacts.folds import PARTS, Fold, FoldCounts, SplitMetrics, read_fold, write_fold
 from stages.common.runtime.exceptions import UserError
 from stages.common.runtime.params import SplitParams
 from stages.common.runtime.paths import SPLIT_METRICS, TOKENIZED, fold_path
@@ -248,6 +248,13 @@ def test_excluded_rows_stay_test_rows_even_where_these_are_the_validation_rows()
     assert rows_as_lists([fold]) == [[[1], [3, 5], [6, 7, 8]]]
     fold = Fold(np.array([0, 1, 2]), np.array([6, 7, 8]), np.array([6, 7, 8])).exclude(excluded)
     assert rows_as_lists([fold]) == [[[1], [6, 7, 8], [6, 7, 8]]]
+
+
+def test_a_class_may_be_called_as_a_count_is():
+    labels = np.array([0, 0, 1, 1, 0, 1])
+    fold = Fold(np.array([0, 1, 2]), np.array([3]), np.array([4, 5]))
+    counts = FoldCounts.of(fold, labels, ["rows", "classes"]).model_dump()
+    assert counts["train"] == {"rows": 3, "classes": {"rows": 2, "classes": 1}}
 
 
 def test_a_fold_is_read_as_it_was_written(tmp_path):

@@ -170,7 +170,7 @@ def test_the_vocabulary_of_a_sentencepiece_model_is_not_read_as_word_piece(tiny_
 
 
 def test_a_sentencepiece_model_alone_has_its_own_ids(tmp_path):
-    """As skt/kobert-base-v1 has; the reference is SentencePiece itself."""
+    """As skt/kobert-base-v1 has; the references are SentencePiece itself and a class of transformers that reads it."""
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(TEXTS),
         model_prefix=str(tmp_path / "spiece"),
@@ -187,6 +187,9 @@ def test_a_sentencepiece_model_alone_has_its_own_ids(tmp_path):
     (tmp_path / "spiece.vocab").unlink()
     model = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "spiece.model"))
     assert encode(tmp_path, TEXTS) == [[CLS, *model.encode(text), SEP] for text in TEXTS]
+    reference = transformers.T5Tokenizer.from_pretrained(str(tmp_path), unk_token="[UNK]", pad_token="[PAD]")
+    rows = reference(TEXTS, add_special_tokens=False)["input_ids"]
+    assert encode(tmp_path, TEXTS) == [[CLS, *row, SEP] for row in rows]
 
 
 def test_dropout_of_a_tokenizer_is_ignored(tmp_path):

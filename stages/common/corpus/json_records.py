@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from functools import cache
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -20,6 +21,7 @@ Record = msgspec.Struct  # the fields of a JSON object that `Columns` names
 
 _JSON = json.JSONDecoder(parse_int=lambda digits: int(digits) if len(digits) <= MAX_INT_DIGITS else float(digits))
 _ARRAY = re.compile(r":\s*(?=\[\s*\{)")  # what stands before the first array of objects in an object
+_BLANKS = re.compile(r"[ \t\r\n]*")
 _SEPARATOR = re.compile(r"[ \t\r\n]*([\[,])[ \t\r\n]*")  # before a value of an array
 
 
@@ -162,6 +164,8 @@ def _parse_lines(text: str, columns: Columns, whole: json.JSONDecodeError) -> li
             except json.JSONDecodeError as error:
                 parsed.append(ReadError("not_json", f"line {number} column {error.colno}", error.msg, of_record=True))
     errors = [value for value in parsed if isinstance(value, ReadError)]
+    if any(error.reason == "not_json" for error in errors) and (whole_values := _concatenated_values(text)):
+        return [_to_record(f"record {number}", value, columns) for number, value in enumerate(whole_values, start=1)]
     if len(errors) == len(parsed) and errors[0].reason == "not_json":
         # One object over many lines: what is whole of the array in it is kept.
         place = f"line {whole.lineno} column {whole.colno}"
@@ -172,12 +176,28 @@ def _parse_lines(text: str, columns: Columns, whole: json.JSONDecodeError) -> li
     return parsed
 
 
+def _concatenated_values(text: str) -> list[Any]:
+    """The values of JSON texts one after the other, as jq and `cat` leave them; empty if one of them is broken."""
+    values, at = [], 0
+    try:
+        while (at := _BLANKS.match(text, at).end()) < len(text):  # type: ignore[union-attr]
+            value, at = _JSON.raw_decode(text, at)
+            values.append(value)
+    except (json.JSONDecodeError, RecursionError):
+        return []
+    return values
+
+
 def _parse_array(text: str, columns: Columns) -> Iterator[Record | ReadError]:
     try:
-        values = _decode(text)
+        values: Any = _decode(text)
     except json.JSONDecodeError as error:
-        yield ReadError("not_json", f"line {error.lineno} column {error.colno}", error.msg, of_record=False)
-        values = _values_before_error(text)
+        arrays = _concatenated_values(text)
+        if arrays and all(isinstance(each, list) for each in arrays):
+            values = list(chain.from_iterable(arrays))
+        else:
+            yield ReadError("not_json", f"line {error.lineno} column {error.colno}", error.msg, of_record=False)
+            values = _values_before_error(text)
     if isinstance(values, list | Iterator):
         yield from (_to_record(f"record {number}", value, columns) for number, value in enumerate(values, start=1))
     else:

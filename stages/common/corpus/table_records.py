@@ -23,7 +23,7 @@ def _find_columns(found: list[str], columns: Columns) -> dict[str, str]:
         except MissingColumnError as error:
             if field in ("text", "label") or name != AIHUB.names()[field]:
                 hint = "; if no row names the columns, list them in data.columns"
-                raise MissingColumnError(f"data.{field}_column: {error}{hint}") from error
+                raise MissingColumnError(f"data.{field}_column of params.yaml: {error}{hint}") from error
             continue
         if found.count(names[field]) > 1:
             raise ValueError(f"has two columns {name}")

@@ -18,7 +18,7 @@ from functools import cached_property, partial
 from io import TextIOWrapper
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import IO, Any, BinaryIO, TypeVar
 from zipfile import ZipFile
 
 import openpyxl
@@ -235,7 +235,8 @@ def _name_blanks(header: list[str]) -> list[str]:
     """Give each blank cell of a header a name of its own, unless there is one only."""
     if header.count("") < 2:
         return header
-    return [name or f"Unnamed: {number}" for number, name in enumerate(header)]
+    unused = (name for number in itertools.count() if (name := f"Unnamed: {number}") not in header)
+    return [name or next(unused) for name in header]
 
 
 class _Lines:
@@ -303,7 +304,9 @@ def _detect_layout(lines: _Lines, wanted: Wanted, own_delimiter: str) -> _Layout
             found += [(delimiter, reader.line_num, row) for row in reader if row]
     if wanted.columns:
         fitting = (delimiter for delimiter, _, row in found if len(row) == len(wanted.columns))
-        layout = _Layout(next(fitting, own_delimiter), list(wanted.columns), 0)
+        # A row that names them is no review.
+        num_lines = next((number for _, number, row in found if row == list(wanted.columns)), 0)
+        layout = _Layout(next(fitting, own_delimiter), list(wanted.columns), num_lines)
         wanted.check_columns(layout.header)
     else:
         delimiter, num_lines, header = found[_find_header((row for *_, row in found), wanted)]
@@ -361,7 +364,9 @@ class _CsvRows:
             try:
                 row = next(self._reader)
                 if row and len(row) != num_cells:
-                    detail = f"{len(row)} cells, but the header has {num_cells}"
+                    has_header = self._layout.num_lines > 0
+                    wanted = f"the header has {num_cells}" if has_header else f"{num_cells} columns are named"
+                    detail = f"{len(row)} cells, but {wanted}"
                 elif self._holds_rows():
                     detail = f"a quote opens a cell that ends {len(self._read) - 1} lines later, after whole rows"
             except (csv.Error, ValueError) as error:
@@ -404,7 +409,7 @@ def _read_text(lines: _Lines, wanted: Wanted) -> Iterator[Chunk | ReadError]:
         yield FrameChunk(frame[wanted.text_column], frame)
 
 
-def _trim(row: tuple[Any, ...]) -> list[Any]:
+def _trim(row: Sequence[Any]) -> list[Any]:
     """The cells of a row up to the last one that is not empty; whole numbers as such."""
     cells = list(map(_whole, row))
     while cells and cells[-1] in (None, ""):
@@ -412,14 +417,43 @@ def _trim(row: tuple[Any, ...]) -> list[Any]:
     return cells
 
 
-def _numbered_rows(sheet: Any) -> Iterator[tuple[int, list[Any]]]:
-    """Yield the rows of a sheet that are not empty, with their numbers."""
-    sheet.reset_dimensions()  # what the file says of them may be a billion cells
-    # openpyxl fills up rows that are left out, so that one of a high number would keep it busy for ever.
-    for number, row in enumerate(sheet.iter_rows(values_only=True, max_row=MAX_EXCEL_ROWS + 1), start=1):
+def _contains(file: IO[bytes], needle: bytes) -> bool:
+    last = b""
+    while block := file.read(2**20):
+        if needle in last + block:
+            return True
+        last = block[-len(needle) :]
+    return False
+
+
+def _open_workbook(file: BinaryIO) -> tuple[Any, Any]:
+    """Open an .xlsx: the values of its cells; and its formulas, or None if it has none."""
+    with ZipFile(file) as parts:
+        if (size := sum(part.file_size for part in parts.infolist())) > MAX_EXCEL_BYTES:
+            raise ValueError(f"unpacks to {size:,} bytes, more than {MAX_EXCEL_BYTES:,}: write .csv")
+        sheets = [part for part in parts.namelist() if part.startswith("xl/worksheets/") and part.endswith(".xml")]
+        has_formulas = any(_contains(parts.open(part), b"</f>") for part in sheets)
+    values = openpyxl.load_workbook(file, read_only=True, data_only=True)
+    return values, openpyxl.load_workbook(file, read_only=True) if has_formulas else None
+
+
+def _numbered_rows(sheet: Any, formulas: Any) -> Iterator[tuple[int, list[Any]]]:
+    """Yield the rows of a sheet that are not empty, with their numbers.
+
+    A formula without a value stands for itself: pandas writes a text that begins with = as a formula.
+    """
+    rows = []
+    for each in (sheet, formulas[sheet.title]) if formulas else (sheet,):
+        each.reset_dimensions()  # what the file says of them may be a billion cells
+        # openpyxl fills up rows that are left out, so that one of a high number would keep it busy for ever.
+        rows.append(each.iter_rows(values_only=True, max_row=MAX_EXCEL_ROWS + 1))
+    for number, (values, *others) in enumerate(zip(*rows, strict=True), start=1):
         if number > MAX_EXCEL_ROWS:
             raise ValueError(f"has more than the {MAX_EXCEL_ROWS:,} rows that Excel allows")
-        if cells := _trim(row):
+        if others:
+            pairs = zip(values, others[0], strict=True)
+            values = [str(other) if value is None and other is not None else value for value, other in pairs]
+        if cells := _trim(values):
             yield number, cells
 
 
@@ -428,15 +462,13 @@ def _read_excel(lines: _Lines, wanted: Wanted) -> Iterator[Chunk | ReadError]:
     lines.file.seek(0)
     if signature == OLE_SIGNATURE:
         raise ValueError("has a password, or is an .xls file: save it as .xlsx without a password")
-    if (size := sum(part.file_size for part in ZipFile(lines.file).infolist())) > MAX_EXCEL_BYTES:
-        raise ValueError(f"unpacks to {size:,} bytes, more than {MAX_EXCEL_BYTES:,}: write .csv")
-    sheets = openpyxl.load_workbook(lines.file, read_only=True, data_only=True).worksheets
+    book, formulas = _open_workbook(lines.file)
     # A cover sheet may stand first; what nobody sees is not meant.
-    visible = [sheet for sheet in sheets if sheet.sheet_state == "visible"]
+    visible = [sheet for sheet in book.worksheets if sheet.sheet_state == "visible"]
     found: list[tuple[Any, list[str], int]] = []
     errors: list[ValueError] = []
     for sheet in visible:
-        first_rows = list(islice(_numbered_rows(sheet), MAX_HEADER_ROWS))
+        first_rows = list(islice(_numbered_rows(sheet, formulas), MAX_HEADER_ROWS))
         names = [list(wanted.columns)] if wanted.columns else []
         names += [[to_cell(cell) or "" for cell in row] for _, row in first_rows]
         try:
@@ -452,7 +484,7 @@ def _read_excel(lines: _Lines, wanted: Wanted) -> Iterator[Chunk | ReadError]:
     sheet, header, num_skipped = found[0]
     wanted.check_columns(header)
     text_column = match_column(wanted.text_column, header)
-    for chunk in _take_chunks(islice(_numbered_rows(sheet), num_skipped, None)):
+    for chunk in _take_chunks(islice(_numbered_rows(sheet, formulas), num_skipped, None)):
         for number, row in chunk:
             if len(row) > len(header):
                 detail = f"{len(row)} cells, but the header has {len(header)}"

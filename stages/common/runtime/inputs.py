@@ -58,7 +58,8 @@ def _list_files(path: Path) -> Iterator[Path]:
         yield path
     for folder, folders, files in os.walk(path):
         folders[:] = [name for name in folders if name[0] != "." and name != "__pycache__"]
-        yield from (Path(folder, name) for name in files if name[0] != ".")
+        # Excel's lock files, which come and go, are called ~$NAME.xlsx.
+        yield from (Path(folder, name) for name in files if not name.startswith((".", "~$")))
 
 
 def _state(path: Path) -> object:
