@@ -269,12 +269,12 @@ def test_a_fold_that_does_not_fit_is_reported_in_one_line(tmp_path):
     with pytest.raises(UserError, match=r"0\.arrow: cannot be read .*run `dvc repro`"):
         read_fold(path, 9)
     write_fold(path, Fold(np.array([0, 1]), np.array([2]), np.array([3])), 9)
-    with pytest.raises(UserError, match=r"0\.arrow: is a fold of 9 rows, but the tokenized table has 10; run `dvc re"):
+    with pytest.raises(UserError, match=r"0\.arrow: has 9 rows, but data/tokenized\.arrow has 10; run `dvc repro`"):
         read_fold(path, 10)
     write_fold(path, Fold(np.array([0, 3]), np.array([2]), np.array([3])), 9)
     with pytest.raises(UserError, match=r"0\.arrow: a row is in two parts of the fold; run `dvc repro`"):
         read_fold(path, 9)
     schema = make_schema({"train": pa.bool_()})
     write_table(path, [pa.table([[True]], schema=schema)], schema)
-    with pytest.raises(UserError, match=r"0\.arrow: does not hold the columns train, validation, test"):
+    with pytest.raises(UserError, match=r"0\.arrow: is not a fold with the columns train, validation, test"):
         read_fold(path, 1)

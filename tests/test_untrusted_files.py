@@ -138,13 +138,13 @@ def test_a_wrong_offset_in_an_arrow_file_is_refused(arrow_file):
 @pytest.mark.parametrize("values", [np.full((5, 3), np.nan), np.zeros((5, 4)), np.zeros(5)], ids=["NaN", "4", "flat"])
 def test_tampered_logits_are_refused(tmp_path, values):
     save_file({"test": values.astype(np.float32)}, tmp_path / "logits.safetensors")
-    with pytest.raises(UserError, match="not 3 finite numbers per row"):
+    with pytest.raises(UserError, match="a row does not hold 3 finite numbers"):
         read_logits(tmp_path / "logits.safetensors", len(LABELS))
 
 
 def test_logits_without_those_of_a_part_are_refused(tmp_path):
     save_file({"test": np.zeros((5, 3), np.float32)}, tmp_path / "logits.safetensors")
-    with pytest.raises(UserError, match=r"logits\.safetensors: cannot be read \(it lacks validation\)"):
+    with pytest.raises(UserError, match=r"logits\.safetensors: cannot be read \(the array validation is missing\)"):
         read_logits(tmp_path / "logits.safetensors", len(LABELS), ["test", "validation"])
 
 
