@@ -95,7 +95,7 @@ def test_the_whole_records_of_a_wrapped_array_that_is_cut_off_are_kept(stage, tm
 
 def test_a_table_without_a_header_takes_its_names_from_the_parameters(stage, tmp_path):
     (tmp_path / "a.txt").write_text("5\t최고\n1\t별로\n", encoding="utf-8")
-    with pytest.raises(SystemExit, match=r"has no column text; it has 5, 최고; .*data\.columns"):
+    with pytest.raises(SystemExit, match=r"has no column 'text'; it has 5, 최고; .*data\.columns"):
         ingested(stage, tmp_path / "a.txt")
     found = ingested(stage, tmp_path / "a.txt", data__columns=["label", "text"], data__id_column="Index")
     assert found == [("최고", "5"), ("별로", "1")]
@@ -271,7 +271,7 @@ def test_sheets_that_are_not_read_are_named(stage, tmp_path, capsys):
     rows = [["id", "text", "label"], [1, "최고", 1]]
     path = workbook(tmp_path / "a.xlsx", ("1월", rows), ("2월", rows))
     assert ingested(stage, path) == [("최고", "1")]
-    assert "only sheet '1월' is read; save '2월' as files of their own" in capsys.readouterr().err
+    assert "only sheet '1월' is read; save '2월' in separate files" in capsys.readouterr().err
 
 
 def test_a_parquet_file_that_decodes_to_gigabytes_is_one_error(stage, tmp_path):

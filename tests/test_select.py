@@ -49,7 +49,7 @@ def test_a_selection_is_read_as_it_was_written(tmp_path):
 
 def test_a_damaged_selection_is_one_line(tmp_path):
     write_json(tmp_path / "selection.json", {"full": {"learning_rate": 0.1}})
-    with pytest.raises(UserError, match=r"selection\.json: is damaged, or was written by another version; run `dvc repro`"):
+    with pytest.raises(UserError, match=r"selection\.json: is damaged, or was written by another version; run `dvc"):
         read_selection(tmp_path / "selection.json")
 
 

@@ -149,9 +149,9 @@ def empty_sheet(path: Path) -> None:
         ("a.xlsx", password_protected, "a.xlsx: has a password, or is an .xls file"),
         ("a.xlsx", damaged, "a.xlsx: cannot be read as .xlsx"),
         ("a.csv", lambda path: path.write_bytes(b""), "a.csv: is empty"),
-        ("a.csv", lambda path: path.write_text("a,b\n1,2\n"), "text_column of params.yaml: has no column RawText"),
-        ("a.csv", lambda path: path.write_text("RawText,b\n1,2\n"), "label_column of params.yaml: has no column Gene"),
-        ("a.csv", lambda path: path.write_text("RawText,RawText,GeneralPolarity\n"), "has two columns RawText"),
+        ("a.csv", lambda path: path.write_text("a,b\n1,2\n"), "text_column of params.yaml: has no column 'RawText'"),
+        ("a.csv", lambda path: path.write_text("RawText,b\n1,2\n"), "label_column of params.yaml: has no column 'Gene"),
+        ("a.csv", lambda path: path.write_text("RawText,RawText,GeneralPolarity\n"), "has two columns 'RawText'"),
         ("a.parquet", lambda path: path.write_bytes(b"PAR1"), "a.parquet: "),
         ("a.parquet", lambda path: write_table(path, [{"RawText": 1, "GeneralPolarity": 1}]), "holds int64, not text"),
         ("a.json", lambda path: path.write_text('[{"a": "글", "b": 1}]'), "no record .* has RawText.* a, b"),
@@ -171,7 +171,7 @@ def test_what_is_wrong_with_a_table_is_one_line(stage, tmp_path, name, write, me
 def test_a_column_that_was_asked_for_must_be_there(stage, tmp_path):
     source = write_table(tmp_path / "a.csv", records())
     error = error_of(stage, "ingest", data__source=str(source), data__id_column="ID")
-    assert "data.id_column of params.yaml: has no column ID; it has Index, RawText" in error
+    assert "data.id_column of params.yaml: has no column 'ID'; it has Index, RawText" in error
 
 
 @pytest.mark.parametrize(
@@ -327,7 +327,7 @@ def test_excluded_ids_of_no_row_and_of_several_rows_are_reported(stage, tmp_path
     ("name", "content", "message"),
     [
         ("nowhere.txt", None, "data.exclude: nowhere.txt: .*No such file"),
-        ("a.csv", "id,text\n1,글\n", "data.exclude: a.csv: line 1: has no column Index; it has id, text"),
+        ("a.csv", "id,text\n1,글\n", "data.exclude: a.csv: line 1: has no column 'Index'; it has id, text"),
         ("a.txt", b"1\n\xff\xff\n", "data.exclude: a.txt: line 2: not UTF-8"),
     ],
 )
