@@ -355,7 +355,7 @@ class _CsvRows:
         return csv.reader(recorded(), strict=True, delimiter=self._layout.delimiter)
 
     def _holds_rows(self) -> bool:
-        """Return whether each line of the current row looks like a row, so that its quote was probably meant as text."""
+        """Return whether each line of the current row looks like a row; its quote was probably meant as text."""
         tabs = [line.count("\t") for line in self._read]
         return self._layout.delimiter == "\t" and len(tabs) > 1 and set(tabs) == {len(self._layout.header) - 1}
 
