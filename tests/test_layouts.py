@@ -219,7 +219,7 @@ def test_a_damaged_workbook_is_an_error_of_its_file_alone(stage, tmp_path, chang
     (tmp_path / "raw/a.csv").write_text("id,text,label\n1,최고,1\n", encoding="utf-8")
     rewrite(workbook(tmp_path / "raw/b.xlsx", ("s", [["id", "text", "label"], [1, "글", 1]])), change)
     assert ingested(stage, tmp_path / "raw", data__on_error="skip") == [("최고", "1")]
-    assert json.loads(Path("metrics/ingest.json").read_text(encoding="utf-8"))["file_faults"] == {"unreadable": 1}
+    assert json.loads(Path("metrics/ingest.json").read_text(encoding="utf-8"))["file_errors"] == {"unreadable": 1}
 
 
 def corrupt_deflate(content: bytes) -> bytes:
@@ -320,7 +320,7 @@ def test_values_of_no_class_are_told(stage, tmp_path, capsys):
     pd.DataFrame({"id": range(3), "text": "글", "label": ["a", "b", "B"]}).to_csv(tmp_path / "a.csv", index=False)
     ingested(stage, tmp_path / "a.csv")
     stage("filter", data__labels={"부정": ["a"], "긍정": ["b"]})
-    assert "1 of 3 rows are dropped, since their label is a value of no class: 'B' 1" in capsys.readouterr().err
+    assert "because their value of 'label' belongs to no class: 'B' 1" in capsys.readouterr().err
 
 
 def test_texts_that_cleaning_empties_are_told_and_decomposed_hangul_is_not_among_them(
@@ -334,7 +334,7 @@ def test_texts_that_cleaning_empties_are_told_and_decomposed_hangul_is_not_among
     stage("clean_and_tokenize", tokenize__max_length=64, tokenize__max_unk_rate=1.0)
     assert read_table(Path("data/tokenized.arrow"))["text"].to_pylist() == ["배터리 최고", "별로"]
     assert (
-        "1 rows are dropped, since cleaning leaves nothing of their text, for example '♥♥'" in capsys.readouterr().err
+        "1 rows are dropped, because cleaning leaves nothing of their text, for example '♥♥'" in capsys.readouterr().err
     )
 
 
@@ -356,7 +356,7 @@ def test_ids_that_stand_twice_are_told(stage, tmp_path, capsys):
     rows = [record(1, "가"), record(1, "나"), record(2, "다")]
     (tmp_path / "a.json").write_text(json.dumps(rows), encoding="utf-8")
     stage("ingest", data__source=str(tmp_path / "a.json"))
-    assert "Index: 1 ids stand in 2 rows, for example '1'" in capsys.readouterr().err
+    assert "Index: 2 rows share 1 ids, for example '1'" in capsys.readouterr().err
     assert json.loads(Path("metrics/ingest.json").read_text(encoding="utf-8"))["repeated_ids"] == 1
 
 

@@ -121,7 +121,7 @@ def test_broken_rows_are_skipped_and_counted_and_no_other(stage, tmp_path):
     assert read_table(INGESTED)["RawText"].to_pylist() == ["good 1", "good 2", "good 3"]
     metrics = ingest_metrics()
     assert metrics["records"] == {"read": 3, "skipped": 4}
-    assert [error["place"] for error in metrics["first_faults"]] == ["line 3", "line 5", "line 6", "line 7"]
+    assert [error["place"] for error in metrics["first_errors"]] == ["line 3", "line 5", "line 6", "line 7"]
 
 
 def test_a_broken_row_stops_the_stage_with_its_line(stage, tmp_path):
@@ -274,7 +274,7 @@ def test_a_test_source_without_a_label_is_named(stage, tmp_path):
 def test_a_missing_test_source_is_named(stage, tmp_path):
     source = str(write_table(tmp_path / "train.csv", records()))
     error = error_of(stage, "ingest", data__source=source, data__test_source="nowhere.csv")
-    assert "data.test_source: nowhere.csv is no folder or file" in error
+    assert "data.test_source: nowhere.csv is not a folder or file" in error
 
 
 @pytest.fixture
@@ -319,7 +319,10 @@ def test_excluded_ids_of_no_row_and_of_several_rows_are_reported(stage, tmp_path
     stage("split", data__exclude="ids.txt")
     warnings = capsys.readouterr().err
     assert "1 of the 3 ids in ids.txt belong to no row, for example 'nobody'" in warnings
-    assert "1 of the 3 ids in ids.txt belong to 2 rows, which are all excluded, for example '7'" in warnings
+    assert (
+        "1 of the 3 ids in ids.txt belong to several rows, 2 in all, which are all excluded, for example '7'"
+        in warnings
+    )
     assert json.loads(Path("metrics/split.json").read_text(encoding="utf-8"))["excluded_rows"] == 3
 
 
@@ -342,4 +345,4 @@ def test_a_class_must_not_be_excluded_as_a_whole(stage, tokenized):
     rows = read_table(TOKENIZED).select(["Index", "labels"]).to_pylist()
     of_class = [row["Index"] for row in rows if row["labels"] == 2]
     Path("ids.txt").write_text("\n".join(of_class))
-    assert "data.exclude: leaves class 긍정 no train row" in error_of(stage, "split", data__exclude="ids.txt")
+    assert "data.exclude: class '긍정' has no train row left" in error_of(stage, "split", data__exclude="ids.txt")

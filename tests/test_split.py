@@ -151,9 +151,9 @@ def test_fixed_test_rows_are_those_of_every_fold_and_rows_with_their_texts_leave
 @pytest.mark.parametrize(
     ("neutral", "folds", "message"),
     [
-        (4, 5, "class 중립 has 4 distinct texts for split.folds: 5, but needs at least 5"),
-        (0, 2, "class 중립 has 0 distinct texts for split.folds: 2, but needs at least 2"),
-        (2, 2, "class 중립 has 1 distinct texts outside the test rows, but needs at least 2"),
+        (4, 5, "class '중립' has 4 distinct texts for split.folds: 5, but needs at least 5"),
+        (0, 2, "class '중립' has 0 distinct texts for split.folds: 2, but needs at least 2"),
+        (2, 2, "class '중립' has 1 distinct texts outside the test rows, but needs at least 2"),
     ],
 )
 def test_a_class_with_too_few_texts_is_named(neutral, folds, message):
@@ -162,7 +162,7 @@ def test_a_class_with_too_few_texts_is_named(neutral, folds, message):
 
 
 def test_a_class_without_fixed_test_rows_is_named():
-    with pytest.raises(UserError, match=r"class 긍정 has 0 distinct texts in data\.test_source"):
+    with pytest.raises(UserError, match=r"class '긍정' has 0 distinct texts in data\.test_source"):
         folds_of(np.repeat([0, 1, 2], 10), is_test=np.arange(30) < 20)
 
 

@@ -85,7 +85,7 @@ def test_what_to_keep_is_the_inside_of_one_character_class(tmp_path, keep):
         load_params(tmp_path / "params.yaml")
 
 
-def test_pipes_devices_and_linked_folders_of_a_corpus_are_faults(tmp_path):
+def test_pipes_devices_and_linked_folders_of_a_corpus_are_errors(tmp_path):
     """A pipe would never end, /dev/zero fill the memory, and a link to a folder above go in circles."""
     source = write_corpus(tmp_path / "raw", [record(1, "글")])
     os.mkfifo(source / "pipe.json")
