@@ -100,7 +100,8 @@ def tokenize(
         raise UserError(
             f"the base model's tokenizer does not fit the texts: {unk_rate:.1%} of the tokens are [UNK], more than "
             f"tokenize.max_unk_rate ({params.max_unk_rate:.1%}) allows, for example in "
-            f"{example[:MAX_EXAMPLE_CHARACTERS]!r}; choose a base model for this language, or change the section `clean` of params.yaml"
+            f"{example[:MAX_EXAMPLE_CHARACTERS]!r}; choose a base model for this language, or "
+            "change the section `clean` of params.yaml"
         )
 
 

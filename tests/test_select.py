@@ -88,7 +88,7 @@ def test_a_run_whose_metadata_is_incomplete_is_refused_with_file_and_key(monkeyp
 
 def test_a_run_that_is_planned_and_was_not_trained_is_named(stage):
     write_json(Path("data/run_plan.json"), {"full": ["0-0.002"], "lora": []})
-    with pytest.raises(SystemExit, match=r"full/0-0\.002: is not there; .* full\.learning_rates of params\.yaml"):
+    with pytest.raises(SystemExit, match=r"full/0-0\.002: is missing; .* full\.learning_rates of params\.yaml"):
         stage("select")
 
 
