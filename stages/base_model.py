@@ -23,7 +23,7 @@ TOKENIZER_FILES = ["tokenizer.json", "vocab.txt", "*.model", TOKENIZER_CONFIG, "
 
 
 def select_files(names: Collection[str], source: str) -> list[str]:
-    """Select the files of a model that the pipeline reads: the config, one set of weights and the tokenizer; never code.
+    """Select the files that the pipeline reads: the config, one set of weights and the tokenizer, but never code.
 
     Args:
         names: Names of all files of the model.

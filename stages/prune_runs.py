@@ -1,8 +1,8 @@
 """Delete the runs and baselines of earlier parameters, and list the runs of the current parameters.
 
-Other stages wrote the files that this stage deletes. DVC keeps the outputs of matrix cells that no longer exist, and the
-stages `select` and `compare` depend on the folders of all runs and baselines. Without this stage, their inputs would
-differ from those in a fresh clone.
+The files that this stage deletes were written by other stages. DVC keeps the outputs of matrix cells that no longer
+exist, and the stages `select` and `compare` depend on the folders of all runs and baselines. Without this stage, their
+inputs would differ from those in a fresh clone.
 """
 
 import itertools

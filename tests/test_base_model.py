@@ -274,10 +274,10 @@ def truncate(path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "error"),
     [
-        (lambda folder: edit_config(folder, vocab_size=50), "모델 폴더: the tokenizer has .* vocab_size in config.json is 50"),
+        (lambda folder: edit_config(folder, vocab_size=50), "모델 폴더: the tokenizer has .* but vocab_size .* is 50"),
         (lambda folder: edit_config(folder, model_type=None), r"모델 폴더/config\.json: has no model_type"),
         (lambda folder: (folder / "config.json").write_text("{"), r"모델 폴더/config\.json: cannot be read as JSON"),
-        (lambda folder: truncate(folder / "model.safetensors"), "모델 폴더/model.safetensors: is damaged, or not a safetensors"),
+        (lambda folder: truncate(folder / "model.safetensors"), "모델 폴더/model.safetensors: is damaged, or not"),
         (shutil.rmtree, "base_model.folder: .*모델 폴더 is not a folder"),
     ],
 )
