@@ -34,7 +34,7 @@ def test_no_value_of_params_yaml_reaches_the_shell(tmp_path):
     """Where a learning rate alone is changed, no stage runs that would check it before `train_full`."""
     copy_project(tmp_path)
     run("git", "init", "-q", cwd=tmp_path)
-    changed = re.sub(r"(full:\n.*\n  learning_rates: ).*", r"\1['0.1; touch was-run; true']", SHIPPED_TEXT)
+    changed = re.sub(r"(full:\n(?:  #.*\n)+  learning_rates: ).*", r"\1['0.1; touch was-run; true']", SHIPPED_TEXT)
     assert changed != SHIPPED_TEXT
     (tmp_path / "params.yaml").write_text(changed, encoding="utf-8")
     for name in ("base_model", "splits"):

@@ -298,9 +298,7 @@ def save(model: BertForMaskedLM, folder: Path, log: list[dict[str, float]]) -> N
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--corpus", type=Path, required=True, help="Parquet file with a column `review`")
     arguments.add_argument("--output", type=Path, required=True, help="folder to write the model to")
     arguments.add_argument("--exclude", type=Path, help="folder of AI Hub JSON files whose reviews are left out")
