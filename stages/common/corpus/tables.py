@@ -452,7 +452,7 @@ def _numbered_rows(sheet: Any, formulas: Any) -> Iterator[tuple[int, list[Any]]]
             raise ValueError(f"has more than the {MAX_EXCEL_ROWS:,} rows that Excel allows")
         if others:
             pairs = zip(values, others[0], strict=True)
-            values = [str(other) if value is None and other is not None else value for value, other in pairs]
+            values = [other if value is None and isinstance(other, str) else value for value, other in pairs]
         if cells := _trim(values):
             yield number, cells
 
