@@ -17,8 +17,10 @@ from stages.common.artifacts.logits import write_logits
 from stages.common.runtime.console import ProgressBar
 from stages.common.runtime.exceptions import report_user_errors
 from stages.common.runtime.launch import parse_fold
+from stages.common.runtime.parallel import end_with_supervisor
 from stages.common.runtime.params import load_params
 from stages.common.runtime.paths import BASE_MODEL, TOKENIZED, baseline_path, fold_path
+from stages.common.runtime.threads import set_up_threads
 
 if TYPE_CHECKING:
     from sklearn.linear_model import LogisticRegression
@@ -83,6 +85,8 @@ def fit_logistic_regression(
 @report_user_errors
 def main() -> None:
     params, number = load_params(), parse_fold(__doc__)
+    end_with_supervisor()
+    set_up_threads()
     # Imported after params.yaml was checked, because scikit-learn takes seconds to import.
     from sklearn.dummy import DummyClassifier
 

@@ -1,6 +1,6 @@
-"""Several runs of the training matrix side by side; DVC alone would train one after the other.
+"""Several runs of the matrices of training and baselines side by side; DVC alone would start one after the other.
 
-The cell that DVC starts trains, beside its own run, all others that are missing, each in a process of its own, and
+The training cell that DVC starts runs, beside itself, all others that are missing, each in a process of its own, and
 stores what is finished in DVC's run cache. When DVC comes to the other cells, it restores them from there. Since DVC
 itself is asked which runs are missing, none is trained that is up to date or in the run cache.
 """
@@ -8,6 +8,7 @@ itself is asked which runs are missing, none is trained that is up to date or in
 import io
 import logging
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -26,15 +27,18 @@ from stages.common.runtime.threads import count_runs_that_fit
 
 SUPERVISED = "STAGE_SUPERVISED"  # Environment variable of the processes that `train_side_by_side` starts.
 POLL_SECONDS = 0.1
+CELLS = re.compile(r"-m stages\.(train_\w+|baselines) ")  # In the commands of the cells that can run side by side.
 # Linux's C library reads this when a process starts; large tensors in huge pages make a step up to 10% faster.
 HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 
 
 def end_with_supervisor() -> None:
-    """Request a checkpoint and a stop as soon as `train_side_by_side` has ended, even if it was killed.
+    """Send this process SIGTERM as soon as the `train_side_by_side` that started it has ended, even if it was killed.
 
     It holds the other end of the standard input, which the operating system then closes.
     """
+    if SUPERVISED not in os.environ:
+        return
 
     def watch() -> None:
         while os.read(sys.stdin.fileno(), 1):  # `sys.stdin.read` would hold a lock that Python needs to exit.
@@ -90,14 +94,14 @@ class _Training:
 
 
 class _Matrix:
-    """The runs of the training matrix as DVC sees them; `cells` are its stages by name."""
+    """The cells of the matrices as DVC sees them; `cells` are its stages by name."""
 
     def __init__(self) -> None:
         from dvc.repo import Repo
 
         logging.getLogger("dvc").setLevel(logging.WARNING)  # It would announce what `is_missing` only asks.
         self._repo = Repo()
-        stages = (stage for stage in self._repo.index.stages if "-m stages.train_" in (stage.cmd or ""))
+        stages = (stage for stage in self._repo.index.stages if CELLS.search(stage.cmd or ""))
         self.cells: dict[str, Any] = {stage.name: stage for stage in stages}
 
     def is_missing(self, name: str) -> bool:
