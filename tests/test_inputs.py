@@ -30,7 +30,7 @@ def repro_with_an_edit(root: Path, target: str, wait_for: str, edit: Callable[[]
         stderr=subprocess.PIPE,
         text=True,
     )
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not list(root.glob(wait_for)) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)
     edit()
