@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from tests.support.corpus import SHIPPED_TEXT
-from tests.support.hub import COMMIT, REPOSITORY, TAG_COMMIT, Hub, serving
+from tests.support.hub import COMMIT, PATIENCE, REPOSITORY, TAG_COMMIT, Hub, serving
 from tests.support.project import ROOT, encode, run
 
 Fetch = Callable[..., tuple[int, str]]
@@ -62,7 +62,7 @@ def fetch(hub, tmp_path) -> Fetch:
         (tmp_path / "params.yaml").write_text(yaml.safe_dump(params, allow_unicode=True), encoding="utf-8")
         environment = {
             **{"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "0", "HF_TOKEN": "", "NO_PROXY": "*"},
-            **{"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), **variables},
+            **{"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), **PATIENCE, **variables},
         }
         command = ["-m", "stages.base_model"] if waiting else ["-c", NO_WAITING]
         result = run("python", *command, cwd=tmp_path, **environment)

@@ -13,7 +13,7 @@ import yaml
 from stages.report import TRACKED_PICTURES
 from tests.support.browser import visit
 from tests.support.dvc import DVC, copy_clone, ran, read, status, trained
-from tests.support.hub import COMMIT, REPOSITORY, serving
+from tests.support.hub import COMMIT, PATIENCE, REPOSITORY, serving
 from tests.support.project import ROOT, copy_project, run
 
 REPORT_PAGE = Path("plots/report.html")
@@ -198,7 +198,7 @@ def test_an_edit_in_the_folder_of_the_base_model_is_noticed(repro):
 def test_a_model_of_the_hub_and_a_corpus_take_one_command(repro, tmp_path):
     before = contents(repro / "data/base_model")
     params = (repro / "params.yaml").read_text(encoding="utf-8")
-    online = {"HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path), "HF_TOKEN": "", "NO_PROXY": "*"}
+    online = {"HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path), "HF_TOKEN": "", "NO_PROXY": "*", **PATIENCE}
     switch = ["exp", "run", "-S", f"base_model.hub_id={REPOSITORY}"]
     corpus = ["-S", 'data.source="data/tiny/SNS/04. IT기기"']
     with serving(contents(repro / "data/tiny-model")) as hub:
