@@ -1,5 +1,6 @@
 """Real DVC in a clone, and edits of the clone's parameters."""
 
+import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -35,7 +36,7 @@ def status(root: Path) -> set[str]:
     """The stages that DVC would run, asked in this process, which saves half of the time."""
     from dvc.repo import Repo
 
-    with Repo(str(root)) as repo:
+    with contextlib.chdir(root), Repo() as repo:
         return set(repo.status())
 
 
