@@ -175,7 +175,7 @@ def test_a_config_without_padding_id_is_one_line(tmp_path):
     bert(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
     write_json(tmp_path / "config.json", config | {"pad_token_id": None})
-    with pytest.raises(UserError, match=r"config\.json: has no pad_token_id"):
+    with pytest.raises(UserError, match=r"config\.json: the key pad_token_id is missing"):
         build_classifier(tmp_path, LABELS, 0.1, 42)
 
 

@@ -70,7 +70,7 @@ def test_a_rank_that_changes_while_an_adapter_trains_is_recorded_for_no_other_ad
 
     change(repro, "lora.r", 8)
     result = run(*DVC, "repro", "--single-item", "train_lora@0-0.01", cwd=repro)
-    assert "resuming in epoch" in result.stderr, "what was trained is not lost if the change is undone"
+    assert "training resumes in epoch" in result.stderr, "what was trained is not lost if the change is undone"
     assert rank(repro) == 8
     change(repro, "lora.r", 16)
     change(repro, "train.epochs", 1)

@@ -236,7 +236,7 @@ def test_killed_runs_resume_and_nothing_is_left_running(matrix):
     output = repro.end()
     assert repro.process.returncode == 0, output
     assert f"{FULL[1]}: ended with status -9" in output
-    assert f"{FULL[1]}: resuming in epoch" in output, "its own cell resumes it"
+    assert f"{FULL[1]}: training resumes in epoch" in output, "its own cell resumes it"
     assert hashes(matrix) == undisturbed
 
     edit_training(matrix)
@@ -247,9 +247,9 @@ def test_killed_runs_resume_and_nothing_is_left_running(matrix):
         time.sleep(draw.uniform(0, 0.5))
         end(repro, matrix)
         output = repro.end()
-        resumed += output.count("resuming in epoch")
+        resumed += output.count("training resumes in epoch")
         if end is press_ctrl_c and repro.process.returncode:
-            assert "a checkpoint is saved, and `dvc repro` resumes from it" in output
+            assert "saved a checkpoint; `dvc repro` resumes from it" in output
             assert "Traceback" not in output
         if not repro.process.returncode:  # Everything was trained before the kill.
             assert hashes(matrix) == undisturbed
@@ -257,7 +257,7 @@ def test_killed_runs_resume_and_nothing_is_left_running(matrix):
     repro = Repro(matrix)
     output = repro.end()
     assert repro.process.returncode == 0, output
-    assert resumed or "resuming in epoch" in output
+    assert resumed or "training resumes in epoch" in output
     assert hashes(matrix) == undisturbed
 
 

@@ -318,7 +318,7 @@ DAMAGED_MODELS = {
     "damaged adapter": (
         ["--model", "lora", "--base-model", "base_model"],
         lambda: Path("lora/adapter_model.safetensors").write_bytes(b""),
-        "lora: cannot be loaded",
+        "lora: the adapter cannot be loaded",
     ),
     "no adapter": (
         ["--model", "lora", "--base-model", "base_model"],

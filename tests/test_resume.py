@@ -95,17 +95,17 @@ def test_a_killed_training_ends_with_the_bytes_of_an_uninterrupted_one(prepared,
     for kill in range(KILLS):
         sent = SIGNALS[kill % len(SIGNALS)]
         status, errors = kill_after_first_epoch(prepared, method, sent, draw.uniform(0, 0.6))
-        resumed += "resuming in epoch" in errors
+        resumed += "training resumes in epoch" in errors
         if (prepared / "data/runs" / method / RUN).exists():  # the signal found nothing left to stop
             assert hashes(prepared, method) == uninterrupted
         elif sent == signal.SIGKILL:
             assert status == -signal.SIGKILL
         else:
             assert status == 128 + sent
-            assert "a checkpoint is saved, and `dvc repro` resumes from it" in errors
+            assert "saved a checkpoint; `dvc repro` resumes from it" in errors
             assert "Traceback" not in errors
     resumed_hashes, errors = finish(prepared, method)
-    assert resumed or "resuming in epoch" in errors
+    assert resumed or "training resumes in epoch" in errors
     assert resumed_hashes == uninterrupted
 
 
@@ -150,7 +150,7 @@ def interrupt(project: Project, checkpoints: CheckpointManager, seconds: float, 
     """Train, and send SIGTERM so many seconds after the start."""
     timer = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGTERM))
     timer.start()
-    with pytest.raises(TrainingInterrupted, match=r"stopped in epoch .* a checkpoint is saved"):
+    with pytest.raises(TrainingInterrupted, match=r"stopped in epoch .* saved a checkpoint"):
         train(project, checkpoints, precision)
     timer.join()
 
@@ -163,7 +163,7 @@ def test_a_training_in_fp16_resumes_with_the_scale_of_its_loss(project, tmp_path
     interrupt(project, manager(tmp_path), seconds=0.4, precision="fp16")
     resumed = train(project, manager(tmp_path), "fp16")
     captured = capsys.readouterr()
-    assert "resuming in epoch" in captured.err
+    assert "training resumes in epoch" in captured.err
     assert "steps skipped so far" in captured.out
     assert resumed[0] == uninterrupted[0]
     assert torch.equal(resumed[1], uninterrupted[1])
@@ -206,7 +206,7 @@ def test_running_out_of_memory_ends_in_one_line_and_the_checkpoint_stays(
     monkeypatch.setattr(TrainingStep, "__call__", lambda self, batches: exit("step"))
     with pytest.raises(SystemExit, match="step"):
         run_tool("train_full", "--fold", 0, "--learning-rate", 0.003)
-    assert "resuming in epoch" in capsys.readouterr().err
+    assert "training resumes in epoch" in capsys.readouterr().err
 
 
 def test_an_error_that_is_not_about_memory_stays_as_it_is():
@@ -224,8 +224,8 @@ def test_the_checkpoint_before_a_damaged_one_is_used(project, tmp_path, capsys):
         file.write(b"damage")
     resumed = train(project, manager(tmp_path))
     errors = capsys.readouterr().err
-    assert f"{saved[1].name}: is damaged and not used" in errors
-    assert "resuming in epoch" in errors
+    assert f"{saved[1].name}: the checkpoint is damaged" in errors
+    assert "training resumes in epoch" in errors
     assert resumed[0] == uninterrupted[0]
     assert torch.equal(resumed[1], uninterrupted[1])
 
@@ -244,7 +244,7 @@ def test_checkpoints_with_another_fingerprint_are_deleted(project, tmp_path, cap
     interrupt(project, manager(tmp_path, data="a", code="b"), seconds=0.3)
     assert manager(tmp_path, data="a", code="b").latest()
     other = manager(tmp_path, data="a", code="c")
-    assert "its checkpoints are deleted, since they were made with other code" in capsys.readouterr().err
+    assert "training starts anew, and old checkpoints are deleted, since this changed: code" in capsys.readouterr().err
     assert other.latest() is None
     assert not list(tmp_path.glob("*/*.pt"))
 

@@ -75,7 +75,7 @@ def test_a_run_that_cannot_be_written_leaves_the_last_checkpoint(project):
     (project / "data/runs").unlink()
     status, errors = limited(100_000, "train_full", *RUN)
     assert status == 0
-    assert "resuming in epoch" in errors
+    assert "training resumes in epoch" in errors
     assert files(project / "data/runs") == whole
 
 

@@ -54,7 +54,8 @@ def test_a_model_whose_code_the_user_is_asked_about_is_refused_without_asking(co
     result = run("sh", "-c", command, cwd=copies, PYTHONPATH=str(ROOT))
     assert result.returncode == 1
     assert result.stderr == (
-        "error: full/config.json: transformers has no model_type 'evil', and no code of a model is run\n"
+        "error: full/config.json: transformers has no model_type 'evil', and code that comes with a model is not run; "
+        "choose an encoder such as BERT\n"
     )
     assert not list(copies.rglob("was-run"))
 
@@ -74,7 +75,7 @@ def test_a_kernel_of_the_hub_is_not_asked_for(copies, key):
 def test_an_adapter_in_the_folder_of_its_base_model_is_not_loaded_with_it(copies):
     shutil.copy("lora/adapter_config.json", "base_model/adapter_config.json")
     shutil.copy("lora/adapter_model.safetensors", "base_model/adapter_model.safetensors")
-    with pytest.raises(UserError, match=r"base_model: .* holds an adapter beside the whole model"):
+    with pytest.raises(UserError, match=r"base_model: .* has an adapter beside it"):
         load_checkpoint(Path("lora"), LABELS, Path("base_model"))
 
 
@@ -105,18 +106,18 @@ def set_all(part: str, value: float) -> Callable[[Tensors], Tensors]:
 
 
 DAMAGED_WEIGHTS = {
-    "no head": ("full", drop("classifier"), "lacks 2 weights, such as classifier.bias"),
-    "no layer": ("full", drop("layer.1."), "lacks 16 weights"),
+    "no head": ("full", drop("classifier"), "2 weights are missing, such as 'classifier.bias'"),
+    "no layer": ("full", drop("layer.1."), "16 weights are missing"),
     "one weight too many": (
         "full",
         lambda tensors: tensors | {"bert.other": torch.zeros(1)},
-        "has no use for 1 weight",
+        "1 weights are not in the model",
     ),
-    "NaN": ("full", set_all("classifier.bias", NAN), "classifier.bias holds NaN or infinity"),
+    "NaN": ("full", set_all("classifier.bias", NAN), "'classifier.bias' contains NaN or infinity"),
     "other shape": ("full", lambda tensors: tensors | {"classifier.bias": torch.zeros(5)}, "cannot be loaded"),
-    "no head of adapters": ("lora", drop("classifier"), "lacks 2 weights"),
-    "half of the adapters": ("lora", drop("lora_B"), "lacks 12 weights"),
-    "infinite adapters": ("lora", set_all("lora_A", float("inf")), "holds NaN or infinity"),
+    "no head of adapters": ("lora", drop("classifier"), "2 weights are missing"),
+    "half of the adapters": ("lora", drop("lora_B"), "12 weights are missing"),
+    "infinite adapters": ("lora", set_all("lora_A", float("inf")), "contains NaN or infinity"),
 }
 
 
@@ -132,7 +133,7 @@ def test_weights_that_are_not_whole_and_finite_are_refused(copies, name):
 
 def test_a_base_model_with_nan_is_refused_before_training(copies):
     edit_weights(copies / "base_model/model.safetensors", set_all("query.weight", NAN))
-    with pytest.raises(UserError, match="holds NaN or infinity"):
+    with pytest.raises(UserError, match="contains NaN or infinity"):
         build_classifier(Path("base_model"), LABELS, dropout=0.0, seed=0)
 
 
@@ -171,7 +172,7 @@ def test_a_config_that_makes_no_sense_is_refused(copies, values):
 @pytest.mark.parametrize("values", [{"r": "8"}, {"r": 10**10}, {"target_modules": "(.*a)*(.*e)*$"}, {"r": 9}], ids=str)
 def test_an_adapter_config_that_makes_no_sense_is_refused(copies, values):
     edit_json(copies / "lora/adapter_config.json", **values)
-    with pytest.raises(UserError, match="lora: cannot be loaded"):
+    with pytest.raises(UserError, match="lora: the adapter cannot be loaded"):
         load_checkpoint(Path("lora"), LABELS, Path("base_model"))
 
 

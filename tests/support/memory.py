@@ -64,7 +64,7 @@ def count_step_bytes(folder: Path, method: str, precision: str, batch_size: int,
         model: Any = AutoModelForTokenClassification.from_config(config).train()
         model = add_lora(model, SHIPPED.lora, seed=0) if method == "lora" else model
     use_fast_dropout(model)
-    set_attention(model, "packed", cls_only_last_layer=True)
+    set_attention(model, "packed", fast_bert_layers=True)
     rows = pa.array([np.arange(length) % 5 + 2] * batch_size)
     with FakeTensorMode(allow_non_fake_inputs=True), PeakMemory() as memory:
         for module in model.modules():

@@ -1,9 +1,9 @@
-"""Linear layers with LoRA adapters, computed in few operations while they are trained on a CPU.
+"""Faster training of linear layers with LoRA adapters on a CPU.
 
 PEFT computes an adapter in a dozen operations and its backward pass in more, and `autocast` converts the frozen weight
-beside it at every step. In a small model, and in a large one with short batches, these take longer than the matrix
-products. Here the frozen weights are converted once, layers that share an input share one product and one dropout mask,
-as in Microsoft's loralib, and the sums are part of the products. Outputs and gradients equal PEFT's up to rounding.
+at every step. In a small model, or with short batches, this takes longer than the matrix products. Here the frozen
+weights are converted once, and layers with the same input share one matrix product and one dropout mask, as in
+Microsoft's loralib. Outputs and gradients equal PEFT's up to rounding.
 """
 
 import functools
@@ -15,11 +15,14 @@ from torch import nn
 
 from stages.common.modeling.dropout import dropout_mask
 
-ADAPTER = "default"  # PEFT's name of the only adapter
+ADAPTER = "default"  # Name that PEFT gives to the only adapter of a model.
 
 
 class _AdaptedLinear(torch.autograd.Function):
-    """hidden @ weight.T + bias + scaling * dropout(hidden) @ a.T @ b.T, with gradients of `hidden`, `a` and `b`."""
+    """The function hidden @ weight.T + bias + scaling * dropout(hidden) @ a.T @ b.T.
+
+    It has gradients with respect to `hidden`, `a` and `b`; `weight` and `bias` are frozen.
+    """
 
     @staticmethod
     def forward(
@@ -60,11 +63,13 @@ class _AdaptedLinear(torch.autograd.Function):
 
 
 class SharedInputLayers:
-    """Linear layers with one input, with adapters of one kind and width or without.
+    """Linear layers that have the same input.
+
+    They are computed together if all have LoRA adapters and the model is trained on a CPU. Otherwise they are called
+    one by one: with DoRA or without adapters, in evaluation, and on a GPU.
 
     Args:
-        layers: The layers. They are called one by one where nothing is gained by computing them together: outside
-            training, on a GPU, and where they have no adapters of plain LoRA.
+        layers: The layers. Either none of them has an adapter, or all have adapters of the same kind and rank.
     """
 
     def __init__(self, *layers: Any) -> None:
@@ -80,8 +85,8 @@ class SharedInputLayers:
         return self._frozen[dtype]
 
     def __call__(self, hidden: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Compute the layers' outputs, (..., out_features) each, of hidden states (..., in_features)."""
-        if torch.is_autocast_enabled(hidden.device.type):  # It would convert them once for each layer.
+        """Compute the output (..., out_features) of each layer from hidden states (..., in_features)."""
+        if torch.is_autocast_enabled(hidden.device.type):  # Autocast would convert them once for each layer.
             hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))
         if not self._adapted or not self._layers[0].training or hidden.device.type != "cpu":
             return tuple(layer(hidden) for layer in self._layers)
@@ -106,7 +111,7 @@ def _forward(layers: SharedInputLayers, layer: LoraLinear, forward: Any, hidden:
 
 
 def use_fast_adapters(model: nn.Module) -> None:
-    """Compute the adapted layers of `model` this way when it is trained on a CPU. Adapters of DoRA stay as they are."""
+    """Let the LoRA layers of `model` be computed faster in training on a CPU. Layers with DoRA stay as they are."""
     for layer in model.modules():
         if type(layer) is LoraLinear and not layer.use_dora[ADAPTER]:
             forward = functools.partial(_forward, SharedInputLayers(layer), layer, layer.forward)

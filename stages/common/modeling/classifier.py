@@ -1,7 +1,7 @@
-"""The classifier, with adapters or without: built, counted, saved and loaded.
+"""Build, count, save and load the classifier, with LoRA adapters or without.
 
-It is the stock token classifier of transformers, read at token 0: the encoder without a pooler, dropout and one linear
-layer. So its checkpoints need no code of ours.
+The classifier is the token classifier of transformers: encoder, dropout and one linear layer. The logits of a text are
+those of its token 0. A checkpoint can therefore be loaded without code of this project.
 """
 
 import shutil
@@ -25,42 +25,54 @@ from stages.common.runtime.exceptions import UserError
 from stages.common.runtime.params import LoraParams
 
 HEAD = "classifier"
-LORA_FIELDS = ("r", "alpha", "dropout", "target_modules", "rslora", "dora")  # of LoraParams
-PEFT_KEYS = ("r", "lora_alpha", "lora_dropout", "target_modules", "use_rslora", "use_dora")  # in adapter_config.json
-ADAPTER_README = """# LoRA adapters and the head of a classifier
+# Fields of `LoraParams`, and the keys of adapter_config.json that correspond to them.
+LORA_FIELDS = ("r", "alpha", "dropout", "target_modules", "rslora", "dora")
+PEFT_KEYS = ("r", "lora_alpha", "lora_dropout", "target_modules", "use_rslora", "use_dora")
+ADAPTER_README = """# LoRA adapters and head of a text classifier
 
-They belong on the base model `{name}`, revision `{revision}`, whose files have these SHA-256 hashes:
+Their base model is `{name}`, revision `{revision}`. Its files have these SHA-256 hashes:
 
 {hashes}
 
-`python -m stages.export --adapter` makes of them an adapter for `AutoPeftModelForSequenceClassification`.
-`python -m stages.predict` looks for the base model in `data/base_model`, else in the folder that `--base-model` names.
+`python -m stages.export --adapter` converts them to an adapter for `AutoPeftModelForSequenceClassification`.
+`python -m stages.predict` expects the base model in `data/base_model`, or in the folder that `--base-model` names.
 """
 
 
 def _load(folder: Path, labels: Sequence[str], has_head: bool, **config_values: Any) -> transformers.PreTrainedModel:
-    """Load the token classifier in `folder` as data alone, with its own head if `has_head`.
+    """Load the token classifier in `folder` without running any code that the folder contains.
+
+    Args:
+        folder: The folder with config.json and model.safetensors.
+        labels: Names of the classes.
+        has_head: Whether the head is loaded too. If not, it is initialised anew.
+        config_values: Values that replace those of config.json.
 
     Raises:
-        UserError: it is damaged, or needs more than data: code of its own, a quantizer, an adapter.
+        UserError: The folder is damaged, is no encoder, or needs code of its own, a quantizer or an adapter.
     """
     config_file, weights = folder / "config.json", folder / "model.safetensors"
     values = read_json(config_file)
     model_type = values.get("model_type") if isinstance(values, dict) else None
     if model_type not in list(transformers.CONFIG_MAPPING):
-        raise UserError(f"{config_file}: transformers has no model_type {model_type!r}, and no code of a model is run")
+        raise UserError(
+            f"{config_file}: transformers has no model_type {model_type!r}, and code that comes with a model is not "
+            "run; choose an encoder such as BERT"
+        )
     if model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES or values.get("is_decoder"):
-        raise UserError(f"{config_file}: {model_type} is a decoder, or no encoder of texts; choose one of BERT's kind")
+        raise UserError(
+            f"{config_file}: {model_type!r} is a decoder, or no model of texts; choose an encoder such as BERT"
+        )
     if values.get("quantization_config") or (folder / "adapter_config.json").exists():
-        raise UserError(f"{folder}: is quantized, or holds an adapter beside the whole model; neither is supported")
+        raise UserError(f"{folder}: the model is quantized or has an adapter beside it; neither is supported")
     config_values |= {"num_labels": len(labels), "id2label": dict(enumerate(labels))}
     config_values["label2id"] = {label: index for index, label in enumerate(labels)}
-    transformers.utils.logging.disable_progress_bar()  # It would tell of the loading of a file that takes a moment.
+    transformers.utils.logging.disable_progress_bar()  # Loading takes a moment only.
     try:
         config = transformers.AutoConfig.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False, **config_values
         )
-        config._attn_implementation = None  # a config may name a kernel, which is code, on the hub
+        config._attn_implementation = None  # A config can name a kernel on the hub, which is code.
         model, loading = transformers.AutoModelForTokenClassification.from_pretrained(
             folder,
             config=config,
@@ -69,16 +81,18 @@ def _load(folder: Path, labels: Sequence[str], has_head: bool, **config_values: 
             use_safetensors=True,
             dtype=torch.float32,
             output_loading_info=True,
-            ignore_mismatched_sizes=not has_head,  # an old head may have other classes
+            ignore_mismatched_sizes=not has_head,  # An old head may have another number of classes.
         )
-    except Exception as error:  # transformers raises whatever an unusual config leads to
-        raise UserError(f"{folder}: cannot be loaded: {error!r}") from error
+    except Exception as error:  # An unusual config can lead to any type of error in transformers.
+        raise UserError(f"{folder}: the model cannot be loaded: {error!r}") from error
     if config.pad_token_id is None:
-        raise UserError(f"{config_file}: has no pad_token_id")
+        raise UserError(f"{config_file}: the key pad_token_id is missing")
     mismatched = [name for name, *_ in loading["mismatched_keys"] if not name.startswith(f"{HEAD}.")]
     if mismatched:
-        shown = f"{len(mismatched)} weights have another shape than config.json says, such as {mismatched[0]}"
-        raise UserError(f"{weights}: {shown}")
+        raise UserError(
+            f"{weights}: {len(mismatched)} weights have a shape that config.json does not allow, such as "
+            f"{mismatched[0]!r}; make the folder anew"
+        )
     missing = {name for name in loading["missing_keys"] if has_head or not name.startswith(f"{HEAD}.")}
     _check_weights(model, weights, missing, loading["unexpected_keys"] if has_head else ())
     return model
@@ -86,18 +100,19 @@ def _load(folder: Path, labels: Sequence[str], has_head: bool, **config_values: 
 
 def _check_weights(model: Model, path: Path, missing: Collection[str], unexpected: Collection[str]) -> None:
     if names := sorted(missing) or sorted(unexpected):
-        raise UserError(f"{path}: {'lacks' if missing else 'has no use for'} {len(names)} weights, such as {names[0]}")
+        state = "are missing" if missing else "are not in the model"
+        raise UserError(f"{path}: {len(names)} weights {state}, such as {names[0]!r}; make the folder anew")
     if damaged := [name for name, parameter in model.named_parameters() if not parameter.isfinite().all()]:
-        raise UserError(f"{path}: {damaged[0]} holds NaN or infinity")
+        raise UserError(f"{path}: the weight {damaged[0]!r} contains NaN or infinity; make the folder anew")
 
 
 def build_classifier(folder: Path, labels: Sequence[str], dropout: float, seed: int) -> transformers.PreTrainedModel:
     """Load the base model in `folder` and add a new head for the classes `labels`, initialised from `seed`.
 
     Raises:
-        UserError: the folder's weights do not fit its config, or the encoder has no dropout before its head.
+        UserError: The folder's weights do not fit its config, or the encoder has no dropout before its head.
     """
-    torch.manual_seed(seed)  # transformers initialises a head that the folder lacks, or that has other classes.
+    torch.manual_seed(seed)  # transformers initialises the head if the folder has none, or one for other classes.
     model = _load(folder, labels, has_head=False, classifier_dropout=dropout)
     with safe_open(folder / "model.safetensors", framework="numpy") as weights:
         was_fine_tuned = f"{HEAD}.weight" in weights.keys()  # noqa: SIM118
@@ -107,34 +122,39 @@ def build_classifier(folder: Path, labels: Sequence[str], dropout: float, seed: 
         assert isinstance(head, nn.Linear)
         nn.init.normal_(head.weight, std=getattr(model.config, "initializer_range", 0.02))
         nn.init.zeros_(head.bias)
-    # Some encoders ignore classifier_dropout in their config, and the layer has one of two names.
+    # Some encoders ignore `classifier_dropout` in their config. The layer has one of two names.
     layers = [layer for name in ("dropout", "drop") if (layer := getattr(model, name, None))]
     if not layers:
         raise UserError(
-            f"{folder}: {type(model).__name__} has no dropout before its head; choose an encoder of BERT's kind"
+            f"{folder}: {type(model).__name__} has no dropout before its head; choose an encoder such as BERT"
         )
     layers[0].p = dropout
     return model
 
 
 def add_lora(model: transformers.PreTrainedModel, params: LoraParams, seed: int) -> PeftModel:
-    """Freeze `model` and add adapters to `target_modules`; the head stays trainable and is saved with them.
+    """Freeze `model` and add LoRA adapters. The head stays trainable and is saved with the adapters.
+
+    Args:
+        model: A token classifier.
+        params: The parameters of the section `lora`.
+        seed: Seed of the adapters' initial weights.
 
     Raises:
-        UserError: a target names no linear layer of the model, or PEFT refuses the parameters.
+        UserError: A target module is no linear layer of the model, or PEFT refuses the parameters.
     """
     linear = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     linear.discard(HEAD)
     targets = linear if params.target_modules == "all-linear" else set(params.target_modules)
     if unknown := sorted(targets - linear):
         raise UserError(
-            f"lora.target_modules: the base model has no linear layer {', '.join(unknown)}; "
-            f"it has {', '.join(sorted(linear))}"
+            f"lora.target_modules: the base model has no linear layer {', '.join(map(repr, unknown))}; choose from "
+            f"{', '.join(sorted(linear))}"
         )
     config = LoraConfig(
         task_type=TaskType.TOKEN_CLS,
         r=params.r,
-        lora_alpha=params.alpha,  # type: ignore[arg-type]  # PEFT scales by any number
+        lora_alpha=params.alpha,  # type: ignore[arg-type]  # PEFT accepts floats too.
         lora_dropout=params.dropout,
         target_modules=sorted(targets),
         use_rslora=params.rslora,
@@ -146,21 +166,21 @@ def add_lora(model: transformers.PreTrainedModel, params: LoraParams, seed: int)
     torch.manual_seed(seed)
     try:
         return get_peft_model(model, config)
-    except ValueError as error:  # an odd rank with orthogonal initialisation
+    except ValueError as error:  # For instance, orthogonal initialisation needs an even rank.
         raise UserError(f"lora: {error}") from error
 
 
 class ParameterCounts(NamedTuple):
-    """Numbers of weights, in which a tensor that two layers share counts once."""
+    """Numbers of parameters. A tensor that two layers share is counted once."""
 
     trainable: int
     total: int
 
 
 def count_parameters(model: Model) -> ParameterCounts:
-    """Count the weights of a model.
+    """Count the parameters of a model.
 
-    PEFT keeps a frozen copy of the head beside the trained one. It takes part in nothing and is not counted.
+    PEFT keeps a frozen copy of the original head, which is never used and not counted.
     """
     parameters = {id(p): p for name, p in model.named_parameters() if ".original_module." not in name}.values()
     trainable = sum(p.numel() for p in parameters if p.requires_grad)
@@ -168,10 +188,10 @@ def count_parameters(model: Model) -> ParameterCounts:
 
 
 def base_model_reference(base_model: BaseModelSource) -> dict[str, str | None]:
-    """What PEFT's config calls a base model: id and revision on the hub, or a path.
+    """Return the values of adapter_config.json that identify a base model: its id and revision, or its path.
 
-    A relative path starts with `./`, or PEFT would look for the id `data/kobert-mini` on the hub, for 50 s without a
-    network.
+    A relative path begins with `./`. Otherwise PEFT would take a path such as `data/kobert-mini` for an id on the hub,
+    and without a network it would try for 50 seconds to reach the hub.
     """
     name, revision = base_model.name, base_model.revision
     is_relative = not revision and not Path(name).is_absolute()
@@ -181,9 +201,10 @@ def base_model_reference(base_model: BaseModelSource) -> dict[str, str | None]:
 def save_checkpoint(
     model: Model, folder: Path, base_model: BaseModelSource, tokenizer_files: Iterable[Path] = ()
 ) -> None:
-    """Write weights, config, and copies of `tokenizer_files`.
+    """Write weights and config of a model, and copies of `tokenizer_files`, to `folder`.
 
-    Of a model with adapters only these and the head are written: the rest, tokenizer included, is in its base model.
+    If the model has adapters, only the adapters and the head are written, since the base model contains the rest,
+    including the tokenizer.
     """
     has_adapters = isinstance(model, PeftModel)
     model.save_pretrained(folder, **({"save_embedding_layers": False} if has_adapters else {}))
@@ -200,29 +221,35 @@ def save_checkpoint(
 
 
 def load_checkpoint(folder: Path, labels: Sequence[str], base_model: Path) -> Model:
-    """Load the classifier in `folder` for the classes `labels`; one that holds adapters alone is put on `base_model`.
+    """Load the classifier in `folder`.
+
+    Args:
+        folder: The folder of a checkpoint.
+        labels: Names of the classes.
+        base_model: Folder of the base model, to which the adapters are added if the checkpoint has adapters.
 
     Raises:
-        UserError: the folder holds no complete checkpoint, or adapters of another base model.
+        UserError: The checkpoint is not complete, or its adapters do not fit the base model.
     """
     if (folder / "adapter_config.json").is_file():
         return _load_adapters(folder, build_classifier(base_model, labels, dropout=0.0, seed=0))
     if not (weights := folder / "model.safetensors").is_file():
-        raise UserError(f"{weights}: no such file; run `dvc repro` to make it")
+        raise UserError(f"{weights}: the file does not exist; run `dvc repro` to make it")
     return _load(folder, labels, has_head=True)
 
 
 def _load_adapters(folder: Path, model: transformers.PreTrainedModel) -> PeftModel:
-    """Put adapters on `model`. Of their config no more is read than what `LoraParams` checks."""
+    """Add the adapters in `folder` to `model`. Only those keys of their config are read that `LoraParams` checks."""
     config, path = read_json(folder / "adapter_config.json"), folder / "adapter_model.safetensors"
     try:
         values = {name: config[key] for name, key in zip(LORA_FIELDS, PEFT_KEYS, strict=True)}
-        params = LoraParams.model_validate({**values, "init": "kaiming", "learning_rates": [0.1]})  # of use in training
+        # Loading uses neither the initialisation nor the learning rates.
+        params = LoraParams.model_validate({**values, "init": "kaiming", "learning_rates": [0.1]})
         adapters, weights = add_lora(model, params, seed=0), load_file(path)
         expected = get_peft_model_state_dict(adapters, save_embedding_layers=False)
         if weights.keys() == expected.keys():
             set_peft_model_state_dict(adapters, weights)
     except (KeyError, TypeError, ValueError, OSError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"{folder}: cannot be loaded: {error!r}; run `dvc repro` to make it") from error
+        raise UserError(f"{folder}: the adapter cannot be loaded: {error!r}; run `dvc repro` to make it") from error
     _check_weights(adapters, path, expected.keys() - weights.keys(), weights.keys() - expected.keys())
     return adapters.requires_grad_(False)

@@ -1,4 +1,4 @@
-"""Examples as a batch of tensors: packed into one row without padding, or padded."""
+"""Make batches of tensors from examples: packed into one row without padding, or padded."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,22 +11,22 @@ from stages.common.modeling.dataset import TokenizedDataset
 from stages.common.modeling.packing import PackedLayout
 from stages.common.modeling.types import Model
 
-# CUDA graphs and oneDNN's kernels need few distinct shapes: a batch's tokens are rounded up to 64, the length of its
-# longest example to 32.
+# CUDA graphs and the kernels of oneDNN need few distinct shapes. The number of tokens of a batch is therefore rounded
+# up to a multiple of 64, and the length of its longest example to a multiple of 32.
 TOKENS_MULTIPLE, LENGTH_MULTIPLE = 64, 32
-IGNORE_INDEX = -100  # cross_entropy leaves such a label out
+IGNORE_INDEX = -100  # Label of an example that `cross_entropy` ignores.
 
 
 @dataclass(frozen=True)
 class Batch:
-    """The arguments of the model, and where its logits stand."""
+    """A batch of examples."""
 
-    inputs: dict[str, Any]
-    cls_positions: torch.Tensor  # (examples,) index of each example's [CLS] among all tokens of the batch
-    labels: torch.Tensor  # (examples,)
+    inputs: dict[str, Any]  # Keyword arguments of the model.
+    cls_positions: torch.Tensor  # (examples,) Index of each example's [CLS] among all tokens of the batch.
+    labels: torch.Tensor  # (examples,) Class indices.
 
     def tensors(self) -> list[torch.Tensor]:
-        """All tensors of the batch, always in the same order."""
+        """Return all tensors of the batch, always in the same order."""
         layout = self.inputs.get("layout")
         inputs = [value for value in self.inputs.values() if isinstance(value, torch.Tensor)]
         return [
@@ -38,24 +38,26 @@ class Batch:
 
 
 class Collator:
-    """Makes batches for one model.
+    """Make batches for one model.
 
     Args:
-        packed: one row of real tokens; the model's attention must know the layout, see `packing`.
-        pad_to_multiple: fill a packed batch up to one of a few shapes, with an example of [PAD] whose label is
-            `IGNORE_INDEX`.
+        model: The model, on the device to which the batches are moved.
+        packed: Whether a batch is one row of tokens without padding. The model's attention must support this, see the
+            module `packing`.
+        pad_to_multiple: Whether a packed batch is filled up to one of a few shapes, with an additional example of
+            [PAD] tokens whose label is `IGNORE_INDEX`.
     """
 
     def __init__(self, model: Model, packed: bool, pad_to_multiple: bool = False) -> None:
         self.packed, self.pad_to_multiple = packed, pad_to_multiple
         self._pad_id = model.config.pad_token_id
-        # RoBERTa and models derived from it count positions from pad_token_id + 1.
+        # RoBERTa and its relatives number positions from pad_token_id + 1.
         counts_from_pad = any(hasattr(module, "create_position_ids_from_input_ids") for module in model.modules())
         self._first_position = self._pad_id + 1 if counts_from_pad else 0
         self._device = next(model.parameters()).device
 
     def __call__(self, dataset: TokenizedDataset, indices: np.ndarray) -> Batch:
-        """The examples at `indices`, on the model's device."""
+        """Make a batch of the examples at `indices`, (examples,), on the model's device."""
         examples = dataset.input_ids.take(pa.array(indices))
         values, lengths = examples.flatten().to_numpy(), examples.value_lengths().to_numpy()
         return (self._pack if self.packed else self._pad)(values, lengths, dataset.labels[indices])
@@ -78,7 +80,8 @@ class Collator:
         mask = np.arange(longest) < lengths[:, None]
         positions = mask.nonzero()[1] + self._first_position
         if self.pad_to_multiple:
-            positions[-lengths[-1] :] = self._first_position  # the encoder may have fewer positions than that example
+            # The example of [PAD] tokens may be longer than the encoder has positions.
+            positions[-lengths[-1] :] = self._first_position
         cls_positions = self._to_device(np.cumsum(lengths) - lengths)
         layout = PackedLayout(
             self._to_device(np.flatnonzero(mask)),
@@ -95,5 +98,5 @@ class Collator:
 
     def _to_device(self, values: np.ndarray) -> torch.Tensor:
         tensor = torch.from_numpy(values)
-        # A copy from pinned memory runs beside the GPU's work.
+        # A copy from pinned memory does not block the GPU.
         return tensor.pin_memory().to(self._device, non_blocking=True) if self._device.type == "cuda" else tensor

@@ -1,8 +1,8 @@
-"""Training of the embeddings of the tokens that occur in the training texts, and of no others.
+"""Train the embeddings of only those tokens that occur in the training texts.
 
-A few thousand reviews use a third of KoBERT's vocabulary and a hundredth of a multilingual one. AdamW would update all
-rows of the embedding table at every step, from a gradient that is filled with zeros first. The rows of other tokens
-have no gradient: weight decay alone shrinks them, all by the same factor.
+A few thousand reviews use a third of KoBERT's vocabulary, and a hundredth of a multilingual one. AdamW would update all
+rows of the embedding table at every step. The gradient of the rows of all other tokens is zero, so weight decay alone
+changes them, and it multiplies all of them by the same factor.
 """
 
 from typing import Any
@@ -17,14 +17,14 @@ from stages.common.modeling.types import Model
 
 
 class CompactEmbedding(nn.Module):
-    """An embedding whose `weight` holds the rows of some tokens, and a last row that weight decay alone changes.
+    """An embedding whose `weight` has the rows of some tokens, and a last row that belongs to no token.
 
-    The last row starts as ones and belongs to no token. The optimizer treats it as it would treat the rows that are
-    left out, so that these are at any time their old values times the last row.
+    The last row is initialised with ones. Weight decay alone changes it, as it would change the rows that are left out.
+    These rows are therefore, at any time, their old values times the last row.
 
     Args:
         table: The embedding of the whole vocabulary.
-        token_ids: The tokens that occur in training, (tokens,), sorted.
+        token_ids: Ids of the tokens that occur in training, (tokens,), sorted.
     """
 
     def __init__(self, table: nn.Embedding, token_ids: torch.Tensor) -> None:
@@ -38,7 +38,7 @@ class CompactEmbedding(nn.Module):
         self._padding_row = None if table.padding_idx is None else int(self._rows[table.padding_idx])
 
     def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """Look up (..., hidden_size) for input_ids (...). In evaluation these may be any tokens."""
+        """Return the embeddings (..., hidden_size) of token ids (...). In evaluation these may be any tokens."""
         rows = self._rows[input_ids]
         states = embedding(rows, self.weight, self._padding_row)
         if self.training:
@@ -48,14 +48,14 @@ class CompactEmbedding(nn.Module):
 
     @torch.no_grad()
     def expand(self) -> nn.Embedding:
-        """Return the embedding of the whole vocabulary with the values of now."""
+        """Return the embedding of the whole vocabulary with its current values."""
         (table,) = self._table
         table.weight.mul_(self.weight[-1]).index_copy_(0, self._token_ids, self.weight[:-1])
         return table
 
 
 def compact_embedding(model: Model, dataset: TokenizedDataset) -> None:
-    """Leave the tokens that do not occur in `dataset` out of the training of `model`, if it trains its embedding."""
+    """Replace the embedding of `model`, if it is trained, by one that trains only the tokens in `dataset`."""
     table: Any = model.get_input_embeddings()
     if type(table) is nn.Embedding and table.weight.requires_grad:
         used = np.union1d(dataset.input_ids.flatten().to_numpy(), model.config.pad_token_id)
@@ -64,6 +64,6 @@ def compact_embedding(model: Model, dataset: TokenizedDataset) -> None:
 
 
 def expand_embedding(model: Model) -> None:
-    """Undo `compact_embedding`, with the values that training has led to."""
+    """Replace a compact embedding by one of the whole vocabulary, with the trained values."""
     if isinstance(compact := model.get_input_embeddings(), CompactEmbedding):
         model.set_input_embeddings(compact.expand())

@@ -14,8 +14,8 @@ from stages.common.runtime.paths import TOKENIZED
 class TokenizedDataset:
     """Tokenized examples with their classes."""
 
-    input_ids: pa.ListArray  # int32, one row per example
-    labels: np.ndarray  # (examples,) int64 class indices
+    input_ids: pa.ListArray  # Token ids (int32), one list per example.
+    labels: np.ndarray  # (examples,) Class indices (int64).
     class_names: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -23,16 +23,20 @@ class TokenizedDataset:
 
     @property
     def lengths(self) -> np.ndarray:
-        """Tokens of each example, (examples,)."""
+        """Number of tokens of each example, (examples,)."""
         return self.input_ids.value_lengths().to_numpy()
 
     def take(self, rows: np.ndarray) -> Self:
-        """Select the examples with these numbers."""
+        """Select the examples at these indices."""
         return type(self)(self.input_ids.take(pa.array(rows)), self.labels[rows], self.class_names)
 
 
 def read_dataset() -> TokenizedDataset:
-    """Read all of data/tokenized.arrow; a UserError says that the file is missing or damaged."""
+    """Read all of data/tokenized.arrow.
+
+    Raises:
+        UserError: The file is missing or damaged.
+    """
     table = read_table(TOKENIZED)
     input_ids, labels = table["input_ids"].combine_chunks(), table["labels"].to_numpy()
     return TokenizedDataset(input_ids, labels, get_class_names(table.schema))

@@ -1,4 +1,4 @@
-"""Logits of a model: of a batch, and of a whole dataset."""
+"""Compute the logits of a batch or of a whole dataset, and check that packing does not change them."""
 
 import numpy as np
 import pyarrow as pa
@@ -12,14 +12,15 @@ from stages.common.modeling.sampler import length_sorted_batches
 from stages.common.modeling.types import Model
 from stages.common.runtime.console import warn
 
-PROBE_LENGTHS = (3, 9, 5)  # in tokens, of the examples on which packing is tried
-TOLERANCE = 1e-4  # of their logits: far above float32's rounding, far below what a leak between examples causes
+PROBE_LENGTHS = (3, 9, 5)  # Numbers of tokens of the examples on which packing is tried.
+# Largest relative difference between logits: more than rounding in float32 causes, less than a leak between examples.
+TOLERANCE = 1e-4
 
 
 def cls_logits(model: Model, batch: Batch) -> torch.Tensor:
-    """Logits (examples, classes) of the token classifier at token 0, [CLS]."""
+    """Compute the logits (examples, classes) of each example, which are those of its token 0, [CLS]."""
     logits = model(**batch.inputs).logits.flatten(0, 1)
-    # A last layer that computes [CLS] alone has left out the other tokens.
+    # The last layer of a packed model may have computed the [CLS] tokens only.
     return logits if len(logits) == len(batch.cls_positions) else logits.index_select(0, batch.cls_positions)
 
 
@@ -31,9 +32,17 @@ def predict_logits(
     batch_size: int,
     distributed: DistributedContext | None = None,
 ) -> torch.Tensor:
-    """Logits (examples, classes) in the order of `dataset`, float32 on the CPU.
+    """Compute the logits of all examples.
 
-    With several processes each computes some of the batches, and all get the whole result.
+    Args:
+        model: The model, which is set to evaluation mode.
+        collator: Makes the batches for this model.
+        dataset: The examples.
+        batch_size: Number of examples per batch.
+        distributed: The processes among which the batches are divided.
+
+    Returns:
+        Logits (examples, classes) in the order of `dataset`, in float32 on the CPU. All processes get all of them.
     """
     model.eval()
     device = next(model.parameters()).device
@@ -46,7 +55,7 @@ def predict_logits(
 
 @torch.inference_mode()
 def mean_hidden_states(model: Model, dataset: TokenizedDataset, batch_size: int) -> np.ndarray:
-    """The encoder's last hidden states, averaged over the tokens of each example: float32 (examples, hidden_size)."""
+    """Average the encoder's last hidden states over the tokens of each example: (examples, hidden_size) in float32."""
     encoder = model.to(get_device()).base_model.eval()
     collator = Collator(model, packed=False)
     means = np.zeros((len(dataset), model.config.hidden_size), np.float32)
@@ -60,9 +69,14 @@ def mean_hidden_states(model: Model, dataset: TokenizedDataset, batch_size: int)
 
 @torch.inference_mode()
 def build_collator(model: Model, packing: bool) -> Collator:
-    """A collator that packs, if `packing` is asked for and this model then gives the logits of padded batches.
+    """Return a collator for `model`, which packs batches if that is requested and the model supports it.
 
-    If so, the model is left with packed attention; if not, a warning says that batches are padded.
+    A model supports it if a packed batch has the same logits as the padded one. The model then keeps packed attention.
+    Otherwise a warning says that batches are padded.
+
+    Args:
+        model: The model.
+        packing: Whether batches should be packed.
     """
     padding = Collator(model, packed=False)
     if not packing:
@@ -82,12 +96,12 @@ def build_collator(model: Model, packing: bool) -> Collator:
             difference = (cls_logits(model, collator(probe, indices)) - expected).abs().max()
         except (AttributeError, TypeError, ValueError, RuntimeError):
             return False
-        # Relative to the logits: those of a new head are so small that a leak between examples looks like rounding.
+        # The logits of a new head are so small that an absolute tolerance would not notice a leak between examples.
         return model.config._attn_implementation == "packed" and bool(difference < TOLERANCE * expected.abs().max())
 
     exact = is_exact(fast_bert_layers=True) or is_exact(fast_bert_layers=False)
     if not exact:
         set_attention(model, attention_before, fast_bert_layers=False)
-        warn("train.packing: this base model does not support it; batches are padded")
+        warn("train.packing: this base model does not support packing, so batches are padded")
     model.train(was_training)
     return collator if exact else padding

@@ -1,4 +1,4 @@
-"""Macro precision, recall and F1 through `evaluate`, without its hub."""
+"""Macro precision, recall and F1 as a metric of the library `evaluate`, which works without a network."""
 
 import datasets
 import evaluate
@@ -6,7 +6,7 @@ from sklearn.metrics import precision_recall_fscore_support
 
 
 class MacroScores(evaluate.Metric):
-    """scikit-learn's macro averages over the classes; `evaluate.load` would fetch a script from the hub."""
+    """Macro averages by scikit-learn. `evaluate.load` would download a script from the hub."""
 
     def _info(self) -> evaluate.MetricInfo:
         features = datasets.Features({"predictions": datasets.Value("int64"), "references": datasets.Value("int64")})
@@ -25,6 +25,15 @@ class MacroScores(evaluate.Metric):
 
 
 def macro_scores(predictions: list[int], references: list[int], num_classes: int) -> dict[str, float]:
-    """`macro_precision`, `macro_recall` and `macro_f1` of class indices, each in [0, 1]; an empty class counts as 0."""
+    """Compute macro averages over the classes.
+
+    Args:
+        predictions: Predicted class indices.
+        references: Class indices of the labels.
+        num_classes: Number of classes. A class without rows counts as 0.
+
+    Returns:
+        `macro_precision`, `macro_recall` and `macro_f1`, each in [0, 1].
+    """
     values = {"predictions": predictions, "references": references, "num_classes": num_classes}
     return MacroScores(keep_in_memory=True).compute(**values)

@@ -1,8 +1,8 @@
-"""Training without padding: a batch is one row of real tokens and has the logits of the padded batch.
+"""Batches without padding: one row of tokens, whose logits equal those of the padded batch.
 
-Every layer computes on that row. Attention alone unpacks it into padded examples, so that no example sees another.
-Since an example is classified by its token 0, [CLS], the last layer computes the query, attention and feed-forward part
-of that token alone. `inference.build_collator` checks all this on the model at hand before anything relies on it.
+Every layer computes on that row. Only attention unpacks it into padded examples, so that no example attends to another.
+An example is classified by its token 0, [CLS], so the last layer computes query, attention and feed-forward network of
+that token only. `inference.build_collator` checks each model before packing is used.
 """
 
 import functools
@@ -24,19 +24,21 @@ from stages.common.modeling.types import Model
 
 @dataclass(frozen=True)
 class PackedLayout:
-    """Where the tokens of a packed row stand in the padded batch."""
+    """How the tokens of a packed row correspond to positions of the padded batch (examples, longest)."""
 
-    padded_indices: torch.Tensor  # (tokens,) index into the flattened (examples, longest)
-    token_indices: torch.Tensor  # (examples * longest,) the inverse; where there is no token, the index of any
-    mask: torch.Tensor  # (examples, 1, 1, longest) True for real tokens
-    cls_positions: torch.Tensor  # (examples,) index of each example's [CLS] in the packed row
+    padded_indices: torch.Tensor  # (tokens,) Position of each token in the flattened padded batch.
+    token_indices: torch.Tensor  # (examples * longest,) Token at each position; any token where there is none.
+    mask: torch.Tensor  # (examples, 1, 1, longest) True where there is a token.
+    cls_positions: torch.Tensor  # (examples,) Index of each example's [CLS] in the packed row.
 
 
 class _Unpack(torch.autograd.Function):
-    """(tokens, ...) -> (examples * longest, ...), any token where there is none; no gradient may come from there.
+    """The conversion of a packed row (tokens, ...) to padded examples (examples * longest, ...).
 
-    This and `_Pack` select rows forward and backward. The gradient of torch's index_select, and index_copy, would sort
-    the indices on a GPU, to be deterministic, which takes about ten kernels.
+    Positions without a token get the values of any token, and must be masked, since their gradients are dropped.
+
+    `_Unpack` and `_Pack` select rows both forward and backward. torch's own gradient of index_select, or index_copy,
+    would sort the indices on a GPU in order to be deterministic, which takes about ten kernels.
     """
 
     @staticmethod
@@ -50,7 +52,7 @@ class _Unpack(torch.autograd.Function):
 
 
 class _Pack(torch.autograd.Function):
-    """(examples * longest, ...) -> (tokens, ...)."""
+    """The conversion of padded examples (examples * longest, ...) to a packed row (tokens, ...)."""
 
     @staticmethod
     def forward(ctx: Any, padded: torch.Tensor, layout: PackedLayout) -> torch.Tensor:
@@ -64,7 +66,7 @@ class _Pack(torch.autograd.Function):
 
 
 def _unpack(packed: torch.Tensor, layout: PackedLayout) -> torch.Tensor:
-    """(tokens, heads, head_size) -> (examples, heads, longest, head_size); attention masks what is no token."""
+    """Unpack (tokens, heads, head_size) to (examples, heads, longest, head_size)."""
     examples, _, _, longest = layout.mask.shape
     return _Unpack.apply(packed, layout).view(examples, longest, *packed.shape[1:]).transpose(1, 2)
 
@@ -72,11 +74,11 @@ def _unpack(packed: torch.Tensor, layout: PackedLayout) -> torch.Tensor:
 def _attend(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, dropout: float, scale: float | None
 ) -> torch.Tensor:
-    """Attention over (examples, heads, tokens, head_size). On a CPU torch has no fast kernel with dropout."""
-    if dropout == 0 or query.device.type != "cpu":
+    """Compute attention over (examples, heads, tokens, head_size)."""
+    if dropout == 0 or query.device.type != "cpu":  # On a CPU torch has no fast kernel with dropout.
         return scaled_dot_product_attention(query, key, value, mask, dropout_p=dropout, scale=scale)
     scale = query.shape[-1] ** -0.5 if scale is None else scale
-    # Adding -inf does what torch.where does, in a quarter of the time, and its backward pass costs nothing.
+    # Adding -inf takes a quarter of the time of torch.where, and its backward pass costs nothing.
     bias = torch.zeros_like(mask, dtype=query.dtype).masked_fill_(~mask, float("-inf"))
     scores = ((query * scale) @ key.transpose(-1, -2)).add_(bias)
     return fast_dropout(softmax(scores, -1), dropout) @ value
@@ -93,9 +95,20 @@ def packed_attention(
     layout: PackedLayout | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention within each example of a packed row; without a `layout` the batch is padded, and SDPA's is used.
+    """Compute attention within each example of a packed row, as transformers' AttentionInterface requires.
 
-    `query`, `key` and `value` are (1, heads, tokens, head_size), the result is (1, tokens, heads, head_size).
+    Args:
+        module: The attention layer.
+        query: Queries, (1, heads, tokens, head_size).
+        key: Keys, of the same shape.
+        value: Values, of the same shape.
+        attention_mask: Mask of a padded batch.
+        scaling: Factor of the scores; by default head_size ** -0.5.
+        dropout: Dropout probability of the attention weights.
+        layout: Layout of the packed row. Without it the batch is padded.
+
+    Returns:
+        The attended values, (1, tokens, heads, head_size), and no attention weights.
     """
     if layout is None:
         return sdpa_attention_forward(
@@ -108,7 +121,7 @@ def packed_attention(
 def _attend_packed(
     row: Sequence[torch.Tensor], layout: PackedLayout, dropout: float, scaling: float | None
 ) -> torch.Tensor:
-    """Attention of queries, keys and values, (tokens, heads, head_size) each: (1, tokens, heads, head_size)."""
+    """Attend with a query, key and value row, (tokens, heads, head_size) each: (1, tokens, heads, head_size)."""
     query, key, value = (_unpack(states, layout) for states in row)
     attended = _attend(query, key, value, layout.mask, dropout, scaling)
     return _Pack.apply(attended.transpose(1, 2).flatten(0, 1), layout)[None]
@@ -123,7 +136,7 @@ def _self_attention_forward(
     layout: PackedLayout | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """BERT's self-attention on a packed row (1, tokens, hidden_size), whose three projections share their input."""
+    """Compute BERT's self-attention on a packed row (1, tokens, hidden_size), with its three projections at once."""
     if layout is None:
         return full_forward(hidden_states, *args, **kwargs)
     row = [states.squeeze(0).unflatten(-1, (-1, attention.attention_head_size)) for states in project(hidden_states)]
@@ -140,7 +153,7 @@ def _cls_only_forward(
     layout: PackedLayout | None = None,
     **kwargs: Any,
 ) -> torch.Tensor:
-    """A BERT layer on a packed row (1, tokens, hidden_size) that computes [CLS] alone: (1, examples, hidden_size)."""
+    """Compute a BERT layer for the [CLS] tokens, (1, examples, hidden_size), of a row (1, tokens, hidden_size)."""
     if layout is None:
         return full_forward(hidden_states, *args, **kwargs)
     attention, self_attention = layer.attention, layer.attention.self
@@ -160,10 +173,10 @@ def set_attention(model: Model, implementation: str, fast_bert_layers: bool) -> 
     """Set how `model` computes attention.
 
     Args:
-        model: An encoder with a classifier, with adapters or without.
+        model: A classifier, with adapters or without.
         implementation: "packed", or a name that transformers knows.
-        fast_bert_layers: Whether layers of BERT's kind project query, key and value together, and the last of them
-            computes [CLS] alone. Layers of other kinds stay as they are.
+        fast_bert_layers: Whether BERT layers project query, key and value together, and the last of them computes the
+            [CLS] tokens only. Layers of other architectures stay as they are.
     """
     AttentionInterface.register("packed", packed_attention)
     AttentionMaskInterface.register("packed", sdpa_mask)

@@ -2,6 +2,6 @@
 
 from typing import Any
 
-# A token classifier of transformers, or PEFT's wrapper around one. To a type checker both are an nn.Module, which has
-# neither a config nor named parts.
+# A token classifier of transformers, or PEFT's wrapper around one. A type checker knows neither their `config` nor
+# their parts.
 Model = Any

@@ -1,7 +1,7 @@
-"""Checkpoints from which a killed training resumes and ends with the same bytes as one that ran through.
+"""Checkpoints from which an interrupted training resumes, so that it ends with the same bytes as without interruption.
 
-They are in a folder that is not tracked by git or DVC, since DVC deletes a stage's outs before it runs the stage. A
-checkpoint is used only by a training with the same fingerprint: parameters, data, code, libraries and hardware.
+They are in a folder that neither git nor DVC tracks, since DVC deletes the outputs of a stage before it runs the stage.
+A training uses only checkpoints with its own fingerprint: parameters, data, code, libraries and hardware.
 """
 
 import hashlib
@@ -19,20 +19,20 @@ from stages.common.runtime.console import warn
 from stages.common.runtime.exceptions import UserError
 from stages.common.runtime.inputs import check_inputs
 
-LOCK_TIMEOUT_SECONDS = 30.0
+LOCK_TIMEOUT_SECONDS = 30.0  # Time to wait for a training that is still saving its last checkpoint.
 
 
 class CheckpointManager:
-    """Saves and loads the checkpoints of one training. A lock keeps out a second training of the same run.
+    """Save and load the checkpoints of one training. A lock prevents a second training of the same run.
 
-    The checkpoints are in a subfolder of `folder` whose name is a hash of the fingerprint. Those with another
+    The checkpoints are in a subfolder of `folder` whose name is a hash of the fingerprint. Checkpoints with another
     fingerprint are deleted with a warning.
 
     Args:
-        folder: The folder of this run alone.
+        folder: A folder that only this run uses.
         fingerprint: Everything that decides the bytes of the run, as JSON values by name.
-        distributed: Of several processes the main one deletes and writes.
-        max_to_keep: The number of checkpoints to keep. If the last one is damaged, the one before it is used.
+        distributed: The processes of the training. Only the main process deletes and writes files.
+        max_to_keep: Number of checkpoints to keep. If the last one is damaged, the one before it is used.
 
     Raises:
         UserError: Another training holds the lock.
@@ -53,10 +53,10 @@ class CheckpointManager:
             write_json(self._folder / "fingerprint.json", fingerprint)
 
     def latest(self) -> dict[str, Any] | None:
-        """Load the last undamaged checkpoint onto the CPU; None if there is none that all processes can read."""
+        """Load the last undamaged checkpoint onto the CPU, or return None if not all processes can read one."""
         (step,) = self._distributed.max_over_processes([self._latest_step()])
         path = next(self._folder.glob(f"{int(step):09d}-*.pt"), None)
-        # Another machine may not see this one's folder.
+        # The processes may run on several machines that do not share the folder.
         (unreadable,) = self._distributed.max_over_processes([path is None or not _is_undamaged(path)])
         return None if path is None or unreadable else torch.load(path, map_location="cpu", weights_only=True)
 
@@ -66,15 +66,19 @@ class CheckpointManager:
         for path in sorted(self._folder.glob("*.pt"), reverse=True):
             if _is_undamaged(path):
                 return int(path.stem.partition("-")[0])
-            warn(f"{path}: is damaged and not used; training resumes from the checkpoint before it, if there is one")
+            warn(f"{path}: the checkpoint is damaged; training resumes from the one before it, or starts anew")
             path.rename(path.with_suffix(".damaged"))
         return 0
 
     def save(self, step: int, state: dict[str, Any]) -> None:
-        """Write the state after so many steps as a checkpoint, and delete all but the last `max_to_keep`.
+        """Save a checkpoint and delete all but the last `max_to_keep`.
+
+        Args:
+            step: Number of training steps so far.
+            state: The state of the training.
 
         Raises:
-            InputChangedError: What the training reads has changed. If it is changed back, training resumes from here.
+            InputChangedError: An input of the training has changed. If it is changed back, training resumes from here.
         """
         if not self._distributed.is_main_process:
             return
@@ -82,7 +86,7 @@ class CheckpointManager:
         with atomic_write(new) as temporary, temporary.open("wb") as file:
             try:
                 torch.save(state, file)
-            except RuntimeError as error:  # torch closes its archive after a failed write, and fails again
+            except RuntimeError as error:  # After a failed write torch closes its archive, which fails again.
                 raise OSError(error.__context__ or error) from error
         new.rename(self._folder / f"{step:09d}-{sha256(new)}.pt")
         for path in sorted(self._folder.glob("*.pt"))[: -self._max_to_keep]:
@@ -90,19 +94,19 @@ class CheckpointManager:
         check_inputs()
 
     def delete(self) -> None:
-        """Delete all checkpoints, since the training has ended."""
+        """Delete all checkpoints of the run."""
         shutil.rmtree(self._root, ignore_errors=True)
 
 
 def _wait_for_lock(path: Path) -> IO[str]:
-    """Lock a file. A training whose `dvc repro` was killed holds the lock until it has saved its checkpoint."""
+    """Lock a file. A training whose `dvc repro` was killed holds the lock until it has saved a checkpoint."""
     deadline = time.monotonic() + LOCK_TIMEOUT_SECONDS
     while True:
         try:
             return lock_exclusively(path)
         except BlockingIOError as error:
             if time.monotonic() > deadline:
-                raise UserError(f"{path}: another process is training this run; wait for it, or stop it") from error
+                raise UserError(f"{path}: another process is training this run; wait for it or stop it") from error
             time.sleep(0.1)
 
 
@@ -114,7 +118,7 @@ def _delete_outdated(folder: Path, fingerprint: dict[str, Any]) -> None:
     try:
         before = read_json(folder / "fingerprint.json")
         changed = [name for name, value in fingerprint.items() if before.get(name) != value]
-    except Exception:  # whatever lies there is of no use
+    except Exception:  # Anything may be in this folder, and none of it can be used.
         changed = ["everything"]
-    warn(f"{folder}: its checkpoints are deleted, since they were made with other {', '.join(changed)}")
+    warn(f"{folder}: training starts anew, and old checkpoints are deleted, since this changed: {', '.join(changed)}")
     shutil.rmtree(folder, ignore_errors=True)

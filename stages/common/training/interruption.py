@@ -1,4 +1,4 @@
-"""When a training saves a checkpoint: after an interval, or because a signal requests a stop."""
+"""Decide when a training saves a checkpoint: after an interval, or when a signal requests a stop."""
 
 import signal
 import time
@@ -11,17 +11,18 @@ from stages.common.modeling.distributed import DistributedContext
 
 
 class SaveDecision(NamedTuple):
-    """What a training has to do after a step."""
+    """What a training must do after a step."""
 
     save_now: bool
-    signal_number: int  # The signal after which to stop once the checkpoint is saved; 0: go on.
+    signal_number: int  # Signal that requested a stop after the checkpoint is saved; 0 if training goes on.
 
 
 class SavePolicy:
-    """Decides when to save; all processes of a training get the same answer.
+    """Decide when to save a checkpoint. All processes of a training get the same decision.
 
     Args:
-        interval_seconds: The time between two checkpoints. With 0 only a signal leads to one.
+        interval_seconds: Seconds between two checkpoints. 0 saves a checkpoint only after a signal.
+        distributed: The processes of the training.
     """
 
     def __init__(self, interval_seconds: float, distributed: DistributedContext) -> None:
@@ -29,7 +30,7 @@ class SavePolicy:
         self._last_saved, self._signal_number = time.monotonic(), 0
 
     def poll(self) -> SaveDecision:
-        """Decide whether to save now, which restarts the interval. All processes must call this at the same step."""
+        """Decide whether to save now, and if so, restart the interval. All processes must call it at the same step."""
         elapsed = time.monotonic() - self._last_saved
         due = self._distributed.is_main_process and 0 < self._interval_seconds <= elapsed
         is_due, signal_number = self._distributed.max_over_processes([due, self._signal_number])
@@ -39,7 +40,7 @@ class SavePolicy:
 
     @contextmanager
     def handle_signals(self) -> Iterator[None]:
-        """Within the block, SIGTERM and Ctrl-C request a checkpoint and a stop. Further signals change nothing."""
+        """Let SIGTERM and Ctrl-C request a checkpoint and a stop within the block. Further signals have no effect."""
 
         def request_stop(number: int, frame: FrameType | None) -> None:
             self._signal_number = self._signal_number or number

@@ -1,4 +1,4 @@
-"""What both training stages do, but for how the model is built: from a fold to a run's checkpoint and logits."""
+"""The part that both training stages share: train a model on a fold, and write its checkpoint and logits."""
 
 import platform
 import sys
@@ -35,7 +35,7 @@ MODEL_FILES = ("config.json", "model.safetensors")
 def train_stage(model: Model, method: str, params: Params, fold: int, seed: int, learning_rate: float) -> None:
     """Train `model` on a fold and write a run: the checkpoint of the best epoch, its logits, and the history.
 
-    Of several processes the main one writes.
+    If there are several processes, the main process writes the run.
 
     Args:
         model: A new classifier.
@@ -43,7 +43,7 @@ def train_stage(model: Model, method: str, params: Params, fold: int, seed: int,
         params: All parameters.
         fold: Number of the fold.
         seed: Seed of the order of the examples and of dropout.
-        learning_rate: The highest learning rate of the schedule.
+        learning_rate: Highest learning rate of the schedule.
     """
     name = run_name(fold, learning_rate)
     run = RUNS / method / name
@@ -63,13 +63,13 @@ def train_stage(model: Model, method: str, params: Params, fold: int, seed: int,
         }
         checkpoints = CheckpointManager(CHECKPOINTS / method / name, fingerprint, distributed)
         save_policy = SavePolicy(params.run.save_interval_seconds, distributed)
-        # A signal that arrives while the run is written has no effect: it is complete a moment later.
+        # A signal has no effect while the run is written, since that takes a moment only.
         with save_policy.handle_signals(), report_out_of_memory(params.train):
             trainer = Trainer(
                 model, train, validation, params.train, learning_rate, seed, distributed, checkpoints, save_policy
             )
             result, collator = trainer.train(), trainer.collator
-            del trainer  # with it DistributedDataParallel, see `init_distributed`
+            del trainer  # It refers to DistributedDataParallel, which must be freed first, see `init_distributed`.
             logits = {
                 part: predict_logits(model, collator, examples, params.train.eval_batch_size, distributed).numpy()
                 for part, examples in parts.items()
@@ -88,7 +88,7 @@ def train_stage(model: Model, method: str, params: Params, fold: int, seed: int,
                 total_parameters=counts.total,
             )
             if distributed.is_main_process:
-                check_inputs()  # before the checkpoints are deleted
+                check_inputs()  # If an input has changed, the checkpoints must not be deleted.
                 with atomic_write(run) as temporary:
                     save_checkpoint(model, temporary / "checkpoint", base_model, tokenizer_files)
                     write_training_metadata(temporary / "checkpoint", metadata)
@@ -106,7 +106,7 @@ def train_stage(model: Model, method: str, params: Params, fold: int, seed: int,
 
 
 def _environment(distributed: DistributedContext) -> dict[str, Any]:
-    """What else decides the bytes of a run; the runtime room does not."""
+    """Return what else decides the bytes of a run: code, libraries and hardware. The runtime room does not."""
     names = [name for name in sys.modules if name.startswith(("stages.", "__main__")) and ".runtime" not in name]
     modules = [sys.modules[name] for name in names]
     files = sorted(Path(file) for module in modules if (file := getattr(module, "__file__", None)))

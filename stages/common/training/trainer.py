@@ -1,4 +1,4 @@
-"""The training loop: epochs of training steps, validation, checkpoints and progress, independent of the method."""
+"""The training loop, which is the same for both methods: epochs, validation, checkpoints and progress."""
 
 import math
 import os
@@ -29,34 +29,35 @@ from stages.common.training.checkpointing import CheckpointManager
 from stages.common.training.interruption import SaveDecision, SavePolicy
 from stages.common.training.training_step import TrainingStep
 
-LOSS_CHECK_INTERVAL = 50  # steps between two reads of the losses; each makes a GPU wait
+LOSS_CHECK_INTERVAL = 50  # Training steps between two reads of the losses, since each read makes a GPU wait.
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a training returns besides the weights."""
+    """The result of a training, apart from the weights."""
 
     history: History
-    best_epoch: int  # counted from 1
-    seconds: float = field(compare=False)  # without the pauses between an interruption and the resumption
+    best_epoch: int  # Counted from 1.
+    seconds: float = field(compare=False)  # Time of training, without pauses between interruption and resumption.
 
 
 class Trainer:
-    """Trains a model; `train` leaves it with the weights of the epoch that had the best validation score.
+    """Train a model, and leave it with the weights of the epoch that had the best validation score.
 
-    Of equal epochs the earlier one is best. Dropout and the order of the examples draw from separate random streams.
-    Neither the batches nor, dropout apart, the losses depend on the number of processes, each of which gets its share
-    of every batch.
+    If two epochs have the same score, the earlier one is the best. Dropout and the order of the examples draw from
+    separate random streams. Each process gets its share of every batch, so the batches do not depend on the number of
+    processes, and without dropout neither do the losses.
 
     Args:
-        model: Trained on the device of `distributed`.
+        model: The model, which is moved to the device of `distributed`.
         dataset: The training examples.
         validation_dataset: The examples that are scored after each epoch.
         params: The parameters of the section `train`.
-        learning_rate: The highest learning rate of the schedule.
-        seed: Decides the order of the examples and dropout.
-        checkpoints: Where checkpoints are saved. Training resumes from the last of them, and ends with the same bytes.
-        save_policy: When checkpoints are saved.
+        learning_rate: Highest learning rate of the schedule.
+        seed: Seed of the order of the examples and of dropout.
+        distributed: The processes of the training; by default this process only.
+        checkpoints: Saves checkpoints. Training resumes from the last one, and ends with the same bytes.
+        save_policy: Decides when checkpoints are saved.
     """
 
     def __init__(
@@ -76,7 +77,7 @@ class Trainer:
         self.distributed = distributed or DistributedContext()
         self._checkpoints = checkpoints
         self._save_policy = save_policy or SavePolicy(0, self.distributed)
-        # A random stream of its own for each process's dropout.
+        # The dropout of each process has a random stream of its own.
         torch.manual_seed(int(np.random.default_rng([seed, self.distributed.rank]).integers(2**63)))
         self._rng: Any = torch.cuda if self.distributed.device.type == "cuda" else torch
         use_fast_dropout(model)
@@ -89,7 +90,7 @@ class Trainer:
         self._history: History = []
         self._best_epoch = 0
         self._best_weights: dict[str, torch.Tensor] = {}
-        self._epoch_losses: list[float] = []  # of the current epoch, one per step
+        self._epoch_losses: list[float] = []  # Losses of the steps of the current epoch.
         self._started = time.monotonic()
         total_steps = self._step.steps_per_epoch * params.epochs
         self._progress = ProgressBar(total=total_steps, unit="step", disable=not self.distributed.is_main_process)
@@ -97,10 +98,10 @@ class Trainer:
             self.load_state_dict(state)
 
     def train(self) -> TrainResult:
-        """Train to the end.
+        """Train until all epochs or `train.patience` are exhausted.
 
         Raises:
-            UserError: A loss or an output is not finite.
+            UserError: A loss or a logit is not finite.
             TrainingInterrupted: A signal arrived, and a checkpoint was saved.
         """
         with self._progress:
@@ -128,16 +129,16 @@ class Trainer:
         return epochs == self._params.epochs or bool(patience and epochs - self._best_epoch >= patience)
 
     def _train_epoch(self) -> float:
-        """Train on every example once; returns the mean loss, which each step computes before its update."""
+        """Train on every example once, and return the mean of the losses before each update."""
         self.model.train()
         steps = shuffled_batches(self._num_examples, self._step.examples_per_step, self._seed, self._epoch)
-        first = len(self._epoch_losses)  # after a resumption not 0
+        first = len(self._epoch_losses)  # Greater than 0 if training resumes within an epoch.
         pending_losses: list[torch.Tensor] = []
         for number, batches in enumerate(prefetch(map(self._step.collate, steps[first:])), start=first + 1):
             pending_losses.append(self._step(batches))
             self._progress.update()
             check_losses = number % LOSS_CHECK_INTERVAL == 0 or number == len(steps)
-            # Several processes exchange a tensor to decide, for which a GPU would wait.
+            # Several processes exchange a tensor to decide, which makes a GPU wait.
             may_poll = check_losses or self.distributed.world_size == 1 or self.distributed.device.type == "cpu"
             decision = self._save_policy.poll() if may_poll else SaveDecision(save_now=False, signal_number=0)
             if decision.save_now or check_losses:
@@ -152,8 +153,8 @@ class Trainer:
         for number, loss in enumerate(self._epoch_losses, start=1):
             if not math.isfinite(loss):
                 raise UserError(
-                    f"the training loss is {loss} in epoch {self._epoch}, step {number}: "
-                    "a lower learning rate or a longer train.warmup_ratio usually helps"
+                    f"the training loss is {loss} in epoch {self._epoch}, step {number}; "
+                    "a lower learning rate or a larger train.warmup_ratio usually helps"
                 )
 
     def _show_progress(self) -> None:
@@ -165,12 +166,12 @@ class Trainer:
         return f"{self._step_count * self._num_examples / self._step.steps_per_epoch / self._seconds():.0f}"
 
     def _validate(self, train_loss: float) -> None:
-        """Score the validation examples in float32, and keep the weights if they are the best so far."""
+        """Score the validation examples in float32, and remember the weights if they are the best so far."""
         dataset = self._validation_dataset
         logits = predict_logits(self.model, self.collator, dataset, self._params.eval_batch_size, self.distributed)
         if not torch.isfinite(logits).all():
             raise UserError(
-                f"the outputs are not finite after epoch {self._epoch}: a lower learning rate usually helps"
+                f"the model's logits are not finite after epoch {self._epoch}; a lower learning rate usually helps"
             )
         labels = torch.from_numpy(dataset.labels)
         row = {
@@ -209,18 +210,18 @@ class Trainer:
         self._checkpoints.save(self._step_count, self.state_dict())
         if decision.signal_number:
             text = (
-                f"stopped in epoch {self._epoch} after step {len(self._epoch_losses)}; a checkpoint is saved, and "
+                f"training stopped in epoch {self._epoch} after step {len(self._epoch_losses)} and saved a checkpoint; "
                 "`dvc repro` resumes from it"
             )
             raise TrainingInterrupted(decision.signal_number, text if self.distributed.is_main_process else "")
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything that the rest of the training depends on."""
+        """Return the state on which the rest of the training depends."""
         rng_states = self.distributed.all_gather(self._rng.get_rng_state().to(self.distributed.device))
         return {
             "step": self._step.state_dict(),
             "best_weights": self._best_weights,
-            "rng_states": [state.cpu() for state in rng_states],  # by rank
+            "rng_states": [state.cpu() for state in rng_states],  # In the order of ranks.
             "history": self._history,
             "best_epoch": self._best_epoch,
             "epoch_losses": self._epoch_losses,
@@ -237,12 +238,12 @@ class Trainer:
         self._started = time.monotonic() - state["seconds"]
         self._progress.update(self._step_count)
         if self.distributed.is_main_process:
-            print(f"resuming in epoch {self._epoch} after step {len(self._epoch_losses)}", file=sys.stderr)
+            print(f"training resumes in epoch {self._epoch} after step {len(self._epoch_losses)}", file=sys.stderr)
 
 
 def use_deterministic_algorithms() -> None:
-    """Let the same training give the same bytes."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS may else sum in another order each time
+    """Make torch compute the same bytes in each training with the same input."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # Otherwise cuBLAS may sum in a different order.
     torch.use_deterministic_algorithms(True, warn_only=True)
-    # Nothing here reads memory that it has not written, so filling it would only take time.
+    # No code here reads uninitialised memory, so filling it would only take time.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

@@ -1,8 +1,8 @@
-"""A training step from top to bottom: its batches, forward pass, loss, backward pass, optimizer and schedule.
+"""One training step: batches, forward pass, loss, backward pass, optimizer and learning rate schedule.
 
-On a GPU with 16 reviews a step is a thousand kernels of a few microseconds, and launching them one by one takes longer
-than running them. So the step is captured as a CUDA graph and replayed. A graph has fixed shapes, so batches are filled
-up to one of a few shapes (`Collator.pad_to_multiple`).
+With 16 reviews a step runs a thousand kernels of a few microseconds on a GPU, and launching them one by one takes
+longer than running them. The step is therefore captured as a CUDA graph and replayed. A graph has fixed shapes, so
+batches are filled up to one of a few shapes (`Collator.pad_to_multiple`).
 """
 
 import contextlib
@@ -26,35 +26,37 @@ from stages.common.modeling.inference import cls_logits
 from stages.common.modeling.types import Model
 from stages.common.runtime.params import TrainParams
 
-NOT_DECAYED = [r"bias", r"layernorm"]  # Names of parameters without weight decay, as in transformers' Trainer.
+NOT_DECAYED = [r"bias", r"layernorm"]  # Patterns of parameters without weight decay, as in transformers' Trainer.
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-SCHEDULES = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}  # names of transformers
+# Values of `train.schedule`, and what transformers calls them.
+SCHEDULES = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}
 
 
 @dataclass(frozen=True)
 class WeightedBatch:
-    """This process's share of a batch."""
+    """The share of a batch that this process computes."""
 
     batch: Batch
-    weight: float  # of each example's loss in the loss of the step
+    weight: float  # Weight of the loss of each example in the loss of the step.
 
 
 @dataclass(frozen=True)
 class _CapturedGraph:
     graph: torch.cuda.CUDAGraph
-    batch: Batch  # The graph reads these tensors,
-    loss: torch.Tensor  # and writes this one.
+    batch: Batch  # The tensors that the graph reads.
+    loss: torch.Tensor  # The tensor that the graph writes.
 
 
 class TrainingStep:
-    """Trains whatever of a model requires a gradient, one optimizer step for each call.
+    """Train every parameter that requires a gradient, with one optimizer step per call.
 
     Args:
-        model: The model, on this process's device.
+        model: The model, on the device of this process.
         dataset: The training examples.
         packed: Whether batches are packed into rows without padding.
         params: The parameters of the section `train`.
-        learning_rate: The highest learning rate of the schedule.
+        learning_rate: Highest learning rate of the schedule.
+        distributed: The processes of the training.
     """
 
     def __init__(
@@ -75,18 +77,20 @@ class TrainingStep:
         self._model = DistributedDataParallel(model) if distributed.world_size > 1 else model
         precision = choose_precision(params.precision, device)
         self._autocast = torch.autocast(device.type, precision, enabled=precision != torch.float32)
-        # It scales the loss, since small gradients would be 0 in fp16, and skips a step whose gradients are not finite.
-        # Neither makes a GPU wait: the fused optimizer reads scale and finding on the device.
+        # The scaler scales the loss, since small gradients would be 0 in fp16, and skips a step with gradients that are
+        # not finite. Neither makes a GPU wait, since the fused optimizer reads both on the device.
         self._scaler = torch.amp.GradScaler(device.type, enabled=precision == torch.float16)
         self._class_weights: torch.Tensor | None = None
         if params.class_weights == "balanced":
             weights = compute_class_weight("balanced", classes=np.arange(model.config.num_labels), y=dataset.labels)
             self._class_weights = torch.from_numpy(weights).float().to(device)
         self.use_cuda_graphs = device.type == "cuda" and distributed.world_size == 1 and packed
-        self._graphs: dict[tuple[object, ...], _CapturedGraph | None] = {}  # None: warmed up, but not captured yet
-        self._keeps_gradients = self.use_cuda_graphs and params.gradient_accumulation_steps > 1  # Graphs share them.
-        self._graph_pool = torch.cuda.graph_pool_handle() if self.use_cuda_graphs else None  # memory of all graphs
-        # On a CPU oneDNN compiles a kernel for each shape of a product in 16 bits.
+        # The graphs by shape of the batch. None stands for a shape that has been warmed up, but not captured yet.
+        self._graphs: dict[tuple[object, ...], _CapturedGraph | None] = {}
+        # All graphs share their memory, and those of one optimizer step also the tensors of the gradients.
+        self._graph_pool = torch.cuda.graph_pool_handle() if self.use_cuda_graphs else None
+        self._keeps_gradients = self.use_cuda_graphs and params.gradient_accumulation_steps > 1
+        # On a CPU oneDNN compiles a kernel for each shape of a matrix product in 16 bits.
         few_shapes = self.use_cuda_graphs or (precision != torch.float32 and device.type == "cpu")
         self._collator = Collator(model, packed, pad_to_multiple=few_shapes)
         decayed_names = set(get_parameter_names(model, [nn.LayerNorm], NOT_DECAYED))
@@ -103,12 +107,19 @@ class TrainingStep:
         self._scheduler = get_scheduler(SCHEDULES[params.schedule], self._optimizer, warmup, num_training_steps)
 
     def collate(self, indices: np.ndarray) -> list[WeightedBatch]:
-        """Make this process's share of the batches of a step, whose examples are at `indices`."""
+        """Make the batches of one step.
+
+        Args:
+            indices: Indices of the examples of the step, (examples,), over all processes.
+
+        Returns:
+            The share of this process in each batch.
+        """
         batches = []
         for start in range(0, len(indices), self._batch_size):
             batch = indices[start : start + self._batch_size]
             share = batch[self._distributed.rank :: self._distributed.world_size]
-            # A process without an example takes part in the backward pass with one of weight 0.
+            # All processes take part in the backward pass. A process without examples gets one with weight 0.
             weight = 1 / len(indices) if len(share) else 0.0
             batches.append(WeightedBatch(self._collator(self._dataset, share if len(share) else batch[:1]), weight))
         return batches
@@ -117,7 +128,7 @@ class TrainingStep:
         """Update the weights, then the learning rate.
 
         Returns:
-            This process's share of the mean loss before the update, a scalar on its device.
+            The share of this process in the mean loss before the update, a scalar on its device.
         """
         total = torch.zeros((), device=self._distributed.device)
         process = self._process_by_graph if self.use_cuda_graphs else self._process
@@ -127,8 +138,8 @@ class TrainingStep:
         return total
 
     def _process(self, weighted: WeightedBatch, is_last: bool) -> torch.Tensor:
-        """Add a batch's gradients to those of the batches before it; the last batch of a step updates the weights."""
-        # Gradients are exchanged between processes once, in the backward pass of the last batch.
+        """Add the gradients of a batch to those of earlier batches, and update the weights after the last batch."""
+        # Processes exchange gradients only once, in the backward pass of the last batch.
         is_accumulating = not is_last and self._distributed.world_size > 1
         with self._model.no_sync() if is_accumulating else contextlib.nullcontext():
             with self._autocast:
@@ -140,7 +151,7 @@ class TrainingStep:
                 reduction="sum",
                 ignore_index=IGNORE_INDEX,
             )
-            # DistributedDataParallel averages gradients over processes; here they must be summed.
+            # DistributedDataParallel averages gradients over processes, but here they must be summed.
             self._scaler.scale(loss * self._distributed.world_size).backward()
         if is_last:
             self._scaler.step(self._optimizer)
@@ -149,7 +160,7 @@ class TrainingStep:
         return loss.detach()
 
     def _process_by_graph(self, weighted: WeightedBatch, is_last: bool) -> torch.Tensor:
-        """Do what `_process` does. The first batch of a shape runs it as a warm-up, the second captures it."""
+        """Do what `_process` does. The first batch of a shape is a warm-up, the second one captures the graph."""
         new = weighted.batch.tensors()
         key = (weighted.weight, is_last, *(tensor.shape for tensor in new))
         if key not in self._graphs:
@@ -164,7 +175,7 @@ class TrainingStep:
 
     def _capture(self, weighted: WeightedBatch, is_last: bool) -> _CapturedGraph:
         graph = torch.cuda.CUDAGraph()
-        # The thread that prefetches the next batch may use the GPU during the capture.
+        # Another thread, which prepares the next batch, may use the GPU during the capture.
         with torch.cuda.graph(graph, pool=self._graph_pool, capture_error_mode="thread_local"):
             loss = self._process(weighted, is_last)
         return _CapturedGraph(graph, weighted.batch, loss)
@@ -175,25 +186,25 @@ class TrainingStep:
         return float(self._scheduler.get_last_lr()[0])
 
     def count_updates(self) -> int:
-        """Count the steps so far that changed the weights; a step whose gradients overflow in fp16 is skipped.
+        """Count the steps that have changed the weights. In fp16 a step whose gradients overflow is skipped.
 
-        A GPU waits for this.
+        This makes a GPU wait.
         """
         return int(torch.stack([state["step"] for state in self._optimizer.state.values()]).max())
 
     @property
     def weights(self) -> dict[str, torch.Tensor]:
-        """The weights that are trained, by name. The next step changes these tensors."""
+        """The trainable weights by name. The next step changes these tensors."""
         return {name: parameter.detach() for name, parameter in self._trainable.items()}
 
     @torch.no_grad()
     def load_weights(self, weights: dict[str, torch.Tensor]) -> None:
-        """Set the weights that are trained to these values, by name."""
+        """Set the trainable weights to these values, by name."""
         for name, parameter in self._trainable.items():
             parameter.copy_(weights[name])
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of weights, optimizer and schedule; frozen weights are in the base model."""
+        """Return the state of trainable weights, optimizer and schedule. Frozen weights are in the base model."""
         return {
             "weights": self.weights,
             "optimizer": self._optimizer.state_dict(),
@@ -206,17 +217,17 @@ class TrainingStep:
         self.load_weights(state["weights"])
         self._optimizer.load_state_dict(state["optimizer"])
         for group in self._optimizer.param_groups:
-            if isinstance(group["lr"], torch.Tensor):  # load_state_dict leaves it where it was loaded, on the CPU
+            if isinstance(group["lr"], torch.Tensor):  # load_state_dict does not move it from the CPU.
                 group["lr"] = group["lr"].to(self._distributed.device)
         self._scheduler.load_state_dict(state["scheduler"])
         self._scaler.load_state_dict(state["scaler"])
 
 
 def choose_precision(precision: str, device: torch.device) -> torch.dtype:
-    """Return the type of matrix products that `train.precision` means on this device.
+    """Return the type of matrix products that `train.precision` stands for on this device.
 
-    `auto` takes what the device multiplies natively and fast. torch.cuda.is_bf16_supported() cannot decide this, since
-    it is true on GPUs that emulate bf16, such as a T4.
+    `auto` chooses a type that the device multiplies natively. torch.cuda.is_bf16_supported() cannot decide this, since
+    it is also true for GPUs that emulate bf16, such as a T4.
     """
     if precision != "auto":
         return PRECISIONS[precision]
