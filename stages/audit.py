@@ -1,8 +1,8 @@
-"""Labels that are probably wrong, by confident learning, for a person to look at, and which method learned them.
+"""List labels that are probably wrong, for a person to check, and measure which method learned them.
 
-Each tested row has probabilities from the models that were not trained on it, those of its fold, averaged over both
-methods. A row is suspected if another class is as probable as it is, on average, for the rows that are labelled with it
-(Northcutt et al. 2021, arXiv 1911.00068).
+The method is confident learning (Northcutt et al. 2021, arXiv 1911.00068). Each test row gets probabilities from the
+models of its fold, which were not trained on it, averaged over full fine-tuning and LoRA. A label is suspected if the
+probability of another class is at least the mean probability of that class over the rows labelled with it.
 """
 
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def out_of_fold_probabilities(tested: "TestedRows", predictions: Mapping[str, "Predictions"]) -> np.ndarray:
-    """Average the calibrated probabilities of both methods for each tested row, (rows, classes)."""
+    """Average the calibrated probabilities of both methods for each test row, (rows, classes)."""
     from scipy.special import softmax
 
     each = [
@@ -34,10 +34,17 @@ def out_of_fold_probabilities(tested: "TestedRows", predictions: Mapping[str, "P
 
 
 def confident_classes(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Find the class (rows,) that each row confidently belongs to; -1 where that is none.
+    """Find the class to which each row confidently belongs.
 
-    A row belongs to a class whose probability is at least the mean of that class' probability over the rows that are
-    labelled with it; of several such classes, to the most probable one.
+    These are the classes whose probability is at least the mean probability of the class over the rows labelled with
+    it. If a row has several such classes, it belongs to the most probable one.
+
+    Args:
+        probabilities: Probabilities of the classes, (rows, classes).
+        labels: Class indices, (rows,).
+
+    Returns:
+        Class indices (rows,); -1 for a row that belongs to no class.
     """
     classes = range(probabilities.shape[1])
     thresholds = np.array([probabilities[labels == label, label].mean() for label in classes])
@@ -46,12 +53,15 @@ def confident_classes(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarr
 
 
 def noise_rates(confident: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
-    """Estimate what fraction of the rows with each label belongs to each class, (classes, classes).
+    """Estimate, for each label, the fraction of its rows that belong to each class.
 
     Args:
-        confident: See `confident_classes`; rows of no class are not counted.
+        confident: Class of each row from `confident_classes`, (rows,); rows of no class are not counted.
         labels: Class indices, (rows,).
         num_classes: Number of classes.
+
+    Returns:
+        Fractions (classes, classes); the first axis is the label, the second one the class.
     """
     known = confident >= 0
     joint = np.bincount(labels[known] * num_classes + confident[known], minlength=num_classes**2)
@@ -60,7 +70,7 @@ def noise_rates(confident: np.ndarray, labels: np.ndarray, num_classes: int) -> 
 
 
 def list_issues(tested: "TestedRows", probabilities: np.ndarray, suspected: np.ndarray) -> pa.Table:
-    """List the rows for which another class than their label is more probable, the least probable label first."""
+    """List the rows for which another class is more probable than the label, in ascending probability of the label."""
     labels, names, rows = tested.labels, np.array(tested.class_names), np.arange(len(tested.labels))
     others = probabilities.copy()
     others[rows, labels] = -1
@@ -80,14 +90,14 @@ def list_issues(tested: "TestedRows", probabilities: np.ndarray, suspected: np.n
 
 
 def label_fit(tested: "TestedRows", suspected: np.ndarray, selection: Selection) -> dict[str, dict[str, float]]:
-    """Measure how often each method predicts the given label of its own training rows, suspected ones and others.
+    """Measure how often each method predicts the label of its training rows, for suspected labels and for others.
 
-    Of a fold's training rows, only those count that another fold has tested, since only these were audited. Empty if no
-    row was trained on by one fold and tested by another.
+    Only training rows that are test rows of another fold are counted, because only these were audited. The result is
+    empty if there are none.
     """
     from stages.common.evaluation.predictions import run_files
 
-    status = np.full(len(tested.all_labels), -1)  # of each row: 1 suspected, 0 not, -1 not audited
+    status = np.full(len(tested.all_labels), -1)  # 1: the label is suspected, 0: it is not, -1: it was not audited.
     status[tested.rows] = suspected
     result = {}
     for method, selected in selection.items():
@@ -105,13 +115,13 @@ def label_fit(tested: "TestedRows", suspected: np.ndarray, selection: Selection)
 @report_user_errors
 def main() -> None:
     load_params()
-    # SciPy and pandas take seconds to import; an error in params.yaml is reported before that.
+    # Imported after params.yaml was checked, because SciPy and pandas take seconds to import.
     from stages.common.evaluation.predictions import read_method_predictions, read_tested_rows
     from stages.common.spreadsheet import write_spreadsheet
 
     selection = read_selection()
     tested = read_tested_rows(selection["full"].folds)
-    if tested.is_fixed:  # All folds test the same rows, and each row is audited once.
+    if tested.is_fixed:  # All folds have the same test rows, and each row is audited once.
         tested = read_tested_rows(selection["full"].folds[:1])
     labels, names = tested.labels, tested.class_names
     probabilities = out_of_fold_probabilities(tested, read_method_predictions(tested, selection))
@@ -127,7 +137,7 @@ def main() -> None:
     rounded = {method: {name: round(value, 4) for name, value in values.items()} for method, values in fit.items()}
     metrics = {"rows": len(labels), "suspected": int(suspected.sum()), "estimated_wrong": round(wrong, 4)}
     write_json(AUDIT_METRICS, {**metrics, "label_fit": rounded})
-    print(f"{metrics['suspected']} of {len(labels)} labels are suspected to be wrong: {LABEL_ISSUES}")
+    print(f"{metrics['suspected']} of {len(labels)} labels are suspected to be wrong; see {LABEL_ISSUES}")
 
 
 if __name__ == "__main__":

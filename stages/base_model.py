@@ -1,4 +1,4 @@
-"""A local folder or a pinned hub revision -> `data/base_model/`, the one base model that every later stage reads."""
+"""Copy the base model from a folder or a commit on the hub to `data/base_model`, which all later stages read."""
 
 import shutil
 from collections.abc import Collection
@@ -23,14 +23,19 @@ TOKENIZER_FILES = ["tokenizer.json", "vocab.txt", "*.model", TOKENIZER_CONFIG, "
 
 
 def select_files(names: Collection[str], source: str) -> list[str]:
-    """Of all files of a model those that the pipeline reads: never code, and one set of weights.
+    """Select the files that the pipeline reads: the config, one set of weights and the tokenizer, but never code.
 
-    If the config or the weights are missing, a UserError names `source`.
+    Args:
+        names: Names of all files of the model.
+        source: The parameter and its value, for messages.
+
+    Raises:
+        UserError: The config or the weights are missing.
     """
     weights = next((name for name in (WEIGHTS, PICKLED_WEIGHTS) if name in names), None)
     if weights is None and (index := next((name for name in names if name.endswith(".index.json")), None)):
         raise UserError(
-            f"{source}: {index} names weights in several files, which are not supported; make one of them with "
+            f"{source}: weights in several files ({index}) are not supported; save them as one file with "
             "AutoModel.from_pretrained(...).save_pretrained(DIR, max_shard_size='100GB') of transformers"
         )
     if CONFIG not in names or weights is None:
@@ -55,33 +60,33 @@ def fetch(params: BaseModelParams, folder: Path) -> None:
 
 
 def check_whole(folder: Path) -> None:
-    """Refuse the small text files that a clone has in place of large ones, if Git LFS did not fetch those."""
+    """Refuse Git LFS pointers, the small text files that a clone has if Git LFS did not fetch the large files."""
     for path in folder.iterdir():
         with path.open("rb") as file:
             if file.read(len(LFS_POINTER)) == LFS_POINTER:
-                raise UserError(f"{path}: a Git LFS pointer, not the file itself; run `git lfs pull` in its clone")
+                raise UserError(f"{path}: is a Git LFS pointer instead of the file; run `git lfs pull` in the clone")
 
 
 def convert_pickled_weights(folder: Path) -> None:
-    """Replace pytorch_model.bin by model.safetensors without running code that a pickle may contain."""
-    import torch  # takes seconds, and almost every model has safetensors
+    """Convert pytorch_model.bin to model.safetensors without running code that a pickle may contain."""
+    import torch  # Imported only here, because it takes seconds and almost every model has safetensors.
     from safetensors.torch import save_file
 
     path = folder / PICKLED_WEIGHTS
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)
-        if sum(tensor.nbytes for tensor in weights.values()) > 2 * path.stat().st_size:  # tied weights are stored once
-            raise ValueError("tensors without data: terabytes, once they are written")
-        # Safetensors refuses tensors that share memory, as tied weights do.
+        if sum(tensor.nbytes for tensor in weights.values()) > 2 * path.stat().st_size:  # Tied weights are stored once.
+            raise ValueError("the tensors are much larger than the file")
+        # Tied weights share memory, which safetensors refuses, so each tensor is copied.
         tensors = {name: tensor.detach().clone().contiguous() for name, tensor in weights.items()}
-    except Exception as error:  # of any kind; PyTorch's message recommends an unsafe load
-        raise UserError(f"{path}: damaged, or not tensors alone; not loaded, because it could run code") from error
+    except Exception as error:  # PyTorch raises errors of many kinds; some messages recommend an unsafe option.
+        raise UserError(f"{path}: is damaged, or holds more than tensors and could run code; not loaded") from error
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     path.unlink()
 
 
 def strip_auto_map(folder: Path) -> None:
-    """Remove `auto_map` from the configs: it names code of the repository, which is neither copied nor run."""
+    """Remove `auto_map` from the configs; it names code of the repository, which is neither copied nor run."""
     for path in (folder / CONFIG, folder / TOKENIZER_CONFIG):
         config = read_json(path) if path.is_file() else {}
         if isinstance(config, dict) and config.pop("auto_map", None):
@@ -89,23 +94,27 @@ def strip_auto_map(folder: Path) -> None:
 
 
 def check_base_model(folder: Path) -> None:
-    """Refuse damaged files, and a config and a tokenizer that contradict each other."""
+    """Check that the files of a base model are not damaged and that the tokenizer fits the config.
+
+    Raises:
+        UserError: A file is damaged, or the model cannot be used.
+    """
     config = read_json(folder / CONFIG)
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
         raise UserError(f"{folder / CONFIG}: has no model_type")
     try:
-        safe_open(folder / WEIGHTS, framework="numpy")  # checks the header and the length
+        safe_open(folder / WEIGHTS, framework="numpy")  # This checks the header and the length.
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{folder / WEIGHTS}: not a whole safetensors file: {error}") from error
+        raise UserError(f"{folder / WEIGHTS}: is damaged, or not a safetensors file: {error}") from error
     tokenizer = load_tokenizer(folder)
     size, vocab_size = tokenizer.vocab_size, config.get("vocab_size")
     if not isinstance(vocab_size, int) or size > vocab_size:
-        raise UserError(f"{folder}: the tokenizer has {size} tokens, config.json a vocab_size of {vocab_size}")
+        raise UserError(f"{folder}: the tokenizer has {size} tokens, but vocab_size in config.json is {vocab_size}")
     first = {(*row, None)[0] for row in tokenizer.encode(PROBE_TEXTS, max_length=8).input_ids.to_pylist()}
     if len(first) > 1 or None in first:
         raise UserError(
-            f"{folder}: its tokenizer begins a text with no special token, [CLS] or <s>, at which the classifier reads "
-            "it; choose an encoder of BERT's kind"
+            f"{folder}: the tokenizer does not begin a text with a special token such as [CLS] or <s>, from which the "
+            "classifier reads the text; choose an encoder like BERT"
         )
 
 
@@ -122,7 +131,7 @@ def main() -> None:
                 convert_pickled_weights(temporary)
             strip_auto_map(temporary)
             check_base_model(temporary)
-        except UserError as error:  # its text names the temporary folder, which the user does not know
+        except UserError as error:  # The message names the temporary folder, which the user does not know.
             raise UserError(str(error).replace(str(temporary), name)) from error
         hashes = {path.name: sha256(path) for path in sorted(temporary.iterdir())}
         source = {"name": name, "revision": params.revision if params.hub_id else None}

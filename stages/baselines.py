@@ -1,9 +1,9 @@
-"""What the fine-tuned models of a fold have to beat, fitted on the same training rows.
+"""Fit the baselines of a fold, simple models that show what fine-tuning adds, on the same training rows.
 
 - The majority class.
 - Logistic regression on TF-IDF of character n-grams.
-- Logistic regression on the frozen base model's last hidden states, averaged over the tokens: a masked language model
-  puts more into them than into [CLS]. This baseline shows what fine-tuning adds.
+- Logistic regression on the last hidden states of the frozen base model, averaged over the tokens of a text. Before
+  fine-tuning, this average says more about a text than the hidden state of [CLS].
 """
 
 from collections.abc import Sequence
@@ -17,20 +17,23 @@ from stages.common.artifacts.logits import write_logits
 from stages.common.runtime.console import ProgressBar
 from stages.common.runtime.exceptions import report_user_errors
 from stages.common.runtime.launch import parse_fold
+from stages.common.runtime.parallel import end_with_supervisor
 from stages.common.runtime.params import load_params
 from stages.common.runtime.paths import BASE_MODEL, TOKENIZED, baseline_path, fold_path
+from stages.common.runtime.threads import set_up_threads
 
 if TYPE_CHECKING:
     from sklearn.linear_model import LogisticRegression
 
-# Inverse regularization strengths around the best one; macro-F1 on the validation rows selects.
+# Inverse regularization strengths, of which macro-F1 on the validation rows selects the best one.
 TFIDF_C_GRID, PROBE_C_GRID = (1.0, 3.0, 10.0), (0.01, 0.1, 1.0)
-MIN_ROWS_FOR_MIN_DF = 1000  # A smaller corpus may have no n-gram twice.
-Parts = dict[str, Any]  # features or labels of the training, validation and test rows
+# Number of training rows from which n-grams of a single text are ignored; a small corpus may have no others.
+MIN_ROWS_FOR_MIN_DF = 1000
+Parts = dict[str, Any]  # Features or labels of the training, validation and test rows, by part.
 
 
 def tfidf_features(texts: Parts) -> Parts:
-    """Compute TF-IDF of character 1- to 4-grams within words; the vocabulary is that of the training rows."""
+    """Compute TF-IDF of character 1- to 4-grams within words, with the vocabulary of the training rows."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     min_df = 2 if len(texts["train"]) >= MIN_ROWS_FOR_MIN_DF else 1
@@ -40,7 +43,7 @@ def tfidf_features(texts: Parts) -> Parts:
 
 
 def hidden_state_features(fold: Fold, batch_size: int) -> Parts:
-    """Compute mean last hidden states of the frozen base model, scaled to the training rows' mean and variance."""
+    """Compute mean last hidden states of the frozen base model, standardized by the training rows."""
     from sklearn.preprocessing import StandardScaler
 
     from stages.common.modeling.classifier import build_classifier
@@ -57,7 +60,7 @@ def hidden_state_features(fold: Fold, batch_size: int) -> Parts:
 def fit_logistic_regression(
     features: Parts, labels: Parts, c_grid: Sequence[float], class_weights: str, name: str
 ) -> "LogisticRegression":
-    """Fit one model for each regularization strength; return that with the best macro-F1 on the validation rows."""
+    """Fit a model for each regularization strength, and return the one with the best validation macro-F1."""
     from sklearn.linear_model import LogisticRegression
 
     from stages.common.modeling.macro_scores import macro_scores
@@ -65,7 +68,7 @@ def fit_logistic_regression(
     num_classes = len(np.unique(labels["train"]))
     models, scores = [], []
     for c in ProgressBar(c_grid, desc=name):
-        # Newton's method takes a tenth of the default's time here, and gets closer to the optimum.
+        # Newton's method takes a tenth of the time of the default solver here and gets closer to the optimum.
         model = LogisticRegression(
             C=c,
             solver="newton-cg",
@@ -82,7 +85,9 @@ def fit_logistic_regression(
 @report_user_errors
 def main() -> None:
     params, number = load_params(), parse_fold(__doc__)
-    # scikit-learn takes seconds to import; an error in params.yaml is reported before that.
+    end_with_supervisor()
+    set_up_threads()
+    # Imported after params.yaml was checked, because scikit-learn takes seconds to import.
     from sklearn.dummy import DummyClassifier
 
     table = read_table(TOKENIZED).select(["text", "labels"])

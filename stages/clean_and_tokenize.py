@@ -1,4 +1,4 @@
-"""Filtered rows -> cleaned texts and their token ids."""
+"""Clean the texts of the filtered rows and convert them to token ids."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -32,14 +32,14 @@ FIELDS = {
     "token_type_ids": INT32_LIST,
     "labels": pa.int64(),
     "Index": pa.string(),
-    "text": pa.string(),  # cleaned
+    "text": pa.string(),  # The cleaned text.
     "MainCategory": pa.string(),
     "is_test": pa.bool_(),
 }
-MAX_EMPTY_FRACTION = 0.01  # of the texts that cleaning leaves empty; more give a warning
-MAX_EXAMPLE_CHARACTERS = 60
-MAX_TRUNCATED_FRACTION = 0.5  # more of the texts give a warning
-# Models whose positions are counted from pad_token_id + 1, as in RoBERTa; those before are never used.
+MAX_EMPTY_FRACTION = 0.01  # Fraction of texts that cleaning leaves empty, above which a warning is given.
+MAX_EXAMPLE_CHARACTERS = 60  # Length to which a text in a message is cut off.
+MAX_TRUNCATED_FRACTION = 0.5  # Fraction of truncated texts above which a warning is given.
+# Model types that, like RoBERTa, count positions from pad_token_id + 1 and do not use the positions before it.
 POSITIONS_AFTER_PADDING = {
     *("camembert", "data2vec-text", "ibert", "longformer", "luke", "mpnet", "roberta", "roberta-prelayernorm"),
     *("xlm-roberta", "xlm-roberta-xl", "xmod"),
@@ -47,7 +47,7 @@ POSITIONS_AFTER_PADDING = {
 
 
 def max_positions(config: dict[str, Any]) -> int | None:
-    """The longest text, in tokens, that the model of a config.json accepts; None where nothing limits it."""
+    """Return the maximum length of a text, in tokens, for the model of a config.json; None if it has no limit."""
     positions = config.get("max_position_embeddings")
     if positions is None or config.get("model_type") not in POSITIONS_AFTER_PADDING:
         return positions
@@ -60,12 +60,17 @@ def tokenize(
     params: TokenizeParams,
     counts: Counter[str],
 ) -> Iterator[pa.RecordBatch]:
-    """Rows of `FIELDS` from filtered rows with their cleaned texts; rows whose text is empty by now are dropped.
+    """Yield rows with the columns of `FIELDS`; rows whose cleaned text is empty are dropped.
 
-    Adds to `counts`: rows, dropped_empty and truncated (rows), tokens but the special ones, and unknown (tokens).
+    Args:
+        batches: Batches of data/filtered.arrow, each with its cleaned texts.
+        tokenizer: The tokenizer of the base model.
+        params: The section `tokenize`.
+        counts: Counts that are increased: the rows ("rows"), dropped rows ("dropped_empty"), truncated rows
+            ("truncated"), tokens without the special ones ("tokens") and unknown tokens ("unknown").
 
     Raises:
-        UserError: no text is left, or too many tokens are unknown.
+        UserError: No text is left, or too many tokens are unknown.
     """
     num_special_tokens, example = len(tokenizer.encode([""], params.max_length).input_ids[0]), ""
     for batch, texts in batches:
@@ -90,23 +95,29 @@ def tokenize(
         ]
         yield pa.RecordBatch.from_arrays(columns, list(FIELDS))
     if not counts["rows"]:
-        raise UserError(f"{FILTERED}: no text is left after cleaning; see section `clean` of params.yaml")
+        raise UserError(f"{FILTERED}: no text is left after cleaning; change the section `clean` of params.yaml")
     if (unk_rate := counts["unknown"] / max(1, counts["tokens"])) > params.max_unk_rate:
         raise UserError(
-            f"the base model's tokenizer does not know this text: {unk_rate:.1%} of the tokens are [UNK], more than "
-            f"tokenize.max_unk_rate ({params.max_unk_rate:.1%}) allows, for example in {example[:60]!r}; choose a base "
-            "model for this language, or see section `clean`"
+            f"the base model's tokenizer does not fit the texts: {unk_rate:.1%} of the tokens are [UNK], more than "
+            f"tokenize.max_unk_rate ({params.max_unk_rate:.1%}) allows, for example in "
+            f"{example[:MAX_EXAMPLE_CHARACTERS]!r}; choose a base model for this language, or "
+            "change the section `clean` of params.yaml"
         )
 
 
 def find_emptied(texts: pa.StringArray, params: CleanParams) -> Iterator[str]:
-    """Yield the beginning of each text of which cleaning leaves nothing."""
+    """Yield the beginning of each text that is empty after cleaning."""
     for text in texts.filter(pc.equal(clean(texts, params), "")):
         yield text.as_py()[:MAX_EXAMPLE_CHARACTERS]
 
 
 def token_statistics(lengths: np.ndarray, counts: Mapping[str, int]) -> dict[str, Any]:
-    """The content of metrics/tokens.json, from the lengths of rows (rows,) in tokens and what `tokenize` counted."""
+    """Return the content of metrics/tokens.json.
+
+    Args:
+        lengths: Length of each row in tokens (rows,).
+        counts: The counts of `tokenize`.
+    """
     length = {"mean": round(float(lengths.mean()), 2), "median": float(np.median(lengths))}
     return {
         "rows": counts["rows"],
@@ -123,7 +134,7 @@ def main() -> None:
     max_length, tokenizer = params.tokenize.max_length, load_tokenizer(BASE_MODEL)
     positions = max_positions(read_json(BASE_MODEL / "config.json"))
     if positions is not None and max_length > positions:
-        raise UserError(f"tokenize.max_length is {max_length}, but the base model has {positions} positions")
+        raise UserError(f"tokenize.max_length is {max_length}; the base model accepts {positions} tokens at most")
     total, counts = map_table(FILTERED)["labels"].num_chunks, Counter[str]()
     batches = ProgressBar(read_batches(FILTERED), total=total, desc="clean_and_tokenize", unit="batch")
     cleaned = ((batch, clean(batch["RawText"], params.clean)) for batch in batches)
@@ -135,7 +146,7 @@ def main() -> None:
     if (dropped := counts["dropped_empty"]) > MAX_EMPTY_FRACTION * (dropped + counts["rows"]):
         emptied = (find_emptied(batch["RawText"], params.clean) for batch in read_batches(FILTERED))
         example = next(chain.from_iterable(emptied))
-        warn(f"{dropped} rows are dropped, since cleaning leaves nothing of their text, for example {example!r}")
+        warn(f"{dropped} rows are dropped, because cleaning leaves nothing of their text, for example {example!r}")
     if (fraction := metrics["truncated_fraction"]) > MAX_TRUNCATED_FRACTION:
         warn(
             f"{fraction:.0%} of the texts are longer than tokenize.max_length ({max_length} tokens) and were truncated"

@@ -1,4 +1,4 @@
-"""Read JSON files and tables of reviews into one Arrow table, one row per review."""
+"""Read JSON files and tables of reviews into one Arrow table with one row per review."""
 
 import stat
 from collections import Counter
@@ -23,48 +23,48 @@ from stages.common.runtime.prefetch import prefetch
 JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet", ".xlsx")
 SUFFIXES = {*JSON_SUFFIXES, *TABLE_SUFFIXES}
-FIELDS = {  # the names are AI Hub's, whatever the source has for them
+FIELDS = {  # Columns have AI Hub's names, whatever their names in the source are.
     "Index": pa.string(),
-    "RawText": pa.string(),  # "" where the record has none
-    "GeneralPolarity": pa.string(),  # numbers as Python's json module writes them; null where it is null or missing
-    "HasPolarity": pa.bool_(),  # whether the record has the key at all
+    "RawText": pa.string(),  # "" for a record without a text.
+    "GeneralPolarity": pa.string(),  # Numbers as the json module writes them; null if the key is null or missing.
+    "HasPolarity": pa.bool_(),  # Whether the record has the key of the label.
     "MainCategory": pa.string(),
-    "file": pa.string(),  # relative to the source folder
-    "is_test": pa.bool_(),  # from data.test_source
+    "file": pa.string(),  # Path relative to the source folder.
+    "is_test": pa.bool_(),  # Whether the row is from data.test_source.
 }
 SCHEMA = make_schema(FIELDS)
-BATCH_ROWS = 8192  # whatever the files, so that equal rows of any format give equal bytes
+BATCH_ROWS = 8192  # Rows per batch; it is fixed so that equal rows in any format give equal bytes.
 MAX_ERRORS_LISTED = 20
 
 
 @dataclass(frozen=True)
 class FilePart:
-    """Consecutive records of a file, and the errors found among them."""
+    """Consecutive records of a file and the errors found among them."""
 
     path: Path
-    file: str  # the value of the rows' column `file`
+    file: str  # Value of the column `file`.
     records: Records
     errors: list[ReadError]
-    outcome: str | None = None  # a key of IngestCounts.files; only the last part of a file has one
+    outcome: str | None = None  # Key of IngestCounts.files in the last part of a file; None in the others.
 
 
 @dataclass
 class IngestCounts:
-    """How many files and records were read or skipped, and why."""
+    """Numbers of files and records that were read or skipped, and the reasons."""
 
     files: Counter[str] = field(default_factory=lambda: Counter(read=0, partly_read=0, skipped=0))
     records: Counter[str] = field(default_factory=lambda: Counter(read=0, skipped=0))
-    file_errors: Counter[str] = field(default_factory=Counter)  # by reason
-    record_errors: Counter[str] = field(default_factory=Counter)
-    first_errors: list[tuple[str, ReadError]] = field(default_factory=list)  # each with the name of its file
-    ids: set[int] = field(default_factory=set)  # hashes of all of them
-    repeated_ids: dict[str, int] = field(default_factory=dict)  # the rows of an id but its first one
-    has_text: bool = False  # whether any record has a text
-    has_label: bool = False  # whether any record has a label, be it null
-    last_path: Path | None = None  # the last file with a valid record
+    file_errors: Counter[str] = field(default_factory=Counter)  # By reason.
+    record_errors: Counter[str] = field(default_factory=Counter)  # By reason.
+    first_errors: list[tuple[str, ReadError]] = field(default_factory=list)  # With the name of the file.
+    ids: set[int] = field(default_factory=set)  # Hashes of all ids, which take less memory than the ids.
+    repeated_ids: dict[str, int] = field(default_factory=dict)  # Number of rows after the first one, by id.
+    has_text: bool = False  # Whether any record has a text.
+    has_label: bool = False  # Whether any record has the key of the label, even with the value null.
+    last_path: Path | None = None  # Last file with a valid record.
 
     def add(self, part: FilePart) -> None:
-        """Count the records and the errors of a part of a file, and at the last part the file itself."""
+        """Count the records and errors in a part of a file, and the file itself at its last part."""
         self.records["read"] += len(part.records)
         for error in part.errors:
             self.records["skipped"] += error.of_record
@@ -83,56 +83,63 @@ class IngestCounts:
             self.files[part.outcome] += 1
 
     def count(self, parts: Iterable[FilePart]) -> Iterator[FilePart]:
-        """Add each part as it passes."""
+        """Yield the parts again and count each of them."""
         for part in parts:
             self.add(part)
             yield part
 
     def to_metrics(self) -> dict[str, Any]:
-        """The content of metrics/ingest.json."""
+        """Return the content of metrics/ingest.json."""
         return {
             "files": self.files,
             "records": self.records,
             "repeated_ids": sum(self.repeated_ids.values()),
-            "file_faults": self.file_errors,
-            "record_faults": self.record_errors,
-            "first_faults": [{"file": file, **asdict(error)} for file, error in self.first_errors],
+            "file_errors": self.file_errors,
+            "record_errors": self.record_errors,
+            "first_errors": [{"file": file, **asdict(error)} for file, error in self.first_errors],
         }
 
 
 def find_files(source: Path, key: str = "data.source", columns: Columns = AIHUB, encoding: str = "utf-8") -> list[Path]:
-    """Find the files of a source: itself, or all files below it but hidden ones, and .txt files that are no tables.
+    """Find the files of a source, which is a single file or a folder that is searched recursively.
 
-    Broken links and links to folders are included, so that they are reported: following these could go in circles.
+    Hidden files and .txt files that are not tables are left out. Broken links and links to folders are included so that
+    they are reported; a link to a folder is not followed, because it could lead in circles.
+
+    Args:
+        source: Path of the file or folder.
+        key: Name of the parameter that holds the path, for error messages.
+        columns: Columns by which a .txt file is recognised as a table.
+        encoding: Encoding to assume for a text file that is valid in none.
 
     Returns:
-        Paths relative to `source`, in the order of their names.
+        Paths relative to `source`, sorted.
 
     Raises:
-        UserError: There is no file; the message names `key`, the parameter.
+        UserError: No file was found.
     """
     if source.is_file():
         if source.suffix.lower() not in {*SUFFIXES, ".txt"}:
             raise UserError(f"{key}: {source}: its name must end in {', '.join(sorted(SUFFIXES))}, or .txt for a TSV")
         return [Path()]
     if not source.is_dir():
-        raise UserError(f"{key}: {source} is no folder or file; it must hold AI Hub's JSON files, or tables")
+        raise UserError(f"{key}: {source} is not a folder or file; name a folder of AI Hub's JSON files or of tables")
     suffixes = {*SUFFIXES, ".txt"}
     found = (path for path in source.rglob("*") if path.suffix.lower() in suffixes or path.is_symlink())
     wanted = (path for path in found if (path.is_symlink() if path.is_dir() else path.suffix.lower() in suffixes))
     files = [path.relative_to(source) for path in wanted]
-    # Excel's lock files are called ~$NAME.xlsx.
+    # While Excel has a file open, a lock file ~$NAME.xlsx stands beside it.
     files = [path for path in files if not any(part.startswith((".", "~$")) for part in path.parts)]
     if texts := [path for path in files if path.suffix.lower() == ".txt"]:
-        # pandas takes half a second to import, which AI Hub's files can do without.
+        # Imported only where it is needed, because pandas takes half a second to import.
         from stages.common.corpus.table_records import is_text_table
 
         others = {path for path in texts if not is_text_table(source / path, columns, encoding)}
         files = [path for path in files if path not in others]
         if tables := [path for path in others if b"\t" in (source / path).open("rb").read(2**12)]:
             warn(
-                f"{key}: {len(tables)} .txt files in {source} hold tabs, but are not read, since no line names the "
-                f"columns {columns.text} and {columns.label}, for example {min(tables)}"
+                f"{key}: {len(tables)} .txt files in {source} contain tabs but are not read, since none of their first "
+                f"lines names the columns {columns.text!r} and {columns.label!r}, for example {min(tables)}"
             )
     if not files:
         raise UserError(f"{key}: no {', '.join(sorted(SUFFIXES))} file in {source}")
@@ -140,13 +147,16 @@ def find_files(source: Path, key: str = "data.source", columns: Columns = AIHUB,
 
 
 def read_file(path: Path, columns: Columns, encoding: str, name: str) -> Iterator[ReadResult]:
-    """Yield the records of a file of any format, and its errors: JSON as a whole, a table in chunks.
+    """Yield the records and errors of a file in any format: all at once for JSON, in chunks for a table.
 
     Args:
-        name: What the ids begin with that rows of a table without ids get.
+        path: Path of the file.
+        columns: Names of the keys or columns to read.
+        encoding: Encoding to assume for a text file that is valid in none.
+        name: Beginning of the ids of rows, for a table without a column of ids.
     """
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # a pipe or a device might never end
+        if not stat.S_ISREG(path.stat().st_mode):  # A pipe or a device might never end.
             detail = "not a regular file, or a link to a folder"
             yield ReadResult(Records(), [ReadError("unreadable", "", detail, of_record=False)])
         elif path.suffix.lower() in JSON_SUFFIXES:
@@ -169,18 +179,22 @@ def read_files(
     encoding: str = "utf-8",
     id_prefix: str = "",
 ) -> Iterator[FilePart]:
-    """Yield the parts of all files, in their order; the last part of a file is empty and tells its outcome.
+    """Yield the parts of all files in order; the last part of a file is empty and has its outcome.
 
     Args:
-        files: Paths relative to `source`, as `find_files` returns them.
-        id_prefix: What generated ids begin with, before the name of the file.
+        source: Path of the folder, or of a single file.
+        files: Paths relative to `source`, from `find_files`.
+        columns: Names of the keys or columns to read.
+        on_error: "stop" or "skip", see `data.on_error`.
+        encoding: Encoding to assume for a text file that is valid in none.
+        id_prefix: Beginning of the ids of rows, for tables without a column of ids.
 
     Raises:
-        UserError: There is an error in a file, and `on_error` is "stop".
+        UserError: A file has an error, and `on_error` is "stop".
     """
     for file in files:
         path = source / file
-        # A name that is not valid Unicode could not be stored.
+        # Arrow cannot store a file name that is not valid Unicode.
         name = (file.as_posix() if file.name else source.name).encode(errors="backslashreplace").decode()
         num_records = num_errors = 0
         for records, errors in read_file(path, columns, encoding, id_prefix + name):
@@ -193,7 +207,7 @@ def read_files(
 
 
 def to_batches(parts: Iterable[FilePart], is_test: bool = False) -> Iterator[pa.RecordBatch]:
-    """Yield the records of all parts as batches of BATCH_ROWS rows; the last batch may be shorter."""
+    """Yield the records of all parts in batches of BATCH_ROWS rows; the last batch may be shorter."""
     records, files = Records(), list[str]()
     for part in parts:
         records += part.records
@@ -211,21 +225,27 @@ def _to_batch(rows: Records, files: list[str], is_test: bool) -> pa.RecordBatch:
 
 
 def check_counts(counts: IngestCounts, key: str, source: Path, columns: Columns) -> None:
-    """Check that a source, the value of the parameter `key`, has records with a text and a label.
+    """Check that a source has records with a text and a label.
+
+    Args:
+        counts: The counts of the source.
+        key: Name of the parameter that holds the path of the source.
+        source: Path of the source.
+        columns: Names of the keys or columns that were read.
 
     Raises:
-        UserError: No record of the source has the key of the text or of the label, or errors left no record at all.
+        UserError: No record has the key of the text or of the label, or no record is valid.
     """
     if counts.last_path:
         for name, is_there in (("text", counts.has_text), ("label", counts.has_label)):
             if not is_there:
-                keys = find_keys(counts.last_path.read_bytes())  # a table without such a column has been refused
+                keys = find_keys(counts.last_path.read_bytes())  # The file is JSON; a table would have been refused.
                 has = f"; the last file has {', '.join(keys)}" if keys else ""
                 key = f"data.{name}_column of {PARAMS}"
-                raise UserError(f"{key}: no record of {source} has {columns.names()[name]}{has}")
+                raise UserError(f"{key}: no record of {source} has {columns.names()[name]!r}{has}")
     elif counts.first_errors:
         file, error = counts.first_errors[0]
-        raise UserError(f"{key}: no valid record in {counts.files.total()} files of {source}, first {file}: {error}")
+        raise UserError(f"{key}: no valid record in {counts.files.total()} files of {source}; first {file}: {error}")
 
 
 @report_user_errors
@@ -248,7 +268,7 @@ def main() -> None:
             counts = IngestCounts()
             bar = ProgressBar(files, desc="ingest", unit="file")
             is_test = key == "data.test_source"
-            # Train and test files may have the same names.
+            # Training and test files may have the same names, but ids must differ.
             options = columns, params.data.on_error, encoding, "test:" if is_test else ""
             parts = prefetch(read_files(sources[key], bar, *options))
             for batch in to_batches(total.count(counts.count(parts)), is_test):
@@ -257,13 +277,13 @@ def main() -> None:
     write_json(INGEST_METRICS, total.to_metrics())
     if repeated := total.repeated_ids:
         warn(
-            f"{columns.id}: {len(repeated)} ids stand in {sum(repeated.values()) + len(repeated)} rows, "
-            f"for example {next(iter(repeated))!r}; an id in data.exclude leaves out all of its rows"
+            f"{columns.id}: {sum(repeated.values()) + len(repeated)} rows share {len(repeated)} ids, for example "
+            f"{next(iter(repeated))!r}; an id in data.exclude excludes all its rows"
         )
     if total.first_errors:
         skipped = f"{total.files['skipped']} files and {total.records['skipped']} records were skipped"
-        partly = f"{total.files['partly_read']} files were read in part, since data.on_error of {PARAMS} is skip"
-        warn(f"{skipped}, {partly}: see {INGEST_METRICS}")
+        partly = f"{total.files['partly_read']} files were read in part"
+        warn(f"{skipped}, {partly}, because data.on_error of {PARAMS} is skip; see {INGEST_METRICS}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""Delete the runs and baselines of earlier parameters, which other stages wrote, and list the runs that are asked for.
+"""Delete the runs and baselines of earlier parameters, and list the runs of the current parameters.
 
-DVC does not delete the outs of matrix cells that are gone. Without this stage `select` and `compare`, which depend on
-the folders of all runs and all baselines, would see other folders here than in a fresh clone.
+The files that this stage deletes were written by other stages. DVC keeps the outputs of matrix cells that no longer
+exist, and the stages `select` and `compare` depend on the folders of all runs and baselines. Without this stage, their
+inputs would differ from those in a fresh clone.
 """
 
 import itertools

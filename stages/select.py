@@ -1,4 +1,4 @@
-"""The learning rate of each method, by the mean validation score over the folds, and the best run at that rate."""
+"""Select the learning rate of each method and its best run by validation, and summarize the training histories."""
 
 import shutil
 from collections import defaultdict
@@ -16,13 +16,13 @@ from stages.common.runtime.paths import MODELS, PARAMS, PLOTS, RUN_PLAN, RUNS
 
 
 def select(runs: Mapping[str, TrainedRun], select_by: str) -> SelectedMethod:
-    """Select the learning rate with the best mean validation score over the folds, and the best run at that rate.
+    """Select the learning rate with the best mean validation score over the folds, and its best run.
 
-    Of equal rates and runs the first is selected.
+    If several learning rates or runs have the same score, the first of them is selected.
 
     Args:
-        runs: All runs of a method by their names.
-        select_by: `train.select_by`.
+        runs: All runs of a method, by name.
+        select_by: "loss" or "macro_f1", see `train.select_by`.
     """
     by_learning_rate: dict[float, dict[str, TrainedRun]] = defaultdict(dict)
     for name, run in runs.items():
@@ -39,10 +39,11 @@ def select(runs: Mapping[str, TrainedRun], select_by: str) -> SelectedMethod:
 
 
 def summarize(histories: Mapping[str, History]) -> list[dict[str, Any]]:
-    """Summarize the histories of several runs in one object per epoch.
+    """Summarize the histories of several runs.
 
-    Each holds the mean of every metric over the runs that reached the epoch, its standard deviation `METRIC_sd` (null
-    for one run) and the value of each run, `METRIC_RUN`.
+    Returns:
+        One object for each epoch. For each metric it has the mean over the runs that reached the epoch (METRIC), the
+        standard deviation (METRIC_sd; null for a single run) and the value of each run (METRIC_RUN).
     """
     rows = []
     for index in range(max(map(len, histories.values()))):
@@ -65,7 +66,7 @@ def main() -> None:
     for method, names in read_json(RUN_PLAN).items():
         if missing := [name for name in names if not (RUNS / method / name).is_dir()]:
             raise UserError(
-                f"{RUNS / method / missing[0]}: is not there; if run.folds or {method}.learning_rates of {PARAMS} "
+                f"{RUNS / method / missing[0]}: is missing; if run.folds or {method}.learning_rates of {PARAMS} "
                 "changed while `dvc repro` ran, run it again"
             )
         selected = select({name: read_trained_run(RUNS / method / name) for name in names}, select_by)

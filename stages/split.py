@@ -1,4 +1,4 @@
-"""Stratified, leak-free folds: training, validation and test rows of each replicate of the comparison."""
+"""Split the rows into stratified folds without leakage: one fold for each replicate of the comparison."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,31 +23,51 @@ from stages.common.runtime.paths import FOLDS, NO_FILE, SPLIT_METRICS, TOKENIZED
 from stages.common.runtime.prefetch import prefetch
 
 ID_COLUMN = "Index"
-LARGE_GROUP = 0.01  # fraction of the rows of its class; larger groups are the last to become validation rows
+# Fraction of the rows of a class above which a group of rows is large; large groups become validation rows last.
+LARGE_GROUP = 0.01
 
 
 @dataclass(frozen=True, eq=False)
 class Corpus:
-    """What decides to which part of a fold a row belongs; the arrays have the shape (rows,)."""
+    """Properties of rows that decide to which part of a fold they belong; the arrays have the shape (rows,)."""
 
-    labels: np.ndarray  # class indices
-    groups: np.ndarray  # group numbers 0, 1, ... without gaps; rows of one group stay together
-    is_test: np.ndarray  # rows of data.test_source
-    num_texts: int  # distinct texts
+    labels: np.ndarray  # Class indices.
+    groups: np.ndarray  # Group numbers 0, 1, ... without gaps; the rows of a group stay together.
+    is_test: np.ndarray  # Whether a row is from data.test_source.
+    num_texts: int  # Number of distinct texts.
 
 
 def require_texts(labels: np.ndarray, class_names: Sequence[str], needed: int, where: str) -> None:
-    """Raise a UserError that names a class with fewer than `needed` groups; `labels` (groups,) are their classes."""
+    """Check that each class has enough groups.
+
+    Args:
+        labels: Class index of each group (groups,).
+        class_names: Names of the classes.
+        needed: Minimum number of groups for each class.
+        where: Place of the groups, for the message.
+
+    Raises:
+        UserError: A class has fewer groups.
+    """
     for name, found in zip(class_names, np.bincount(labels, minlength=len(class_names)), strict=True):
         if found < needed:
-            raise UserError(f"class {name} has {found} distinct texts {where}, but needs at least {needed}")
+            raise UserError(f"class {name!r} has {found} distinct texts {where}, but needs at least {needed}")
 
 
 def deal_folds(labels: np.ndarray, sizes: np.ndarray, num_folds: int, generator: np.random.Generator) -> np.ndarray:
-    """Deal groups with these classes and numbers of rows to test folds of equal size; return the fold of each group.
+    """Distribute groups over test folds of equal size.
 
-    The groups of a class come in random order, large ones first. Each goes to the fold with the fewest rows of its
-    class so far and, among these, with the fewest rows of all classes.
+    The groups of a class are taken in random order, large ones first. Each goes to the fold with the fewest rows of its
+    class so far and, among such folds, with the fewest rows of all classes.
+
+    Args:
+        labels: Class index of each group (groups,).
+        sizes: Number of rows of each group (groups,).
+        num_folds: Number of folds.
+        generator: Source of the random order.
+
+    Returns:
+        Number of the fold of each group (groups,).
     """
     folds = np.empty(len(sizes), np.int16)
     order = generator.permutation(len(sizes))
@@ -67,15 +87,21 @@ def deal_folds(labels: np.ndarray, sizes: np.ndarray, num_folds: int, generator:
 def divide(
     labels: np.ndarray, sizes: np.ndarray, params: SplitParams, generator: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draw stratified training and validation groups from groups with these classes and numbers of rows.
+    """Draw stratified training and validation groups.
 
-    Each class needs two groups, or one without validation.
+    Each class must have two groups, or one group if there are no validation rows.
+
+    Args:
+        labels: Class index of each group (groups,).
+        sizes: Number of rows of each group (groups,).
+        params: The section `split`.
+        generator: Source of the random order.
 
     Returns:
-        Numbers of the training groups, and of the validation groups.
+        Indices of the training groups and of the validation groups.
     """
     class_rows = np.bincount(labels, sizes)
-    # Random within each class; large groups come last, since one of them could make up most of the validation rows.
+    # The order is random within each class, but large groups come last: one could be most of the validation rows.
     order = generator.permutation(len(sizes))
     order = order[np.lexsort((np.maximum(sizes, LARGE_GROUP * class_rows[labels])[order], labels[order]))]
     labels, sizes = labels[order], sizes[order]
@@ -84,33 +110,39 @@ def divide(
     rows_before -= rows_before[first_of_class][labels]
 
     def leading(fraction: float, start: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Whether a group is among those that make up a fraction of the `rows` (classes,) that follow on `start`."""
+        """Mark, for each class, the first groups after row `start` that make up a fraction of `rows`."""
         offset = rows_before - start[labels]
         return (offset == 0) | (offset + sizes / 2 < (fraction * rows)[labels])
 
     validation = np.zeros(len(order), bool)
     if params.validation_size:
         validation = leading(params.validation_size, np.zeros_like(class_rows), class_rows)
-        validation[np.append(first_of_class[1:], len(order)) - 1] = False  # the last of each class is for training
+        validation[np.append(first_of_class[1:], len(order)) - 1] = False  # Each class keeps a group for training.
     validation_rows = np.bincount(labels, sizes * validation)
-    # The first groups are kept, so that the rows of a smaller fraction are among those of a larger one.
+    # Taking the first groups makes the training rows of a smaller fraction a subset of those of a larger one.
     train = ~validation & leading(params.train_fraction, validation_rows, class_rows - validation_rows)
     return order[train], order[validation]
 
 
 def make_folds(corpus: Corpus, class_names: Sequence[str], params: SplitParams) -> Iterator[Fold]:
-    """Yield `params.folds` folds, which have no text in common between their parts.
+    """Yield `params.folds` folds; no text is in two parts of a fold.
 
-    The test folds are disjoint and together hold all rows. If `corpus.is_test` marks rows, these are the test rows of
-    every fold, and other rows with their texts are left out. Each fold draws its validation rows from a random stream
-    of its own; if `params.validation_size` is 0, they are the test rows.
+    The test rows of different folds are disjoint and together are all rows. If the corpus has rows from
+    data.test_source, these are the test rows of every fold instead, and other rows with their texts are left out. The
+    validation rows of each fold are drawn from a separate random stream; if `params.validation_size` is 0, they are the
+    test rows.
+
+    Args:
+        corpus: The rows.
+        class_names: Names of the classes, for messages.
+        params: The section `split`.
 
     Raises:
         UserError: A class has too few distinct texts.
     """
     sizes = np.bincount(corpus.groups)
     labels = np.empty(len(sizes), corpus.labels.dtype)
-    labels[corpus.groups[::-1]] = corpus.labels[::-1]  # the last assignment counts: that of a group's first row
+    labels[corpus.groups[::-1]] = corpus.labels[::-1]  # In reverse, so that the first row of a group decides.
     generator = np.random.default_rng(params.seed)
     if has_test_source := bool(corpus.is_test.any()):
         require_texts(corpus.labels[corpus.is_test], class_names, 1, "in data.test_source")
@@ -129,27 +161,31 @@ def make_folds(corpus: Corpus, class_names: Sequence[str], params: SplitParams) 
 
 
 def near_duplicate_keys(texts: pa.StringArray) -> list[str]:
-    """Texts without case, spaces, punctuation and runs of one character; a text with nothing else stays as it is."""
+    """Compute the keys by which near-duplicates are found.
+
+    A key is the text in lower case without spaces and punctuation, with runs of one character shortened to one. The key
+    of a text that consists only of these is the text itself.
+    """
     letters = pc.replace_substring_regex(pc.utf8_lower(texts), pattern=r"[^\p{L}\p{N}]+", replacement="")
     keys = re.sub(r"(.)\1+", r"\1", "\n".join(letters.to_pylist())).split("\n")
-    return [key or text for key, text in zip(keys, texts.to_pylist(), strict=False)]  # no text has one key
+    return [key or text for key, text in zip(keys, texts.to_pylist(), strict=False)]  # "" has one key.
 
 
 def read_corpus(batches: Iterable[pa.RecordBatch], group_near_duplicates: bool) -> Corpus:
     """Read labels and groups from batches with the columns labels, text and is_test.
 
-    Rows are one group if their texts are equal, or with `group_near_duplicates` their `near_duplicate_keys`. Groups are
-    numbered by first appearance.
+    Rows belong to one group if their texts are equal or, with `group_near_duplicates`, their `near_duplicate_keys`.
+    Groups are numbered in the order of their first rows.
     """
     labels, is_test, text_digests, key_digests = [], [], bytearray(), bytearray()
 
     def digest(texts: list[str]) -> bytes:
-        # 8 bytes a row in place of its text, so that memory does not grow with the texts. Two texts with the same
-        # digest, a chance of one in millions, would stay together for nothing; equal texts are never separated.
+        # Keeping eight bytes for each row instead of its text saves memory. With a chance of one in millions, two texts
+        # of a corpus have the same digest and stay together needlessly; equal texts are never separated.
         return b"".join(blake2b(text.encode(), digest_size=8).digest() for text in texts)
 
     for batch in batches:
-        labels.append(batch["labels"].to_numpy().astype(np.int8))  # a copy: a view would keep the whole batch
+        labels.append(batch["labels"].to_numpy().astype(np.int8))  # A view would keep the batch in memory.
         is_test.append(batch["is_test"].to_numpy(False))
         text_digests += digest(batch["text"].to_pylist())
         if group_near_duplicates:
@@ -162,14 +198,18 @@ def read_corpus(batches: Iterable[pa.RecordBatch], group_near_duplicates: bool) 
 
 
 def find_excluded(path: Path, num_rows: int) -> np.ndarray:
-    """Mark the rows (rows,) whose ids stand in a file, and warn about ids of no row and of several rows."""
+    """Find the rows whose ids stand in a file, and warn about ids that belong to no row or to several rows.
+
+    Returns:
+        Whether each row is excluded, a boolean array (rows,).
+    """
     if path == NO_FILE:
         return np.zeros(num_rows, bool)
     ids = read_excluded_ids(path)
     matches = pa.chunked_array([pc.index_in(batch[ID_COLUMN], ids) for batch in read_batches(TOKENIZED, (ID_COLUMN,))])
     rows_of_id = np.bincount(matches.drop_null().to_numpy(), minlength=len(ids))
     several = rows_of_id > 1
-    all_rows = f"{rows_of_id[several].sum()} rows, which are all excluded"
+    all_rows = f"several rows, {rows_of_id[several].sum()} in all, which are all excluded"
     for is_odd, meaning in ((rows_of_id == 0, "no row"), (several, all_rows)):
         if count := int(is_odd.sum()):
             example = ids[int(is_odd.argmax())].as_py()
@@ -178,12 +218,12 @@ def find_excluded(path: Path, num_rows: int) -> np.ndarray:
 
 
 def read_excluded_ids(path: Path) -> pa.Array:
-    """The distinct ids in a file: one a line, or the column `Index` of a .csv, .tsv or .xlsx, as in label_issues.csv.
+    """Read the distinct ids in a file: one on each line, or the column `Index` of a .csv, .tsv or .xlsx file.
 
     Raises:
-        UserError: it cannot be read, or has no such column.
+        UserError: The file cannot be read, or has no such column.
     """
-    # pandas takes half a second to import.
+    # Imported only where it is needed, because pandas takes half a second to import.
     from stages.common.corpus.tables import Wanted, match_column, read_chunks
 
     def check_columns(found: list[str]) -> None:
@@ -219,7 +259,7 @@ def main() -> None:
             counts.append(FoldCounts.of(remaining, corpus.labels, class_names))
             for part, of_part in counts[-1]:
                 if missing := [name for name, rows in of_part.classes.items() if not rows]:
-                    raise UserError(f"data.exclude: leaves class {missing[0]} no {part} row in fold {number}")
+                    raise UserError(f"data.exclude: class {missing[0]!r} has no {part} row left in fold {number}")
             write_fold(folder / fold_path(number).name, remaining, len(excluded))
     metrics = SplitMetrics(
         rows=len(corpus.labels),

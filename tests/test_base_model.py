@@ -9,14 +9,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from huggingface_hub import close_session
 
 from tests.support.corpus import SHIPPED_TEXT
-from tests.support.hub import COMMIT, REPOSITORY, TAG_COMMIT, Hub, serving
-from tests.support.project import ROOT, encode, run
+from tests.support.hub import COMMIT, PATIENCE, REPOSITORY, TAG_COMMIT, Hub, serving
+from tests.support.project import encode, run_tool
 
 Fetch = Callable[..., tuple[int, str]]
-# The library waits between its attempts.
-NO_WAITING = "import time, runpy; time.sleep = lambda _: None; runpy.run_module('stages.base_model', None, '__main__')"
 TOKENIZER = "tokenizer_78b3253a26.model"
 SELECTED = {"config.json", "model.safetensors", TOKENIZER, "tokenizer_config.json", "vocab.txt"}
 
@@ -47,27 +46,49 @@ def hub(repository) -> Iterator[Hub]:
 
 
 @pytest.fixture
-def fetch(hub, tmp_path) -> Fetch:
-    """Run the stage in a process of its own, with the cache in `tmp_path`; returns exit status and standard error."""
+def fetch(hub, tmp_path, capsys) -> Fetch:
+    """Run the stage with the hub and its cache in `tmp_path`; returns exit status and standard error.
+
+    It runs in this process. The library has read its environment variables long since, so that its constants are set.
+    That the variables themselves are heeded, tests/test_pipeline.py shows.
+    """
 
     def run_stage(
         hub_id: str = REPOSITORY,
         revision: str = COMMIT,
         folder: str = "data/none",
         waiting: bool = True,
-        **variables: str,
+        endpoint: str = hub.url,
+        offline: bool = False,
     ) -> tuple[int, str]:
         params = yaml.safe_load(SHIPPED_TEXT)
         params["base_model"] = {"folder": folder, "hub_id": hub_id, "revision": revision}
         (tmp_path / "params.yaml").write_text(yaml.safe_dump(params, allow_unicode=True), encoding="utf-8")
-        environment = {
-            **{"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "0", "HF_TOKEN": "", "NO_PROXY": "*"},
-            **{"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), **variables},
+        constants = {
+            "ENDPOINT": endpoint,
+            "HUGGINGFACE_CO_URL_TEMPLATE": endpoint + "/{repo_id}/resolve/{revision}/{filename}",
+            "HF_HUB_CACHE": str(tmp_path / "hf"),
+            "HF_TOKEN_PATH": str(tmp_path / "token"),
+            "HF_HUB_OFFLINE": offline,
+            **{name: int(seconds) for name, seconds in PATIENCE.items()},
         }
-        command = ["-m", "stages.base_model"] if waiting else ["-c", NO_WAITING]
-        result = run("python", *command, cwd=tmp_path, **environment)
-        assert result.stdout == ""
-        return result.returncode, result.stderr
+        status, message = 0, ""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(tmp_path)
+            for name, value in {"HF_TOKEN": "", "NO_PROXY": "*"}.items():
+                patch.setenv(name, value)
+            for name, value in constants.items():
+                patch.setattr(f"huggingface_hub.constants.{name}", value)
+            if not waiting:  # The library waits between its attempts.
+                patch.setattr("time.sleep", lambda _: None)
+            close_session()
+            try:
+                run_tool("base_model")
+            except SystemExit as exit_info:
+                status, message = 1, f"{exit_info.code}\n"
+        printed = capsys.readouterr()
+        assert printed.out == ""
+        return status, printed.err + message
 
     return run_stage
 
@@ -175,7 +196,7 @@ def test_a_transfer_that_breaks_off_once_is_resumed(hub, fetch, repository, tmp_
     assert (tmp_path / "data/base_model/model.safetensors").read_bytes() == repository["model.safetensors"]
 
 
-NO_HUB = {"HF_ENDPOINT": "http://127.0.0.1:9"}
+NO_HUB = {"endpoint": "http://127.0.0.1:9"}
 UNKNOWN = "0" * 40
 MAIN = f"full hash of a commit of {REPOSITORY}; main is now at {COMMIT}"
 # What is asked for, how the hub fails, and what the error says.
@@ -187,13 +208,13 @@ FAILURES = {
     "capitals": ({"revision": COMMIT.upper()}, None, [f"base_model.revision is '{COMMIT.upper()}'", MAIN]),
     "an unknown revision": ({"revision": UNKNOWN}, None, [f"base_model.revision is '{UNKNOWN}'", MAIN]),
     "a branch, and no hub": ({"revision": "main", **NO_HUB}, None, ["refused", "check the network"]),
-    "an unknown id": ({"hub_id": "monologg/kobart"}, None, ["has no model monologg/kobart", "check the id"]),
-    "no id at all": ({"hub_id": "a/b/c"}, None, ["a/b/c is not a model id"]),
+    "an unknown id": ({"hub_id": "monologg/kobart"}, None, ["has no model 'monologg/kobart'", "check the id"]),
+    "no id at all": ({"hub_id": "a/b/c"}, None, ["'a/b/c' is not a model id"]),
     "no folder": ({"hub_id": "", "folder": "data/mini"}, None, ["base_model.folder: data/mini is not a folder"]),
     "no access": ({}, "401", [REPOSITORY, "log in with `hf auth login`"]),
     "a hub that is down": ({}, "503", ["status 503", "try again later"]),
     "no hub": (NO_HUB, None, ["refused", "check the network", "set base_model.folder"]),
-    "offline": ({"HF_HUB_OFFLINE": "1"}, None, ["HF_HUB_OFFLINE"]),
+    "offline": ({"offline": True}, None, ["HF_HUB_OFFLINE"]),
     "a transfer cut short": ({"waiting": False}, "cut", ["closed", "check the network", "run again"]),
     "a wrong checksum": ({}, "wrong bytes", ["wrong checksum of config.json", "try again later"]),
     "a wrong size": ({}, "wrong size", ["wrong checksum of config.json", "try again later"]),
@@ -274,10 +295,10 @@ def truncate(path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "error"),
     [
-        (lambda folder: edit_config(folder, vocab_size=50), "모델 폴더: the tokenizer has .* a vocab_size of 50"),
+        (lambda folder: edit_config(folder, vocab_size=50), "모델 폴더: the tokenizer has .* but vocab_size .* is 50"),
         (lambda folder: edit_config(folder, model_type=None), r"모델 폴더/config\.json: has no model_type"),
         (lambda folder: (folder / "config.json").write_text("{"), r"모델 폴더/config\.json: cannot be read as JSON"),
-        (lambda folder: truncate(folder / "model.safetensors"), "모델 폴더/model.safetensors: not a whole safetensors"),
+        (lambda folder: truncate(folder / "model.safetensors"), "모델 폴더/model.safetensors: is damaged, or not"),
         (shutil.rmtree, "base_model.folder: .*모델 폴더 is not a folder"),
     ],
 )
@@ -291,7 +312,7 @@ def test_a_damaged_or_contradicting_folder_is_refused(stage, base_model, damage,
 def test_a_git_lfs_pointer_is_named_as_such(stage, base_model):
     pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 369000000\n"
     (base_model / "model.safetensors").write_text(pointer, encoding="utf-8")
-    with pytest.raises(SystemExit, match=r"model\.safetensors: a Git LFS pointer, .* `git lfs pull`"):
+    with pytest.raises(SystemExit, match=r"model\.safetensors: is a Git LFS pointer .* `git lfs pull`"):
         stage("base_model", base_model__folder=str(base_model))
 
 
@@ -301,7 +322,7 @@ def test_weights_in_several_files_are_refused_with_the_way_out(stage, base_model
     model = BertModel.from_pretrained(base_model)
     (base_model / "model.safetensors").unlink()
     model.save_pretrained(base_model, max_shard_size="5KB")
-    with pytest.raises(SystemExit, match=r"model\.safetensors\.index\.json names weights in several files"):
+    with pytest.raises(SystemExit, match=r"weights in several files \(model\.safetensors\.index\.json\)"):
         stage("base_model", base_model__folder=str(base_model))
     BertModel.from_pretrained(base_model).save_pretrained(base_model, max_shard_size="100GB")
     (base_model / "model.safetensors.index.json").unlink(missing_ok=True)
@@ -322,7 +343,7 @@ def write_tokenizer_json(folder: Path, template: str) -> None:
 @pytest.mark.parametrize("template", ["$A", "$A [SEP] [CLS]"])
 def test_a_tokenizer_that_does_not_begin_with_a_special_token_is_refused(stage, base_model, template):
     write_tokenizer_json(base_model, template)
-    with pytest.raises(SystemExit, match=r"begins a text with no special token, \[CLS\] or <s>"):
+    with pytest.raises(SystemExit, match=r"does not begin a text with a special token such as \[CLS\] or <s>"):
         stage("base_model", base_model__folder=str(base_model))
     write_tokenizer_json(base_model, "[CLS] $A [SEP]")
     stage("base_model")

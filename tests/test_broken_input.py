@@ -56,21 +56,21 @@ def test_what_is_whole_is_kept_and_what_is_not_is_counted(stage, tmp_path, capsy
     counted = metrics()
     assert counted["files"] == {"read": 1, "partly_read": 4, "skipped": 6}
     assert counted["records"] == {"read": 57, "skipped": 6}
-    assert counted["file_faults"] == {"not_json": 5, "not_unicode": 2, "unreadable": 1, "wrong_type": 1}
-    assert counted["record_faults"] == {"not_json": 1, "not_unicode": 2, "wrong_type": 3}
-    found = {(error["file"], error["place"]): error["detail"] for error in counted["first_faults"]}
+    assert counted["file_errors"] == {"not_json": 5, "not_unicode": 2, "unreadable": 1, "wrong_type": 1}
+    assert counted["record_errors"] == {"not_json": 1, "not_unicode": 2, "wrong_type": 3}
+    found = {(error["file"], error["place"]): error["detail"] for error in counted["first_errors"]}
     assert found["array.json", "record 2"] == "of type int, not an object"
     assert found["array.json", "record 4"] == "RawText holds half of a surrogate pair at character 1"
     assert found["lines.json", "line 3"] == "of type int, not an object"
     assert found["gone.json", ""] == "No such file or directory"
-    assert "4 files were read in part, since data.on_error of params.yaml is skip" in capsys.readouterr().err
+    assert "4 files were read in part, because data.on_error of params.yaml is skip" in capsys.readouterr().err
 
 
 def test_only_the_first_errors_are_listed(stage, tmp_path):
     source = write_corpus(tmp_path / "raw", [record(1, "a"), *range(40)])
     stage("ingest", data__source=str(source), data__on_error="skip")
     assert metrics()["records"] == {"read": 1, "skipped": 40}
-    assert [error["place"] for error in metrics()["first_faults"]] == [f"record {n}" for n in range(2, 22)]
+    assert [error["place"] for error in metrics()["first_errors"]] == [f"record {n}" for n in range(2, 22)]
 
 
 def test_nothing_valid_at_all_is_one_line(stage, tmp_path):
@@ -87,7 +87,7 @@ def test_keys_are_listed_from_the_last_file_that_has_records(stage, tmp_path):
     (source / "y.json").write_text('[{"review": "글"}]', encoding="utf-8")
     (source / "z.json").symlink_to("nowhere")
     with pytest.raises(
-        SystemExit, match=r"data.text_column of params.yaml: no record of .* has RawText; .* has review"
+        SystemExit, match=r"data.text_column of params.yaml: no record of .* has 'RawText'; .* has review"
     ):
         stage("ingest", data__source=str(source), data__on_error="skip")
 
@@ -188,8 +188,8 @@ def test_no_broken_file_takes_its_neighbours_along(stage, neighbours, seed):
     assert (kept[0], kept[-1]) == ("앞", "뒤")
     assert counted["records"]["read"] == len(kept)
     assert sum(counted["files"].values()) == 3
-    has_error = sum(counted["file_faults"].values()) + sum(counted["record_faults"].values()) > 0
-    assert has_error == (counted["files"]["read"] == 2) == bool(counted["first_faults"])
+    has_error = sum(counted["file_errors"].values()) + sum(counted["record_errors"].values()) > 0
+    assert has_error == (counted["files"]["read"] == 2) == bool(counted["first_errors"])
 
 
 @fuzz

@@ -67,7 +67,7 @@ def test_a_warning_says_that_most_texts_are_truncated(tokenize, capsys):
 
 
 def test_more_tokens_than_the_model_has_positions_are_refused(tokenize):
-    with pytest.raises(SystemExit, match="max_length is 256, but the base model has 64 positions"):
+    with pytest.raises(SystemExit, match="max_length is 256; the base model accepts 64 tokens at most"):
         tokenize(records(), tokenize__max_length=256)
     assert not TOKENIZED.exists()
 
@@ -91,7 +91,7 @@ def test_a_vocabulary_that_does_not_know_korean_is_refused(tokenize, latin_base_
     with pytest.raises(SystemExit) as raised:
         tokenize(records())
     error = str(raised.value)
-    assert re.search(r"does not know this text: [89]\d\.\d% of the tokens are \[UNK\], more than .*\(10\.0%\)", error)
+    assert re.search(r"does not fit the texts: [89]\d\.\d% of the tokens are \[UNK\], more than .*\(10\.0%\)", error)
     assert "'배터리 실망!'" in error
     assert "\n" not in error
     assert not list(Path("data").glob("*tokenized*"))

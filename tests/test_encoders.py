@@ -130,7 +130,7 @@ def test_the_whole_pipeline_runs_on(stage, tmp_path, capsys, build: Callable[[Pa
     stage("base_model", base_model__folder=str(folder))
     stage("ingest", data__source=str(write_corpus(tmp_path / "raw", [*records(), record(900, LONG)])))
     stage("filter")
-    with pytest.raises(SystemExit, match="max_length is 41, but the base model has 40 positions"):
+    with pytest.raises(SystemExit, match="max_length is 41; the base model accepts 40 tokens at most"):
         stage("clean_and_tokenize", tokenize__max_length=41)
     stage("clean_and_tokenize", tokenize__max_length=40)
     stage("split")

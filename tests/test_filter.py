@@ -44,7 +44,7 @@ def test_what_is_dropped_is_counted_by_reason(stage, tmp_path):
 def test_a_corpus_without_a_valid_row_is_refused(stage, tmp_path):
     stage("ingest", data__source=str(write_corpus(tmp_path / "raw", [record(1, "a", "7")] * 5)))
     with pytest.raises(
-        SystemExit, match=r"no row of data.source has one of its values in GeneralPolarity.*unmapped 5.*'7' 5"
+        SystemExit, match=r"no row of data.source has one of its values in 'GeneralPolarity'.*unmapped 5.*'7' 5"
     ) as raised:
         stage("filter")
     assert "\n" not in str(raised.value)

@@ -99,7 +99,7 @@ def test_a_broken_file_is_named_with_the_place(stage, tmp_path, content, part):
 
 
 def test_a_missing_source_is_named(stage, tmp_path):
-    assert f"data.source: {tmp_path / 'nowhere'} is no folder or file" in error_of(stage, tmp_path / "nowhere")
+    assert f"data.source: {tmp_path / 'nowhere'} is not a folder or file" in error_of(stage, tmp_path / "nowhere")
 
 
 def test_a_source_without_files_is_named(stage, tmp_path):

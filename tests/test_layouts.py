@@ -95,7 +95,7 @@ def test_the_whole_records_of_a_wrapped_array_that_is_cut_off_are_kept(stage, tm
 
 def test_a_table_without_a_header_takes_its_names_from_the_parameters(stage, tmp_path):
     (tmp_path / "a.txt").write_text("5\t최고\n1\t별로\n", encoding="utf-8")
-    with pytest.raises(SystemExit, match=r"has no column text; it has 5, 최고; .*data\.columns"):
+    with pytest.raises(SystemExit, match=r"has no column 'text'; it has 5, 최고; .*data\.columns"):
         ingested(stage, tmp_path / "a.txt")
     found = ingested(stage, tmp_path / "a.txt", data__columns=["label", "text"], data__id_column="Index")
     assert found == [("최고", "5"), ("별로", "1")]
@@ -219,7 +219,7 @@ def test_a_damaged_workbook_is_an_error_of_its_file_alone(stage, tmp_path, chang
     (tmp_path / "raw/a.csv").write_text("id,text,label\n1,최고,1\n", encoding="utf-8")
     rewrite(workbook(tmp_path / "raw/b.xlsx", ("s", [["id", "text", "label"], [1, "글", 1]])), change)
     assert ingested(stage, tmp_path / "raw", data__on_error="skip") == [("최고", "1")]
-    assert json.loads(Path("metrics/ingest.json").read_text(encoding="utf-8"))["file_faults"] == {"unreadable": 1}
+    assert json.loads(Path("metrics/ingest.json").read_text(encoding="utf-8"))["file_errors"] == {"unreadable": 1}
 
 
 def corrupt_deflate(content: bytes) -> bytes:
@@ -271,7 +271,7 @@ def test_sheets_that_are_not_read_are_named(stage, tmp_path, capsys):
     rows = [["id", "text", "label"], [1, "최고", 1]]
     path = workbook(tmp_path / "a.xlsx", ("1월", rows), ("2월", rows))
     assert ingested(stage, path) == [("최고", "1")]
-    assert "only sheet '1월' is read; save '2월' as files of their own" in capsys.readouterr().err
+    assert "only sheet '1월' is read; save '2월' in separate files" in capsys.readouterr().err
 
 
 def test_a_parquet_file_that_decodes_to_gigabytes_is_one_error(stage, tmp_path):
@@ -295,7 +295,7 @@ def test_times_that_python_cannot_hold_are_written_as_arrow_writes_them(tmp_path
     add_columns(tmp_path / "a.parquet", tmp_path / "a.csv", "text", ["n"], lambda texts: pd.DataFrame({"n": texts}))
     assert '{""binary_id"": 7}' in (tmp_path / "a.csv").read_text(encoding="utf-8")
     pq.write_table(pa.table({"text": ["최고"], "raw": [[b"1"]]}), tmp_path / "b.parquet")
-    with pytest.raises(UserError, match="the bytes of column raw"):
+    with pytest.raises(UserError, match="column 'raw' holds bytes"):
         add_columns(tmp_path / "b.parquet", tmp_path / "b.csv", "text", ["n"], lambda texts: pd.DataFrame({"n": texts}))
 
 
@@ -320,7 +320,7 @@ def test_values_of_no_class_are_told(stage, tmp_path, capsys):
     pd.DataFrame({"id": range(3), "text": "글", "label": ["a", "b", "B"]}).to_csv(tmp_path / "a.csv", index=False)
     ingested(stage, tmp_path / "a.csv")
     stage("filter", data__labels={"부정": ["a"], "긍정": ["b"]})
-    assert "1 of 3 rows are dropped, since their label is a value of no class: 'B' 1" in capsys.readouterr().err
+    assert "because their value of 'label' belongs to no class: 'B' 1" in capsys.readouterr().err
 
 
 def test_texts_that_cleaning_empties_are_told_and_decomposed_hangul_is_not_among_them(
@@ -334,7 +334,7 @@ def test_texts_that_cleaning_empties_are_told_and_decomposed_hangul_is_not_among
     stage("clean_and_tokenize", tokenize__max_length=64, tokenize__max_unk_rate=1.0)
     assert read_table(Path("data/tokenized.arrow"))["text"].to_pylist() == ["배터리 최고", "별로"]
     assert (
-        "1 rows are dropped, since cleaning leaves nothing of their text, for example '♥♥'" in capsys.readouterr().err
+        "1 rows are dropped, because cleaning leaves nothing of their text, for example '♥♥'" in capsys.readouterr().err
     )
 
 
@@ -356,7 +356,7 @@ def test_ids_that_stand_twice_are_told(stage, tmp_path, capsys):
     rows = [record(1, "가"), record(1, "나"), record(2, "다")]
     (tmp_path / "a.json").write_text(json.dumps(rows), encoding="utf-8")
     stage("ingest", data__source=str(tmp_path / "a.json"))
-    assert "Index: 1 ids stand in 2 rows, for example '1'" in capsys.readouterr().err
+    assert "Index: 2 rows share 1 ids, for example '1'" in capsys.readouterr().err
     assert json.loads(Path("metrics/ingest.json").read_text(encoding="utf-8"))["repeated_ids"] == 1
 
 

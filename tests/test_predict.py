@@ -218,11 +218,12 @@ def test_lines_of_standard_input_are_answered_as_they_come(trained_project):
     assert (process.returncode, errors) == (0, b"")
 
 
-def test_a_line_of_standard_input_in_another_encoding_is_refused_by_its_number(trained_project):
-    with start_predict(trained_project) as process:
-        _, errors = process.communicate("good\n최고\n".encode("cp949"))
-    assert process.returncode == 1
-    assert errors == b"error: text 2: not UTF-8; see --encoding\n"
+def test_a_line_of_standard_input_in_another_encoding_is_refused_by_its_number(tool, tmp_path, monkeypatch):
+    (tmp_path / "in.txt").write_text("good\n최고\n", encoding="cp949")
+    with (tmp_path / "in.txt").open(encoding="utf-8") as file:
+        monkeypatch.setattr(sys, "stdin", file)
+        with pytest.raises(SystemExit, match=r"^error: text 2: not UTF-8; see --encoding$"):
+            tool("predict", *LORA, "-")
 
 
 def test_a_reader_that_ends_early_is_no_error(trained_project):

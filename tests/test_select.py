@@ -49,7 +49,7 @@ def test_a_selection_is_read_as_it_was_written(tmp_path):
 
 def test_a_damaged_selection_is_one_line(tmp_path):
     write_json(tmp_path / "selection.json", {"full": {"learning_rate": 0.1}})
-    with pytest.raises(UserError, match=r"selection\.json: is damaged, or of another version; run `dvc repro`"):
+    with pytest.raises(UserError, match=r"selection\.json: is damaged, or was written by another version; run `dvc"):
         read_selection(tmp_path / "selection.json")
 
 
@@ -88,7 +88,7 @@ def test_a_run_whose_metadata_is_incomplete_is_refused_with_file_and_key(monkeyp
 
 def test_a_run_that_is_planned_and_was_not_trained_is_named(stage):
     write_json(Path("data/run_plan.json"), {"full": ["0-0.002"], "lora": []})
-    with pytest.raises(SystemExit, match=r"full/0-0\.002: is not there; .* full\.learning_rates of params\.yaml"):
+    with pytest.raises(SystemExit, match=r"full/0-0\.002: is missing; .* full\.learning_rates of params\.yaml"):
         stage("select")
 
 

@@ -121,7 +121,7 @@ def test_broken_rows_are_skipped_and_counted_and_no_other(stage, tmp_path):
     assert read_table(INGESTED)["RawText"].to_pylist() == ["good 1", "good 2", "good 3"]
     metrics = ingest_metrics()
     assert metrics["records"] == {"read": 3, "skipped": 4}
-    assert [error["place"] for error in metrics["first_faults"]] == ["line 3", "line 5", "line 6", "line 7"]
+    assert [error["place"] for error in metrics["first_errors"]] == ["line 3", "line 5", "line 6", "line 7"]
 
 
 def test_a_broken_row_stops_the_stage_with_its_line(stage, tmp_path):
@@ -149,9 +149,9 @@ def empty_sheet(path: Path) -> None:
         ("a.xlsx", password_protected, "a.xlsx: has a password, or is an .xls file"),
         ("a.xlsx", damaged, "a.xlsx: cannot be read as .xlsx"),
         ("a.csv", lambda path: path.write_bytes(b""), "a.csv: is empty"),
-        ("a.csv", lambda path: path.write_text("a,b\n1,2\n"), "text_column of params.yaml: has no column RawText"),
-        ("a.csv", lambda path: path.write_text("RawText,b\n1,2\n"), "label_column of params.yaml: has no column Gene"),
-        ("a.csv", lambda path: path.write_text("RawText,RawText,GeneralPolarity\n"), "has two columns RawText"),
+        ("a.csv", lambda path: path.write_text("a,b\n1,2\n"), "text_column of params.yaml: has no column 'RawText'"),
+        ("a.csv", lambda path: path.write_text("RawText,b\n1,2\n"), "label_column of params.yaml: has no column 'Gene"),
+        ("a.csv", lambda path: path.write_text("RawText,RawText,GeneralPolarity\n"), "has two columns 'RawText'"),
         ("a.parquet", lambda path: path.write_bytes(b"PAR1"), "a.parquet: "),
         ("a.parquet", lambda path: write_table(path, [{"RawText": 1, "GeneralPolarity": 1}]), "holds int64, not text"),
         ("a.json", lambda path: path.write_text('[{"a": "글", "b": 1}]'), "no record .* has RawText.* a, b"),
@@ -171,7 +171,7 @@ def test_what_is_wrong_with_a_table_is_one_line(stage, tmp_path, name, write, me
 def test_a_column_that_was_asked_for_must_be_there(stage, tmp_path):
     source = write_table(tmp_path / "a.csv", records())
     error = error_of(stage, "ingest", data__source=str(source), data__id_column="ID")
-    assert "data.id_column of params.yaml: has no column ID; it has Index, RawText" in error
+    assert "data.id_column of params.yaml: has no column 'ID'; it has Index, RawText" in error
 
 
 @pytest.mark.parametrize(
@@ -212,7 +212,7 @@ def test_long_values_of_no_class_that_begin_alike_are_counted_together(stage, tm
 def test_a_class_without_rows_is_named(stage, tmp_path):
     stage("ingest", data__source=str(write_corpus(tmp_path / "raw", records())))
     error = error_of(stage, "filter", data__labels={"부정": [-1], "긍정": [1], "분노": ["angry"]})
-    assert "data.labels: class 분노 has no row" in error
+    assert "data.labels: class '분노' has no row" in error
     assert "'0' 60" in error  # a value that stands for no class, and its rows
     assert not FILTERED.exists()
 
@@ -274,7 +274,7 @@ def test_a_test_source_without_a_label_is_named(stage, tmp_path):
 def test_a_missing_test_source_is_named(stage, tmp_path):
     source = str(write_table(tmp_path / "train.csv", records()))
     error = error_of(stage, "ingest", data__source=source, data__test_source="nowhere.csv")
-    assert "data.test_source: nowhere.csv is no folder or file" in error
+    assert "data.test_source: nowhere.csv is not a folder or file" in error
 
 
 @pytest.fixture
@@ -319,7 +319,10 @@ def test_excluded_ids_of_no_row_and_of_several_rows_are_reported(stage, tmp_path
     stage("split", data__exclude="ids.txt")
     warnings = capsys.readouterr().err
     assert "1 of the 3 ids in ids.txt belong to no row, for example 'nobody'" in warnings
-    assert "1 of the 3 ids in ids.txt belong to 2 rows, which are all excluded, for example '7'" in warnings
+    assert (
+        "1 of the 3 ids in ids.txt belong to several rows, 2 in all, which are all excluded, for example '7'"
+        in warnings
+    )
     assert json.loads(Path("metrics/split.json").read_text(encoding="utf-8"))["excluded_rows"] == 3
 
 
@@ -327,7 +330,7 @@ def test_excluded_ids_of_no_row_and_of_several_rows_are_reported(stage, tmp_path
     ("name", "content", "message"),
     [
         ("nowhere.txt", None, "data.exclude: nowhere.txt: .*No such file"),
-        ("a.csv", "id,text\n1,글\n", "data.exclude: a.csv: line 1: has no column Index; it has id, text"),
+        ("a.csv", "id,text\n1,글\n", "data.exclude: a.csv: line 1: has no column 'Index'; it has id, text"),
         ("a.txt", b"1\n\xff\xff\n", "data.exclude: a.txt: line 2: not UTF-8"),
     ],
 )
@@ -342,4 +345,4 @@ def test_a_class_must_not_be_excluded_as_a_whole(stage, tokenized):
     rows = read_table(TOKENIZED).select(["Index", "labels"]).to_pylist()
     of_class = [row["Index"] for row in rows if row["labels"] == 2]
     Path("ids.txt").write_text("\n".join(of_class))
-    assert "data.exclude: leaves class 긍정 no train row" in error_of(stage, "split", data__exclude="ids.txt")
+    assert "data.exclude: class '긍정' has no train row left" in error_of(stage, "split", data__exclude="ids.txt")

@@ -151,9 +151,9 @@ def test_fixed_test_rows_are_those_of_every_fold_and_rows_with_their_texts_leave
 @pytest.mark.parametrize(
     ("neutral", "folds", "message"),
     [
-        (4, 5, "class 중립 has 4 distinct texts for split.folds: 5, but needs at least 5"),
-        (0, 2, "class 중립 has 0 distinct texts for split.folds: 2, but needs at least 2"),
-        (2, 2, "class 중립 has 1 distinct texts outside the test rows, but needs at least 2"),
+        (4, 5, "class '중립' has 4 distinct texts for split.folds: 5, but needs at least 5"),
+        (0, 2, "class '중립' has 0 distinct texts for split.folds: 2, but needs at least 2"),
+        (2, 2, "class '중립' has 1 distinct texts outside the test rows, but needs at least 2"),
     ],
 )
 def test_a_class_with_too_few_texts_is_named(neutral, folds, message):
@@ -162,7 +162,7 @@ def test_a_class_with_too_few_texts_is_named(neutral, folds, message):
 
 
 def test_a_class_without_fixed_test_rows_is_named():
-    with pytest.raises(UserError, match=r"class 긍정 has 0 distinct texts in data\.test_source"):
+    with pytest.raises(UserError, match=r"class '긍정' has 0 distinct texts in data\.test_source"):
         folds_of(np.repeat([0, 1, 2], 10), is_test=np.arange(30) < 20)
 
 
@@ -269,12 +269,12 @@ def test_a_fold_that_does_not_fit_is_reported_in_one_line(tmp_path):
     with pytest.raises(UserError, match=r"0\.arrow: cannot be read .*run `dvc repro`"):
         read_fold(path, 9)
     write_fold(path, Fold(np.array([0, 1]), np.array([2]), np.array([3])), 9)
-    with pytest.raises(UserError, match=r"0\.arrow: is a fold of 9 rows, but the tokenized table has 10; run `dvc re"):
+    with pytest.raises(UserError, match=r"0\.arrow: has 9 rows, but data/tokenized\.arrow has 10; run `dvc repro`"):
         read_fold(path, 10)
     write_fold(path, Fold(np.array([0, 3]), np.array([2]), np.array([3])), 9)
     with pytest.raises(UserError, match=r"0\.arrow: a row is in two parts of the fold; run `dvc repro`"):
         read_fold(path, 9)
     schema = make_schema({"train": pa.bool_()})
     write_table(path, [pa.table([[True]], schema=schema)], schema)
-    with pytest.raises(UserError, match=r"0\.arrow: does not hold the columns train, validation, test"):
+    with pytest.raises(UserError, match=r"0\.arrow: is not a fold with the columns train, validation, test"):
         read_fold(path, 1)

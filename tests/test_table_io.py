@@ -252,15 +252,15 @@ BROKEN = {
     "cells.csv": ("본문,b\na,1\na,1,2\n", "line 3: 3 cells, but the header has 2"),
     "few.csv": ('본문,b\n"a\n\n",1\na\n', "line 5: 1 cells, but the header has 2"),
     "open.csv": ('본문,b\n"a,1\n', "line 2: unexpected end"),
-    "column.csv": ("a,b\n1,2\n", "has no column 본문; it has a, b"),
+    "column.csv": ("a,b\n1,2\n", "has no column '본문'; it has a, b"),
     "taken.csv": ("본문,label\n1,2\n", "the column 'label' exists already"),
     "twice.csv": ("본문,a,a\n1,2,3\n", "the column 'a' exists already, or twice"),
-    "empty.csv": ("", "has no column 본문"),
+    "empty.csv": ("", "has no column '본문'"),
     "late.csv": ("본문\n좋아요\n".encode() + b"\xff\n", "line 3: not UTF-8"),
     "json.jsonl": ('{"본문": "a"}\n{"본문": \n', "line 2: Expecting value"),
     "deep.jsonl": ("[" * 10**6 + "\n", "line 1: maximum recursion depth"),
     "array.jsonl": ("[1]\n", "line 1: not an object"),
-    "key.jsonl": ('{"본문": "a"}\n\n{"text": "a"}\n', "line 3: has no column 본문; it has text"),
+    "key.jsonl": ('{"본문": "a"}\n\n{"text": "a"}\n', "line 3: has no column '본문'; it has text"),
     "number.jsonl": ('{"본문": 1}\n', "line 1: the text is of type int"),
     "half.jsonl": ('{"본문": "\\ud800"}\n', "line 1: .* surrogates not allowed"),
     "taken.jsonl": ('{"본문": "a", "label": 1}\n', "line 1: the column 'label' exists already"),
@@ -286,7 +286,7 @@ def test_a_broken_table_is_refused_in_one_line_and_the_output_stays(tmp_path, na
 def test_a_key_that_a_csv_cannot_get_any_more_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("stages.common.corpus.tables.CHUNK_ROWS", 1)
     (tmp_path / "in.jsonl").write_text('{"본문": "a"}\n{"본문": "a", "late": 1}\n', encoding="utf-8")
-    with pytest.raises(UserError, match=r"key late is not in the first 1 lines: write \.jsonl"):
+    with pytest.raises(UserError, match=r"key 'late' is not in the first 1 lines: write \.jsonl"):
         add_lengths(tmp_path / "in.jsonl", tmp_path / "out.csv")
     add_lengths(tmp_path / "in.jsonl", tmp_path / "out.jsonl")
     assert [row.get("late") for row in read_json_lines(tmp_path / "out.jsonl")] == [None, 1]
@@ -294,14 +294,14 @@ def test_a_key_that_a_csv_cannot_get_any_more_is_refused(tmp_path, monkeypatch):
 
 def test_a_parquet_column_that_holds_no_text_is_refused(tmp_path):
     pq.write_table(pa.table({"본문": [1]}), tmp_path / "in.parquet")
-    with pytest.raises(UserError, match="column 본문 holds int64, not text"):
+    with pytest.raises(UserError, match="column '본문' holds int64, not text"):
         add_lengths(tmp_path / "in.parquet", tmp_path / "out.parquet")
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
 def test_bytes_go_into_parquet_only(tmp_path, suffix):
     pq.write_table(pa.table({"본문": ["최고"], "raw": [b"\xff"]}), tmp_path / "in.parquet")
-    with pytest.raises(UserError, match=r"only \.parquet can hold the bytes of column raw"):
+    with pytest.raises(UserError, match=r"column 'raw' holds bytes, which only \.parquet can store"):
         add_lengths(tmp_path / "in.parquet", tmp_path / f"out{suffix}")
     add_lengths(tmp_path / "in.parquet", tmp_path / "out.parquet")
     assert pq.read_table(tmp_path / "out.parquet")["raw"].to_pylist() == [b"\xff"]

@@ -165,7 +165,7 @@ def test_word_piece_has_the_ids_of_the_classes_of_transformers(tmp_path, name, c
 
 def test_the_vocabulary_of_a_sentencepiece_model_is_not_read_as_word_piece(tiny_base_model, tmp_path):
     shutil.copy(tiny_base_model / "vocab.txt", tmp_path)
-    with pytest.raises(UserError, match=r"vocab\.txt: is that of a SentencePiece model, whose \*\.model is missing"):
+    with pytest.raises(UserError, match=r"vocab\.txt: belongs to a SentencePiece model, whose file \*\.model is"):
         load_tokenizer(tmp_path)
 
 

@@ -34,7 +34,7 @@ def test_no_value_of_params_yaml_reaches_the_shell(tmp_path):
     """Where a learning rate alone is changed, no stage runs that would check it before `train_full`."""
     copy_project(tmp_path)
     run("git", "init", "-q", cwd=tmp_path)
-    changed = re.sub(r"(full:\n.*\n  learning_rates: ).*", r"\1['0.1; touch was-run; true']", SHIPPED_TEXT)
+    changed = re.sub(r"(full:\n(?:  #.*\n)+  learning_rates: ).*", r"\1['0.1; touch was-run; true']", SHIPPED_TEXT)
     assert changed != SHIPPED_TEXT
     (tmp_path / "params.yaml").write_text(changed, encoding="utf-8")
     for name in ("base_model", "splits"):
@@ -85,7 +85,7 @@ def test_what_to_keep_is_the_inside_of_one_character_class(tmp_path, keep):
         load_params(tmp_path / "params.yaml")
 
 
-def test_pipes_devices_and_linked_folders_of_a_corpus_are_faults(tmp_path):
+def test_pipes_devices_and_linked_folders_of_a_corpus_are_errors(tmp_path):
     """A pipe would never end, /dev/zero fill the memory, and a link to a folder above go in circles."""
     source = write_corpus(tmp_path / "raw", [record(1, "글")])
     os.mkfifo(source / "pipe.json")
@@ -138,13 +138,13 @@ def test_a_wrong_offset_in_an_arrow_file_is_refused(arrow_file):
 @pytest.mark.parametrize("values", [np.full((5, 3), np.nan), np.zeros((5, 4)), np.zeros(5)], ids=["NaN", "4", "flat"])
 def test_tampered_logits_are_refused(tmp_path, values):
     save_file({"test": values.astype(np.float32)}, tmp_path / "logits.safetensors")
-    with pytest.raises(UserError, match="not 3 finite numbers per row"):
+    with pytest.raises(UserError, match="a row does not hold 3 finite numbers"):
         read_logits(tmp_path / "logits.safetensors", len(LABELS))
 
 
 def test_logits_without_those_of_a_part_are_refused(tmp_path):
     save_file({"test": np.zeros((5, 3), np.float32)}, tmp_path / "logits.safetensors")
-    with pytest.raises(UserError, match=r"logits\.safetensors: cannot be read \(it lacks validation\)"):
+    with pytest.raises(UserError, match=r"logits\.safetensors: cannot be read \(the array validation is missing\)"):
         read_logits(tmp_path / "logits.safetensors", len(LABELS), ["test", "validation"])
 
 
@@ -174,9 +174,9 @@ def test_a_line_of_standard_input_takes_linear_time(monkeypatch):
     writer = subprocess.Popen([sys.executable, "-c", f"print('a' * {len(line)}, end='\\nb\\nc')"], stdout=write)
     os.close(write)
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(fileno=lambda: read))
-    started = time.monotonic()
+    started = time.process_time()
     assert [line for lines in predict.read_available_lines() for line in lines] == [line, b"b", b"c"]
-    assert time.monotonic() - started < 5  # a tenth of that; ten seconds when each piece copied all before it
+    assert time.process_time() - started < 5  # a tenth of that; ten seconds when each piece copied all before it
     writer.wait()
     os.close(read)
 

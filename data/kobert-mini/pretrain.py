@@ -1,18 +1,19 @@
-"""Pre-train kobert-mini, the embedded stand-in for KoBERT, on unlabelled Korean film reviews.
+"""Pre-train kobert-mini, a small model in place of KoBERT, on unlabelled Korean film reviews.
 
     python data/kobert-mini/pretrain.py --corpus nsmc-corpus.parquet --output DIR [--exclude FOLDER] [--tokens 420]
 
-The corpus is a Parquet file with a column `review` (Naver sentiment movie corpus, CC0); ratings are never read.
+The corpus is a Parquet file with a column `review` (Naver sentiment movie corpus, CC0); ratings are not read.
 
-1. A SentencePiece unigram vocabulary in KoBERT's layout: `tokenizer.model` and `vocab.txt`, [UNK] 0 ... [MASK] 4. A
-   folder that has these two keeps them.
-2. Word embeddings from a truncated SVD of the tokens' PPMI matrix: half an hour of masked tokens in a few seconds.
-3. BERT, masked tokens (15%, of which 80% [MASK], 10% random, 10% kept), batches of reviews of like length.
+1. Train a SentencePiece unigram vocabulary in KoBERT's layout: `tokenizer.model` and `vocab.txt`. If the folder already
+   has these two files, they are kept.
+2. Initialise the word embeddings from a truncated SVD of the PPMI matrix of the tokens. This takes a few seconds and
+   saves half an hour of training.
+3. Train BERT to predict 15% of the tokens, of which 80% are replaced by [MASK], 10% by random tokens and 10% are kept.
+   Batches consist of reviews of similar length.
 
-Half of the rows are cleaned like the pipeline's default, half are raw, so that an ablation of the cleaning finds a
-vocabulary and vectors for ㅋㅋ and ㅠㅠ too. A GPU replays every step as a CUDA graph, one for each of a few lengths.
-On a CPU take fewer tokens and smaller batches: `--tokens 40 --batch 5000`. Another device rounds sums in another
-order, which is why the weights are committed.
+Each review is used once cleaned as in the pipeline and once raw, so that the model also knows ㅋㅋ and ㅠㅠ, which the
+cleaning removes. A GPU replays every step as a CUDA graph, one for each of a few lengths. On a CPU use fewer tokens and
+smaller batches: `--tokens 40 --batch 5000`. The weights are committed because another device rounds differently.
 """
 
 import argparse
@@ -42,23 +43,23 @@ from stages.ingest import find_files, read_files
 
 SEED = 42
 PAD, SEP, MASK, FIRST_WORD = 1, 3, 4, 5
-LENGTHS = (8, 12, 16, 20, 24, 32, 40, 48, 64, 96, 128)  # tokens; the longest review has 150 characters
+LENGTHS = (8, 12, 16, 20, 24, 32, 40, 48, 64, 96, 128)  # Lengths of batches, in tokens.
 LEARNING_RATE = 2e-3
-WARMUP = 0.02  # share of the tokens
-MASKED = 0.15
-LOG_EVERY = 2000  # steps
+WARMUP = 0.02  # Fraction of the tokens during which the learning rate increases.
+MASKED = 0.15  # Fraction of the tokens that are predicted.
+LOG_EVERY = 2000  # Number of steps between two entries of the log.
 
-Step = Callable[[torch.Tensor, int], None]  # learns from the rows with these numbers, filled up to a length
+Step = Callable[[torch.Tensor, int], None]  # Training step on the rows with these numbers, padded to a length.
 
 
 def clean(text: str) -> str:
-    """The notebook's three rules, which are the pipeline's defaults."""
+    """Apply the three rules of the notebook, which are the defaults of the pipeline."""
     text = re.sub(r"[^0-9가-힣A-Za-z.,?!]+", " ", re.sub(r"<[^>]+>", " ", text))
     return re.sub(r"\s+", " ", text).strip()
 
 
 def read_reviews(corpus: Path, exclude: Path | None) -> list[str]:
-    """The corpus without the reviews that, once cleaned, also stand in the AI Hub files of `exclude`."""
+    """Read the corpus without the reviews that, after cleaning, also stand in the AI Hub files of `exclude`."""
     reviews = pq.read_table(corpus, columns=["review"])["review"].to_pylist()
     if exclude is None:
         return reviews
@@ -86,7 +87,7 @@ def train_tokenizer(texts: list[str], vocab_size: int, folder: Path) -> None:
         bos_id=-1,
         eos_id=-1,
         control_symbols=control,
-        num_threads=1,  # the thread count changes the sums, and so the vocabulary
+        num_threads=1,  # The number of threads changes the sums and thereby the vocabulary.
         minloglevel=2,
     )
     (folder / "tokenizer.vocab").unlink()
@@ -96,8 +97,8 @@ def train_tokenizer(texts: list[str], vocab_size: int, folder: Path) -> None:
 
 
 def ppmi_vectors(rows: list[np.ndarray], vocab_size: int, size: int, window: int = 4) -> np.ndarray:
-    """Truncated SVD of the PPMI matrix of tokens at most `window` apart, (vocab_size, size)."""
-    flat = np.concatenate([np.append(row, SEP) for row in rows]).astype(np.int64)  # a [SEP] between reviews
+    """Compute word vectors (vocab_size, size), a truncated SVD of the PPMI matrix of tokens up to `window` apart."""
+    flat = np.concatenate([np.append(row, SEP) for row in rows]).astype(np.int64)  # With [SEP] between reviews.
     counts = sparse.csr_matrix((vocab_size, vocab_size), dtype=np.float64)
     for distance in range(1, window + 1):
         pairs = sparse.coo_matrix(
@@ -116,7 +117,7 @@ def ppmi_vectors(rows: list[np.ndarray], vocab_size: int, size: int, window: int
 
 
 def build_model(vectors: np.ndarray, layers: int, device: torch.device) -> BertForMaskedLM:
-    """A BERT with random weights but for the word embeddings."""
+    """Make a BERT with these word embeddings and otherwise random weights."""
     vocab_size, hidden = vectors.shape
     config = BertConfig(  # type: ignore[call-arg]  # attn_implementation is among the **kwargs
         vocab_size=vocab_size,
@@ -125,7 +126,7 @@ def build_model(vectors: np.ndarray, layers: int, device: torch.device) -> BertF
         num_attention_heads=hidden // 64,
         intermediate_size=4 * hidden,
         max_position_embeddings=512,
-        # With bf16 on a CPU the backward of "sdpa" is three times slower.
+        # With bf16 on a CPU, the backward pass of "sdpa" is three times slower.
         attn_implementation="sdpa" if device.type == "cuda" else "eager",
         pad_token_id=PAD,
         hidden_dropout_prob=0.0,
@@ -141,9 +142,15 @@ def build_model(vectors: np.ndarray, layers: int, device: torch.device) -> BertF
 def epoch(
     buckets: dict[int, np.ndarray], slots: int, generator: np.random.Generator
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Length and row numbers of each batch of an epoch, of `slots` tokens, padding included.
+    """Yield the length and the row numbers of each batch of an epoch.
 
-    All batches of a length are of one size, as CUDA graphs want it; what is left of a length waits for another epoch.
+    All batches of a length have the same number of rows, which a CUDA graph requires; rows that do not fill a batch are
+    left out of the epoch.
+
+    Args:
+        buckets: Row numbers by length.
+        slots: Maximum number of tokens in a batch, padding included.
+        generator: Source of the random order.
     """
     batches = []
     for length, rows in buckets.items():
@@ -161,9 +168,14 @@ def make_step(
     counts: dict[int, int],
     total_loss: torch.Tensor,
 ) -> Step:
-    """A training step that reads and masks on the model's device and never waits for it.
+    """Make a training step that selects and masks tokens on the device of the model and never waits for it.
 
-    `counts` are the tokens to mask in a batch, by its length; each step's loss is added to `total_loss`.
+    Args:
+        model: The model.
+        optimizer: Its optimizer.
+        corpus: Token ids of each row.
+        counts: Number of tokens to predict in a batch, by length of the batch.
+        total_loss: Scalar to which the loss of each step is added.
     """
     device = model.device
     ids = torch.tensor(corpus.values.to_numpy()).long().to(device)
@@ -181,7 +193,7 @@ def make_step(
         noise = torch.randint(FIRST_WORD, model.config.vocab_size, masked.shape, device=device)
         shown = torch.where(draw < 0.8, MASK, torch.where(draw < 0.9, noise, targets))
         input_ids = input_ids.flatten().scatter(0, masked, shown).view_as(input_ids)
-        # A finished mask: transformers would look whether one is needed, and wait for the GPU.
+        # Without a complete mask, transformers would check whether one is needed and wait for the GPU.
         mask = torch.zeros(real.shape, dtype=torch.bfloat16, device=device).masked_fill(~real, -1e4)[:, None, None, :]
         with torch.autocast(device.type, torch.bfloat16, cache_enabled=False):
             hidden = model.bert(input_ids=input_ids, attention_mask=mask).last_hidden_state
@@ -190,14 +202,14 @@ def make_step(
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        optimizer.zero_grad()  # here, so that a graph's gradients are its own memory
+        optimizer.zero_grad()  # At the end of the step, so that the gradients are in the memory of the graph.
         total_loss.add_(loss.detach())
 
     return step
 
 
 class Graphed:
-    """`step` as one CUDA graph a length: launching its kernels one by one takes longer than they do."""
+    """A training step as one CUDA graph for each length, because launching its kernels takes longer than they run."""
 
     def __init__(self, step: Step) -> None:
         self._step = step
@@ -207,7 +219,7 @@ class Graphed:
         if length not in self._graphs:
             stream = torch.cuda.Stream()
             stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):  # what libraries set up at a first call must not be recorded
+            with torch.cuda.stream(stream):  # The first call, in which libraries set themselves up, is not recorded.
                 self._step(rows, length)
             torch.cuda.current_stream().wait_stream(stream)
             graph, own = torch.cuda.CUDAGraph(), rows.clone()
@@ -221,7 +233,11 @@ class Graphed:
 
 
 def pretrain(model: BertForMaskedLM, corpus: pa.ListArray, tokens: int, slots: int) -> list[dict[str, float]]:
-    """Train on `tokens` tokens in batches of `slots`; an object every `LOG_EVERY` steps, its loss their mean."""
+    """Train on `tokens` tokens in batches of `slots` tokens.
+
+    Returns:
+        The log: one object every LOG_EVERY steps, with the mean loss of these steps.
+    """
     device, generator = model.device, np.random.default_rng(SEED)
     lengths = corpus.value_lengths().to_numpy()
     buckets = {
@@ -237,14 +253,14 @@ def pretrain(model: BertForMaskedLM, corpus: pa.ListArray, tokens: int, slots: i
             {"params": [p for p in model.parameters() if p.dim() > 1], "weight_decay": 0.01},
             {"params": [p for p in model.parameters() if p.dim() == 1], "weight_decay": 0.0},
         ],
-        lr=rate,  # a tensor, which a graph reads anew at each replay
+        lr=rate,  # A tensor, because a CUDA graph reads its value at each replay.
         betas=(0.9, 0.98),
         fused=True,
         capturable=device.type == "cuda",
     )
     step = make_step(model, optimizer, corpus, counts, total_loss)
     if device.type == "cuda":
-        torch.backends.cuda.enable_cudnn_sdp(False)  # it makes a plan for each shape
+        torch.backends.cuda.enable_cudnn_sdp(False)  # cuDNN would make a plan for each shape.
         step = Graphed(step)
     started, steps, seen, logged, log = time.monotonic(), 0, 0, 0, []
     while seen < tokens:
@@ -266,7 +282,7 @@ def pretrain(model: BertForMaskedLM, corpus: pa.ListArray, tokens: int, slots: i
 
 
 def save(model: BertForMaskedLM, folder: Path, log: list[dict[str, float]]) -> None:
-    """Write the encoder (no pooler, no head) in half precision, its config with BERT's usual dropout, and the log."""
+    """Write the encoder without head in half precision, its config with the usual dropout of BERT, and the log."""
     encoder = {f"bert.{name}": tensor.half().contiguous() for name, tensor in model.bert.state_dict().items()}
     encoder = {name: tensor.cpu() for name, tensor in encoder.items() if "position_ids" not in name}
     save_file(encoder, folder / "model.safetensors.tmp", metadata={"format": "pt"})
@@ -286,11 +302,11 @@ def main() -> None:
     arguments.add_argument("--corpus", type=Path, required=True, help="Parquet file with a column `review`")
     arguments.add_argument("--output", type=Path, required=True, help="folder to write the model to")
     arguments.add_argument("--exclude", type=Path, help="folder of AI Hub JSON files whose reviews are left out")
-    arguments.add_argument("--tokens", type=float, default=420, help="millions to train on")
+    arguments.add_argument("--tokens", type=float, default=420, help="millions of tokens to train on, 420 by default")
     arguments.add_argument("--batch", type=int, default=32768, help="tokens in a batch, padding included")
-    arguments.add_argument("--vocabulary", type=int, default=8002, help="tokens of the vocabulary (default: KoBERT's)")
-    arguments.add_argument("--layers", type=int, default=2)
-    arguments.add_argument("--hidden", type=int, default=256)
+    arguments.add_argument("--vocabulary", type=int, default=8002, help="size of the vocabulary; KoBERT's by default")
+    arguments.add_argument("--layers", type=int, default=2, help="number of layers")
+    arguments.add_argument("--hidden", type=int, default=256, help="hidden size")
     options = arguments.parse_args()
     folder = options.output
     folder.mkdir(parents=True, exist_ok=True)

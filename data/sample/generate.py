@@ -1,13 +1,13 @@
 """Write a SYNTHETIC corpus of Korean SNS reviews of IT devices.
 
-The files imitate the layout of the AI Hub data set "속성기반 감정분석 데이터" (SNS, IT기기): 5,004 records of
-which 4,408 carry a usable GeneralPolarity ("-1" 부정, "0" 중립, "1" 긍정). Every text is composed from
-lexicon.txt beside this script; none is copied from the real data, and products and shops are invented. About 5% of the
-usable labels are noise on purpose (flipped to another class); the Aspects of such a record keep what the text says.
-
-Seed 20240417, standard library only; the same bytes on every run:
-
     python data/sample/generate.py [--output DIR]
+
+The files have the layout of the AI Hub data set "속성기반 감정분석 데이터" (SNS, IT기기): 5,004 records, of which 4,408
+have a usable GeneralPolarity ("-1" 부정, "0" 중립, "1" 긍정). The texts are composed from lexicon.txt; none is copied
+from the real data, and products and shops are invented. About 5% of the usable labels are deliberately wrong; the
+Aspects of such a record still agree with its text.
+
+The script needs the standard library only and writes the same bytes on every run.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ T = TypeVar("T")
 
 SEED = 20240417
 TOTAL, VALID, PER_FILE = 5004, 4408, 100
-CLASS_COUNTS = {-1: 1499, 0: 1146, 1: 1763}  # of the valid rows, before the label noise
-NOISE = 0.05
-REPOSTS = 26  # valid rows which repeat an earlier valid text
+CLASS_COUNTS = {-1: 1499, 0: 1146, 1: 1763}  # Valid rows by class, before the label noise.
+NOISE = 0.05  # Fraction of the valid rows whose label is wrong.
+REPOSTS = 26  # Number of valid rows that repeat the text of another valid row.
 BAD_POLARITY = {"missing": 280, "null": 150, "empty": 96, "2": 28, "9": 14, "-2": 12, "N/A": 9, "1.5": 7}
-SKEW = 2  # 1: every predicate as often as any other
+SKEW = 2  # How much more often the first words of a list are drawn; with 1 all are equally frequent.
 FOLDER = "SNS/04. IT기기"
 NAME = "4-1.IT기기({}).json"
 
-PORTABLE = {"스마트폰", "노트북", "이어폰", "스마트워치", "태블릿"}  # what is said of travel fits only these
-COMMON = ["배송", "AS", "가격", "디자인", "내구성"]  # aspects of every device
+PORTABLE = {"스마트폰", "노트북", "이어폰", "스마트워치", "태블릿"}  # Only these fit remarks about travel.
+COMMON = ["배송", "AS", "가격", "디자인", "내구성"]  # Aspects that every device has.
 NEGATIONS = ["지 않"] * 3 + ["지는 않", "진 않"] * 2 + ["지도 않", "지가 않", "질 않"]
-WHOLE_LINES = ("ask",)  # sections whose items are whole lines
+WHOLE_LINES = ("ask",)  # Sections whose items are whole lines.
 COSTLY = PORTABLE - {"이어폰"} | {"모니터", "로봇청소기", "빔프로젝터"}
 SUFFIXES = ["", " 프로", " 2", " 3세대", " 라이트", " 맥스", " SE", " 미니", " 플러스"]
 EMOJI = {1: "😍👍🥰😆✨💕🎉🙌😎", 0: "🤔😅📦🙂😐📱💻", -1: "😡😭🤬😞💢👎😩🙄"}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Korean morphology, as much as the lexicons need
+# Korean morphology, as far as the lexicons need it
 # ---------------------------------------------------------------------------------------------------------------------
 VOWELS = "ㅏㅐㅑㅒㅓㅔㅕㅖㅗㅘㅙㅚㅛㅜㅝㅞㅟㅠㅡㅢㅣ"
 CODAS = " ㄱㄲㄳㄴㄵㄶㄷㄹㄺㄻㄼㄽㄾㄿㅀㅁㅂㅄㅅㅆㅇㅈㅊㅋㅌㅍㅎ"
@@ -61,7 +61,7 @@ def syllable(lead: int, vowel: str, coda: str = " ") -> str:
 
 
 def coda(word: str) -> str:
-    """The final consonant of a word, " " where it has none (digits and Latin letters as they are read)."""
+    """Return the final consonant of a word, or " "; digits and Latin letters count as they are pronounced."""
     last = word[-1]
     if "가" <= last <= "힣":
         return split_syllable(last)[2]
@@ -69,7 +69,7 @@ def coda(word: str) -> str:
 
 
 def josa(word: str, pair: str) -> str:
-    """Append the particle that fits: pair is "은/는", "이/가", "을/를", "이랑/랑", "으로/로", "이/" ..."""
+    """Append the particle that fits the word; `pair` has both forms, such as "은/는", "이/가" or "으로/로"."""
     closed, opened = pair.split("/")
     final = coda(word)
     return word + (opened if final == " " or (closed == "으로" and final == "ㄹ") else closed)
@@ -86,11 +86,11 @@ MERGED = {"ㅗ": "ㅘ", "ㅜ": "ㅝ", "ㅣ": "ㅕ", "ㅚ": "ㅙ"}
 
 
 class Predicate(NamedTuple):
-    stem: str  # for a copula, the noun
-    kind: str  # "a" adjective, "v" verb, "n" noun with the copula, "p" a stem that ends in 았/었/겠/있/없
+    stem: str  # Stem of the predicate; the noun before a copula.
+    kind: str  # "a": adjective, "v": verb, "n": noun with the copula, "p": a stem that ends in 았/었/겠/있/없.
 
     def infinitive(self) -> str:
-        """The -아/어 form."""
+        """Return the -아/어 form."""
         stem, last = self.stem, self.stem[-1]
         if self.kind == "n":
             return josa(stem, "이어/여")
@@ -118,7 +118,7 @@ class Predicate(NamedTuple):
         return stem if vowel in "ㅏㅓㅐㅔㅕ" else stem + harmony
 
     def open_stem(self) -> str:
-        """The stem that -ㄴ, -ㄹ, -ㅁ and -ㅂ join: with 으 where needed, without a final ㄹ."""
+        """Return the stem to which -ㄴ, -ㄹ, -ㅁ and -ㅂ are added: with 으 if needed, and without a final ㄹ."""
         if self.kind == "n":
             return self.stem + "이"
         for key, (_, form) in IRREGULAR.items():
@@ -132,7 +132,7 @@ class Predicate(NamedTuple):
         return self.stem if final == " " else self.stem + "으"
 
     def plain(self) -> str:
-        """The stem before a consonant ending such as -지만, -고, -네."""
+        """Return the stem before an ending that begins with a consonant, such as -지만, -고 or -네."""
         return josa(self.stem, "이/") if self.kind == "n" else self.stem
 
     def adnominal(self) -> str:
@@ -146,7 +146,7 @@ class Predicate(NamedTuple):
         return Predicate(add_coda(self.infinitive(), "ㅆ"), "p")
 
     def is_timeless(self) -> bool:
-        """Whether adnominal and modal forms are natural, which they are not for 았/었/겠."""
+        """Return whether adnominal and modal forms are natural; they are not for stems in 았/었/겠."""
         return self.kind != "p" or self.stem.endswith(EXISTENTIAL)
 
     def form(self, ending: str) -> str:
@@ -214,7 +214,7 @@ def parse_entry(text: str) -> Entry:
 
 
 def load_lexicon() -> tuple[dict[str, list[str]], dict[str, Aspect], dict[str, tuple[list[str], list[str]]]]:
-    """Word lists by section, the aspects, and per device category its aspects and model names."""
+    """Read the word lists by section, the aspects, and the aspects and model names of each device category."""
     source = (Path(__file__).resolve().parent / "lexicon.txt").read_text(encoding="utf-8")
     words: dict[str, list[str]] = {}
     aspects: dict[str, Aspect] = {}
@@ -239,7 +239,7 @@ def load_lexicon() -> tuple[dict[str, list[str]], dict[str, Aspect], dict[str, t
 
 
 WORDS, ASPECTS, CATEGORIES = load_lexicon()
-ANY_ASPECT = ASPECTS.pop("공통")  # predicates that fit every aspect
+ANY_ASPECT = ASPECTS.pop("공통")  # Predicates that fit every aspect.
 SECTIONS = {1: "positive", -1: "negative", 0: "neutral"}
 VERDICTS = {polarity: list(map(parse_entry, WORDS[name])) for polarity, name in SECTIONS.items()}
 IRONIES = [(text.split("@")[1], parse_entry(text.split("@")[0]).predicate) for text in WORDS["irony"]]
@@ -273,7 +273,7 @@ class Segment(NamedTuple):
 
 @dataclass
 class Writer:
-    """Composes one review; the register, the device and the aspects used so far are its state."""
+    """Composer of one review, which remembers the register, the device and the aspects used so far."""
 
     rng: random.Random
     category: str
@@ -289,7 +289,7 @@ class Writer:
         return self.rng.choice(options)
 
     def common(self, options: Sequence[T]) -> T:
-        """An option, the first ones far more often than the last: words have a long tail."""
+        """Pick an option, the first ones far more often than the last, as words have a long tail."""
         return options[int(len(options) * self.rng.random() ** SKEW)]
 
     def word(self, section: str) -> str:
@@ -317,7 +317,7 @@ class Writer:
         return self.pick([f"{won:,},000원", f"{won // 10}만원", f"{won // 10}만 {won % 9 + 1}천원"])
 
     def negated(self, entry: Entry, polarity: int) -> Predicate:
-        """Negation of an entry; polarity is that of the result."""
+        """Negate an entry; `polarity` is the polarity of the result."""
         predicate = entry.predicate
         stem, kind = predicate.stem, predicate.kind
         after = "v" if kind == "v" else "a"
@@ -371,10 +371,10 @@ class Writer:
         words = []
         if named and not standalone:
             topic = self.pick(ASPECTS[aspect].topics)
-            nested = re.search(r"[이가] ", predicate.stem)  # has a subject of its own: 은/는 reads better
+            nested = re.search(r"[이가] ", predicate.stem)  # With a subject of its own, 은/는 reads better.
             particle = particle or self.rng.choices(["이/가", "은/는", "도", ""], [0 if nested else 45, 35, 5, 20])[0]
             words.append(josa(topic, particle) if "/" in particle else topic + particle)
-        if not timeless and self.chance(0.3):  # quoted and supposed clauses take no adverb of the writer's
+        if not timeless and self.chance(0.3):  # Quoted and supposed clauses take no adverb of the writer.
             words.append(self.word("degree" if predicate.kind == "a" and " " not in predicate.stem else "stance"))
         return Segment(" ".join([*words, end(predicate)]), aspect, polarity)
 
@@ -408,7 +408,7 @@ class Writer:
         return predicate.form(name) + ("," if self.chance(0.1) else "")
 
     def tell(self, text: str, link: float = 0.0) -> Segment:
-        """A neutral remark from a stem; as a 는데 clause with probability link."""
+        """Make a neutral remark from a stem; with probability `link` it is a 는데 clause."""
         predicate = parse_entry(self.fill(text)).predicate
         plain = {"casual": self.pick(["casual", "da"])}.get(self.register, self.register)
         return Segment(
@@ -426,14 +426,14 @@ class Writer:
         predicate = entry.predicate
         if polarity and self.chance(0.15):
             entry = self.common([entry for entry in VERDICTS[-polarity] if entry.negatable])
-            # a weak form such as 실망스럽지는 않다 would not be a clear verdict
+            # A weak form such as 실망스럽지는 않다 would not be a clear verdict.
             words += self.pick([["전혀"], ["하나도"], []])
             predicate = Predicate(entry.predicate.stem + self.pick(["지 않", "지가 않", "질 않"]), entry.predicate.kind)
         return Segment(" ".join([*words, self.ending(timeless=False)(predicate)]), "전체", polarity)
 
-    # -- plans: each gives the segments of one opinion
+    # -- plans, each of which returns the segments of one opinion
     def praise_or_complaint(self, polarity: int) -> list[Segment]:
-        """One to three clauses of one polarity."""
+        """State one polarity in one to three clauses."""
         count = self.rng.choices([1, 2, 3], [45, 40, 15])[0]
         segments: list[Segment] = []
         for rest in range(count - 1, -1, -1):
@@ -456,7 +456,7 @@ class Writer:
         return segments
 
     def conceded(self, polarity: int) -> list[Segment]:
-        """The other side first, then a verdict that decides."""
+        """Concede the other polarity first, and then give the verdict that decides."""
         segments = [self.clause(-polarity, self.but if self.chance(0.7) else self.ending())]
         if self.chance(0.25):
             segments.insert(0, self.clause(-polarity, lambda p: p.form("고")))
@@ -465,7 +465,7 @@ class Writer:
         return [*segments, self.verdict(polarity, "turn")]
 
     def conceded_after(self, polarity: int) -> list[Segment]:
-        """The verdict first, then one small point of the other side."""
+        """Give the verdict first, and then one small point of the other polarity."""
         segments = [self.verdict(polarity, "lead" if self.chance(0.3) else None)]
         if self.chance(0.3):
             segments.insert(0, self.clause(polarity, self.ending()))
@@ -481,7 +481,7 @@ class Writer:
         return [*segments, Segment(self.word("small flaw" if polarity > 0 else "small merit")), point]
 
     def only(self, polarity: int) -> list[Segment]:
-        """디자인만 예쁘고 나머진 꽝: one aspect against all the rest."""
+        """Set one aspect against all the others, as in 디자인만 예쁘고 나머진 꽝."""
         aspect = self.aspect()
         rest = self.pick(["나머지는", "나머진 다", "그 외엔 전부", "다른 건 전부", "그거 빼면 전부"])
         lexicon = [entry.predicate for entry in ASPECTS[aspect].entries[-polarity] if not entry.standalone]
@@ -492,7 +492,7 @@ class Writer:
         return [one, Segment(f"{rest} {self.ending()(entry.predicate)}", "전체", polarity)]
 
     def reversed_expectation(self, polarity: int) -> list[Segment]:
-        """Feared or promised one thing, got the other: the first clause does not count."""
+        """Contradict an expectation of the other polarity; the first clause does not count."""
         aspect = self.aspect()
         fear = [
             lambda p: p.form("future") + "까 봐 걱정했는데",
@@ -529,7 +529,7 @@ class Writer:
         return [first, second]
 
     def compared(self, polarity: int) -> list[Segment]:
-        """The predecessor was the opposite."""
+        """Contrast the product with a predecessor of the other polarity."""
         aspect = self.aspect()
         old = self.fill(self.word("predecessor"))
         first = self.clause(
@@ -558,7 +558,7 @@ class Writer:
         ]
 
     def mixed(self, _: int) -> list[Segment]:
-        """One good and one bad aspect, in either order and without an overall verdict."""
+        """State a good and a bad aspect, in either order and without an overall verdict."""
         first = self.pick([1, -1])
         style = self.rng.randrange(6)
         if style <= 2:
@@ -608,7 +608,7 @@ class Writer:
         return list({fact.text.rstrip(".!~ "): fact for fact in facts}.values())
 
     def question(self, _: int) -> list[Segment]:
-        """Sentiment words in a question or in hearsay are nobody's opinion yet."""
+        """Use sentiment words in a question or in hearsay, where they are not an opinion of the writer."""
         polarity, aspect = self.pick([1, -1]), self.aspect()
         polite = self.register in ("yo", "formal")
         ask = self.rng.sample([text for text in WORDS["ask"] if polite == ("요" in text[-3:])], self.rng.randint(1, 2))
@@ -637,10 +637,10 @@ class Writer:
         if polarity < 0 and self.chance(0.05):
             segments = self.ironic(polarity)
         roll = self.rng.random()
-        used = plan not in (Writer.factual, Writer.question)  # whoever asks or unpacks has no experience to tell
+        used = plan not in (Writer.factual, Writer.question)  # Who asks or unpacks has no experience to tell.
         if used and roll < 0.45:
             segments.insert(0, self.remark("usage" if roll < 0.2 else "bought", link=0.6))
-            if roll < 0.12:  # a long post
+            if roll < 0.12:  # Make it a long post.
                 segments.insert(0, self.remark("bought"))
                 segments.append(self.remark("fact"))
         if 0.07 < roll < 0.12 or roll > 0.88:
@@ -673,7 +673,7 @@ PLANS: dict[bool, tuple[list[Callable[[Writer, int], list[Segment]]], list[int]]
 # Surface noise and records
 # ---------------------------------------------------------------------------------------------------------------------
 def roughen(rng: random.Random, text: str, typo: float, glue: float) -> str:
-    """Typos and dropped spaces inside one segment."""
+    """Add typos and drop spaces inside one segment."""
     if rng.random() < typo:
         found = [(right, wrong) for right, wrong in TYPOS if right in text]
         if found:
@@ -684,7 +684,7 @@ def roughen(rng: random.Random, text: str, typo: float, glue: float) -> str:
 
 
 def render(rng: random.Random, writer: Writer, segments: list[Segment], polarity: int) -> tuple[str, list[dict]]:
-    """Join the segments to a text, with the marks of SNS posts, and list the aspects it mentions."""
+    """Join the segments to a text with emoji, tags and HTML as in SNS posts, and list the aspects it mentions."""
     typo = 0.45 if rng.random() < 0.3 else 0.04
     glue = rng.choices([0.0, 0.12, 0.45], [62, 28, 10])[0]
     parts, aspects = [], []
@@ -715,7 +715,7 @@ def render(rng: random.Random, writer: Writer, segments: list[Segment], polarity
 
 
 def clean(text: str) -> str:
-    """The cleaning used downstream, to keep cleaned texts distinct."""
+    """Clean a text as the pipeline does, so that cleaned texts are distinct."""
     text = re.sub(r"<[^>]+>", " ", text)
     text = re.sub(r"[^0-9가-힣A-Za-z\.\,\?\!]+", " ", text)
     return re.sub(r"\s+", " ", text).strip()
@@ -765,7 +765,7 @@ def build(seed: int = SEED) -> list[dict]:
         others = [str(label) for label in CLASS_COUNTS if str(label) != record["GeneralPolarity"]]
         record["GeneralPolarity"] = rng.choice(others)
     for number, record in enumerate(rng.sample(valid, REPOSTS)):
-        # a repost: same text, another day; a few annotators disagree with their own first reading
+        # A repost has the same text on another day; a few annotators label it differently the second time.
         label = "0" if number < 3 else record["GeneralPolarity"]
         day = dt.date(2023, 1, 1) + dt.timedelta(days=rng.randrange(300))
         valid.append(record | {"RDate": day.strftime("%Y%m%d"), "GeneralPolarity": label})
@@ -774,7 +774,7 @@ def build(seed: int = SEED) -> list[dict]:
     for reason, count in BAD_POLARITY.items():
         for number in range(count):
             record = fresh(rng.choices(list(CLASS_COUNTS), list(CLASS_COUNTS.values()))[0])
-            if number == 0:  # nothing is left of these after cleaning
+            if number == 0:  # Cleaning leaves nothing of this text.
                 text = rng.choice(["👍👍👍", "😭😭", "🔥🔥🔥 ㅋㅋㅋ", "ㅠㅠㅠ", "❤️❤️", "ㅇㅇ ㅋㅋ"])
                 record |= {"RawText": text, "Syllable": str(len(text)), "Word": str(len(text.split())), "Aspects": []}
             record["GeneralPolarity"] = {"null": None, "empty": ""}.get(reason, reason)
@@ -802,7 +802,7 @@ def write(records: list[dict], folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Write the synthetic sample corpus.")
     parser.add_argument(
-        "--output", type=Path, default=Path(__file__).resolve().parent, help="default: beside this script"
+        "--output", type=Path, default=Path(__file__).resolve().parent, help="folder; default: that of this script"
     )
     args = parser.parse_args()
     records = build()

@@ -1,4 +1,4 @@
-"""How the value of a label column is matched with the values of `data.labels`."""
+"""Matching of values of the label column with those of `data.labels`."""
 
 import json
 import re
@@ -6,14 +6,15 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-BOOLEANS = {"true": "true", "yes": "true", "on": "true", "false": "false", "no": "false", "off": "false"}  # YAML's
+# The spellings of a boolean in YAML.
+BOOLEANS = {"true": "true", "yes": "true", "on": "true", "false": "false", "no": "false", "off": "false"}
 
 
 def normalize_label(value: str) -> str:
-    """Return what a label means, without blanks at its ends.
+    """Convert a label to a form that is the same for all its spellings.
 
-    All spellings of one number, such as -1, "-1" and "-1.0", have one form; so have those of a boolean in YAML, such as
-    yes and True, and the forms of a Hangul text. Any other text stays as it is.
+    These are the spellings of a number, such as "-1" and "-1.0", those of a boolean in YAML, such as "yes" and "True",
+    and the Unicode forms of a Hangul text. Blanks at the ends are removed; any other text stays as it is.
     """
     value = unicodedata.normalize("NFC", value.strip())
     if boolean := BOOLEANS.get(value.lower()):
@@ -25,6 +26,6 @@ def normalize_label(value: str) -> str:
 
 
 def label_index(labels: Mapping[str, Sequence[Any]]) -> dict[str, int]:
-    """Map the normalized form of each value in `data.labels` to the index of its class."""
+    """Map each normalized value in `data.labels` to the index of its class."""
     texts = [[value if isinstance(value, str) else json.dumps(value) for value in values] for values in labels.values()]
     return {normalize_label(text): index for index, values in enumerate(texts) for text in values}

@@ -1,6 +1,6 @@
-"""Folds: which rows of data/tokenized.arrow are the training, validation and test rows of a replicate.
+"""Folds: the training, validation and test rows of one replicate of the comparison.
 
-A fold's file has one row for each row of data/tokenized.arrow and three boolean columns, so that K folds do not hold K
+The file of a fold has one row for each row of data/tokenized.arrow and three boolean columns, so that folds are not
 copies of the corpus. Its bytes change only if the rows of this fold change.
 """
 
@@ -21,10 +21,10 @@ SCHEMA = make_schema(dict.fromkeys(PARTS, pa.bool_()))
 
 @dataclass(frozen=True, eq=False)
 class Fold:
-    """Row numbers of data/tokenized.arrow, each array ascending."""
+    """Row numbers of data/tokenized.arrow for each part of a fold, in ascending order."""
 
     train: np.ndarray
-    validation: np.ndarray  # the test rows themselves if split.validation_size is 0
+    validation: np.ndarray  # Equal to the test rows if split.validation_size is 0.
     test: np.ndarray
 
     @property
@@ -33,23 +33,26 @@ class Fold:
         return np.array_equal(self.validation, self.test)
 
     def exclude(self, excluded: np.ndarray) -> "Fold":
-        """Return the fold without the excluded rows (rows,) among those of training and validation.
+        """Remove excluded rows from training and validation.
 
-        They stay test rows, so that scores remain comparable and nobody can raise a score by excluding difficult rows.
+        The test rows stay, so that scores remain comparable and excluding difficult rows cannot raise a score.
+
+        Args:
+            excluded: Whether each row of the table is excluded, a boolean array (rows,).
         """
         validation = self.validation if self.selects_on_test_rows else self.validation[~excluded[self.validation]]
         return Fold(self.train[~excluded[self.train]], validation, self.test)
 
 
 class PartCounts(BaseModel):
-    """Rows of one part of a fold, in total and by class name."""
+    """Number of rows in one part of a fold: the total, and the number for each class name."""
 
     rows: int
     classes: dict[str, int]
 
 
 class FoldCounts(BaseModel):
-    """Rows of each part of a fold."""
+    """Number of rows in each part of a fold."""
 
     train: PartCounts
     validation: PartCounts
@@ -57,7 +60,7 @@ class FoldCounts(BaseModel):
 
     @classmethod
     def of(cls, fold: Fold, labels: np.ndarray, class_names: Sequence[str]) -> "FoldCounts":
-        """Count the rows of a fold; `labels` (rows,) are those of all rows."""
+        """Count the rows of a fold; `labels` (rows,) are the class indices of all rows of the table."""
         counts = {part: np.bincount(labels[getattr(fold, part)], minlength=len(class_names)) for part in PARTS}
         return cls.model_validate(
             {
@@ -68,15 +71,15 @@ class FoldCounts(BaseModel):
 
 
 class SplitMetrics(BaseModel):
-    """The content of metrics/split.json. DVC's tables show the numbers and leave the list of folds out."""
+    """Content of metrics/split.json. The tables of DVC show the numbers and omit the list of folds."""
 
     rows: int
-    duplicate_rows: int  # rows whose text an earlier row has
-    near_duplicate_texts: int  # distinct texts that are kept together with another text
-    duplicates_of_test_source: int  # rows that are left out because data.test_source has their text
-    excluded_rows: int  # rows that data.exclude names
-    fixed_test_rows: bool  # all folds have the test rows of data.test_source
-    mean_rows: dict[str, int]  # by part: train, validation and test; over the folds
+    duplicate_rows: int  # Rows whose text also stands in an earlier row.
+    near_duplicate_texts: int  # Distinct texts that stay in one part with an earlier text that is nearly equal.
+    duplicates_of_test_source: int  # Rows that no part has, because their text stands in data.test_source.
+    excluded_rows: int  # Rows whose id stands in data.exclude.
+    fixed_test_rows: bool  # Whether the test rows of every fold are those of data.test_source.
+    mean_rows: dict[str, int]  # Mean number of rows over the folds, for each part.
     folds: list[FoldCounts]
 
 
@@ -92,17 +95,17 @@ def read_fold(path: Path, num_rows: int) -> Fold:
     """Read a fold of a table of `num_rows` rows.
 
     Raises:
-        UserError: The file is missing or damaged, holds no fold, or belongs to another table.
+        UserError: The file is missing or damaged, is not a fold, or belongs to another table.
     """
     table = read_table(path)
     if not table.schema.equals(SCHEMA) or any(column.null_count for column in table.columns):
-        raise UserError(f"{path}: does not hold the columns {', '.join(PARTS)} of a fold; run `dvc repro` to make it")
+        raise UserError(f"{path}: is not a fold with the columns {', '.join(PARTS)}; run `dvc repro` to make it")
     if table.num_rows != num_rows:
         raise UserError(
-            f"{path}: is a fold of {table.num_rows} rows, but the tokenized table has {num_rows}; run `dvc repro`"
+            f"{path}: has {table.num_rows} rows, but data/tokenized.arrow has {num_rows}; run `dvc repro` to make both"
         )
     fold = Fold(*(np.flatnonzero(table[part].to_numpy()) for part in PARTS))
     evaluated = fold.test if fold.selects_on_test_rows else np.concatenate([fold.validation, fold.test])
     if np.bincount(np.concatenate([fold.train, evaluated]), minlength=1).max() > 1:
-        raise UserError(f"{path}: a row is in two parts of the fold; run `dvc repro` to make it")
+        raise UserError(f"{path}: a row is in two parts of the fold; run `dvc repro` to make the file again")
     return fold

@@ -6,5 +6,5 @@ History = list[dict[str, float]]
 
 
 def validation_score(epoch: Mapping[str, float], select_by: str) -> float:
-    """The score of an epoch by which epochs, rates and runs are selected: higher is better."""
+    """Return the score by which epochs, learning rates and runs are selected; higher is better."""
     return -epoch["validation_loss"] if select_by == "loss" else epoch["macro_f1"]

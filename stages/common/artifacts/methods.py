@@ -1,4 +1,4 @@
-"""The methods and the baselines, in the order in which every table has them."""
+"""Names of the methods and the baselines, in the order of all tables."""
 
-METHODS = ("full", "lora")  # full fine-tuning and LoRA
+METHODS = ("full", "lora")  # Full fine-tuning and LoRA.
 BASELINES = ("linear_probe", "tfidf", "majority")

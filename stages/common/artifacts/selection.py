@@ -1,4 +1,4 @@
-"""The learning rate that validation selected for each method, and the runs at that rate: data/selection.json."""
+"""The learning rate selected for each method by validation, and its runs: data/selection.json."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from stages.common.runtime.paths import SELECTION
 
 @dataclass(frozen=True)
 class Trial:
-    """A learning rate that was tried, with a validation score for each fold."""
+    """A learning rate that was tried, with the validation macro-F1 of each fold."""
 
     learning_rate: float
     macro_f1: list[float]
@@ -22,25 +22,25 @@ class Trial:
 
 @dataclass(frozen=True)
 class SelectedMethod:
-    """What was selected for a method."""
+    """The selected learning rate and runs of a method."""
 
     learning_rate: float
-    best_run: str  # name of the run with the best validation score
-    runs: dict[str, TrainedRun]  # at the selected rate, by name, in the order of the folds
-    trials: list[Trial]  # in the order of the rates
+    best_run: str  # Name of the run with the best validation score.
+    runs: dict[str, TrainedRun]  # Runs with the selected learning rate, by name, in the order of the folds.
+    trials: list[Trial]  # In ascending order of the learning rates.
 
     @property
     def folds(self) -> list[int]:
-        """The folds that were run."""
+        """Numbers of the folds that were run."""
         return [run.metadata.fold for run in self.runs.values()]
 
     def validation_scores(self) -> dict[str, float]:
-        """Macro-F1 on the validation rows of each fold, and its mean: the scores that sweeps compare."""
+        """Return the validation macro-F1 of each fold and its mean, which sweeps compare."""
         scores = {f"fold_{run.metadata.fold}": run.metadata.validation["macro_f1"] for run in self.runs.values()}
         return {"learning_rate": self.learning_rate, "val_f1": fmean(scores.values()), **scores}
 
 
-Selection = dict[str, SelectedMethod]  # by method
+Selection = dict[str, SelectedMethod]  # By name of the method.
 _ADAPTER = TypeAdapter(Selection)
 
 
@@ -50,8 +50,12 @@ def write_selection(selection: Selection, path: Path = SELECTION) -> None:
 
 
 def read_selection(path: Path = SELECTION) -> Selection:
-    """Read the selection of both methods; a UserError says that the file is missing or damaged."""
+    """Read the selection of both methods.
+
+    Raises:
+        UserError: The file is missing or damaged.
+    """
     try:
         return _ADAPTER.validate_python(read_json(path))
     except ValidationError as error:
-        raise UserError(f"{path}: is damaged, or of another version; run `dvc repro` to make it") from error
+        raise UserError(f"{path}: is damaged, or was written by another version; run `dvc repro` to make it") from error

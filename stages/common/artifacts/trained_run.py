@@ -1,4 +1,4 @@
-"""A trained run: the folder that a training stage writes, but for the weights and logits themselves."""
+"""A trained run: the content of the folder that a training stage writes, without weights and logits."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,16 +11,16 @@ from stages.common.runtime.exceptions import UserError
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """What is known of a run without loading its model."""
+    """Metadata and history of a run, which are read without loading its model."""
 
     metadata: TrainingMetadata
-    checkpoint_bytes: int  # size of the weights' file
+    checkpoint_bytes: int  # Size of the file with the weights.
     weights_sha256: str
     history: History
 
 
 def read_trained_run(folder: Path) -> TrainedRun:
-    """Read the run in a folder.
+    """Read a run from its folder.
 
     Raises:
         UserError: A file of the run is missing, damaged or incomplete.

@@ -1,4 +1,4 @@
-"""How a checkpoint was trained, and what it takes to use it: its `training.json`. Reading it needs no torch."""
+"""The file `training.json` of a checkpoint: how it was trained and how texts are prepared for it."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,8 +10,8 @@ from stages.common.runtime.exceptions import UserError
 from stages.common.runtime.params import Preprocessing
 
 FILE_NAME = "training.json"
-VERSION = 1  # of the file's format; raised when the meaning of a key changes
-# What a checkpoint did that lacks the key, because the key is newer than the checkpoint.
+VERSION = 1  # Version of the file's format, which increases when the meaning of a key changes.
+# Values, by section and key, of keys that are newer than a checkpoint and describe what it did without them.
 NEUTRAL_VALUES: dict[str, dict[str, Any]] = {
     "": {"version": VERSION, "fold": 0},
     "preprocessing.clean": {"keep_jamo": False},
@@ -25,29 +25,29 @@ def _check_scores(scores: dict[str, int | float]) -> dict[str, int | float]:
 
 
 class BaseModelSource(BaseModel):
-    """Where the base model came from, and the files that it consists of."""
+    """Origin and files of the base model."""
 
     model_config = ConfigDict(strict=True, frozen=True)
 
-    name: str  # id on the Hugging Face hub, or path of a folder
-    revision: str | None  # hash of the commit on the hub; None for a folder
-    sha256: dict[str, str]  # hash of each file, by the file's name
+    name: str  # Id on the Hugging Face hub, or path of a folder.
+    revision: str | None  # Hash of the commit on the hub; None for a folder.
+    sha256: dict[str, str]  # Hash of each file, by the name of the file.
 
 
 class TrainingMetadata(BaseModel):
-    """What a training run stores with the weights of its best epoch."""
+    """Metadata that a training run stores with the weights of its best epoch."""
 
     model_config = ConfigDict(strict=True, frozen=True)
 
     version: Annotated[int, Field(le=VERSION)] = VERSION
     base_model: BaseModelSource
     preprocessing: Preprocessing
-    labels: Annotated[tuple[str, ...], Field(min_length=2, strict=False)]  # names of the classes; JSON has no tuples
+    labels: Annotated[tuple[str, ...], Field(min_length=2, strict=False)]  # Class names; JSON has no tuples.
     fold: int
     seed: int
     learning_rate: float
-    best_epoch: int  # counted from 1
-    validation: Annotated[dict[str, int | float], AfterValidator(_check_scores)]  # the best epoch's row of the history
+    best_epoch: int  # Counted from 1.
+    validation: Annotated[dict[str, int | float], AfterValidator(_check_scores)]  # Scores of the best epoch.
     trainable_parameters: int
     total_parameters: int
 
@@ -58,7 +58,7 @@ def write_training_metadata(checkpoint: Path, metadata: TrainingMetadata) -> Non
 
 
 def _fill_in(values: Any) -> None:
-    """Give the keys that an older checkpoint lacks the values that describe it."""
+    """Add the keys that an older checkpoint does not have, with the values that describe it."""
     for section, neutral in NEUTRAL_VALUES.items():
         found = values
         for key in filter(None, section.split(".")):
@@ -68,7 +68,7 @@ def _fill_in(values: Any) -> None:
 
 
 def read_training_metadata(checkpoint: Path) -> TrainingMetadata:
-    """Read the metadata of the checkpoint in a folder.
+    """Read the metadata from the folder of a checkpoint.
 
     Raises:
         UserError: The folder or the file is missing, or the file is damaged or incomplete.
@@ -84,6 +84,6 @@ def read_training_metadata(checkpoint: Path) -> TrainingMetadata:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"])) or "the file"
         raise UserError(
-            f"{path}: {key}: {first['msg']}; a newer version of this project may have written it: update, or run "
-            "`dvc repro` to train the model again"
+            f"{path}: {key}: {first['msg']}; if a newer version of this project wrote the file, update the project, "
+            "otherwise run `dvc repro` to train the model again"
         ) from error

@@ -1,4 +1,4 @@
-"""How the text of a file is encoded: decided for each file by its own bytes."""
+"""Detection of the encoding and the line ends of a file by its own bytes."""
 
 import codecs
 from functools import partial
@@ -6,20 +6,20 @@ from io import BytesIO
 from typing import BinaryIO, NamedTuple
 
 BLOCK_BYTES = 2**20
-ENCODINGS = {"utf-8": "utf-8-sig", "cp949": "cp949"}  # the values of data.encoding, and Python's codec for each
+ENCODINGS = {"utf-8": "utf-8-sig", "cp949": "cp949"}  # Python's codec for each value of data.encoding.
 BYTE_ORDER_MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
 
 class TextFormat(NamedTuple):
-    """How the bytes of a file become lines."""
+    """Encoding and line ends of a text file."""
 
     codec: str
-    is_valid: bool  # False: some of the bytes do not belong to any character
+    is_valid: bool  # Whether the codec decodes all bytes of the file.
     newline: str
 
     @property
     def errors(self) -> str:
-        """How to decode: wrong bytes become halves of surrogate pairs, which UTF-16 cannot do."""
+        """How the codec treats wrong bytes: as halves of surrogate pairs, or as an error in UTF-16, which has those."""
         return "strict" if self.codec == "utf-16" else "surrogateescape"
 
 
@@ -34,11 +34,15 @@ def _decodes(file: BinaryIO, codec: str) -> bool:
 
 
 def detect_format(file: BinaryIO, preferred: str = "utf-8") -> TextFormat:
-    """Detect the encoding of a file and its line ends, and return to its first byte.
+    """Detect the encoding and the line ends of a file, and return to its first byte.
 
-    A byte order mark decides. Without one, a file is of the `preferred` encoding or of the other one, if either decodes
-    all of it; a file with wrong bytes is of the preferred one. Lines end with a carriage return only where the
-    beginning of the file has no line feed.
+    A byte order mark decides. Without one, the preferred encoding and then the other one are tried. If neither decodes
+    the whole file, the preferred one is returned. Lines end with a carriage return only if the beginning of the file
+    has no line feed.
+
+    Args:
+        file: The file, opened in binary mode.
+        preferred: A key of ENCODINGS.
     """
     file.seek(0)
     beginning = file.read(BLOCK_BYTES)
@@ -52,7 +56,7 @@ def detect_format(file: BinaryIO, preferred: str = "utf-8") -> TextFormat:
 
 
 def to_utf8(data: bytes, preferred: str = "utf-8") -> bytes:
-    """Return the text of a file as UTF-8; bytes that are wrong in it stay wrong.
+    """Convert the bytes of a file to UTF-8; bytes that are not valid remain in it.
 
     Raises:
         UnicodeDecodeError: The file is UTF-16 and damaged.

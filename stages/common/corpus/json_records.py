@@ -1,7 +1,7 @@
-"""The records of a JSON file, such as AI Hub's, and its errors.
+"""Reading the records and errors of JSON files, such as those of AI Hub.
 
 A valid file is parsed by msgspec, which builds only the requested fields. Any other file is parsed by the json module,
-which is slower, but tells where an error is, so that the records around it can be kept.
+which is slower but tells where an error is, so that the records around it can be kept.
 """
 
 import codecs
@@ -16,18 +16,18 @@ import msgspec
 
 from stages.common.corpus.records import Columns, ReadError, ReadResult, Records
 
-MAX_INT_DIGITS = 4300  # Python refuses to parse more; such numbers become floats
-Record = msgspec.Struct  # the fields of a JSON object that `Columns` names
+MAX_INT_DIGITS = 4300  # Digits of the longest integer that Python parses; longer ones become floats.
+Record = msgspec.Struct  # The fields of a JSON object that `Columns` names.
 
 _JSON = json.JSONDecoder(parse_int=lambda digits: int(digits) if len(digits) <= MAX_INT_DIGITS else float(digits))
-_ARRAY = re.compile(r":\s*(?=\[\s*\{)")  # what stands before the first array of objects in an object
+_ARRAY = re.compile(r":\s*(?=\[\s*\{)")  # The colon before an array of objects.
 _BLANKS = re.compile(r"[ \t\r\n]*")
-_SEPARATOR = re.compile(r"[ \t\r\n]*([\[,])[ \t\r\n]*")  # before a value of an array
+_SEPARATOR = re.compile(r"[ \t\r\n]*([\[,])[ \t\r\n]*")  # The bracket or comma before a value of an array.
 
 
 @cache
 def _record_type(columns: Columns) -> type[Record]:
-    """A struct with one field, a string, for each name in `columns`."""
+    """Make a struct with one string field for each name in `columns`."""
     names = dict.fromkeys(columns.names().values())
     field_type = str | msgspec.UnsetType | None
     fields = [(f"field_{number}", field_type, msgspec.UNSET) for number in range(len(names))]
@@ -60,14 +60,14 @@ def _to_records(parsed: list[Record], columns: Columns) -> Records:
 
 
 def parse_records(data: bytes, columns: Columns) -> ReadResult:
-    """Parse a JSON array, JSON lines, one object, or an object with an array in it; with or without a byte order mark.
+    """Parse a JSON array, JSON lines, a single object, or an object that contains an array of records.
 
-    The records before the end of a truncated array are valid.
+    If an array is cut off, its complete records are kept.
     """
     content = data.removeprefix(codecs.BOM_UTF8)
     array, record = _decoders(columns)
     try:
-        content.decode()  # msgspec does not check the fields that it skips
+        content.decode()  # msgspec does not check the encoding of the fields that it skips.
         is_lines = content.lstrip(b" \t\r\n").startswith(b"{")
         lines = filter(bytes.strip, content.split(b"\n"))
         parsed = list(map(record.decode, lines)) if is_lines else array.decode(content)
@@ -79,7 +79,7 @@ def parse_records(data: bytes, columns: Columns) -> ReadResult:
 
 
 def parse_tolerantly(data: bytes, columns: Columns) -> ReadResult:
-    """Parse any file with the json module; the result for a valid one is that of msgspec."""
+    """Parse any file with the json module; a valid file gives the same result as msgspec."""
     parsed: list[Record | ReadError] = []
     try:
         text = data.decode("utf-8-sig")
@@ -94,7 +94,7 @@ def parse_tolerantly(data: bytes, columns: Columns) -> ReadResult:
 
 
 def find_keys(data: bytes) -> list[str]:
-    """The keys of the first JSON object in a file of any format, nested ones as paths; empty if there is none."""
+    """Return the keys of the first JSON object in a file, nested ones as dotted paths; empty if there is none."""
     try:
         text = data.decode("utf-8-sig", "surrogateescape").lstrip()
         value = _JSON.raw_decode(text)[0] if text.startswith("{") else next(_values_before_error(text), None)
@@ -104,13 +104,13 @@ def find_keys(data: bytes) -> list[str]:
 
 
 def key_paths(value: dict[str, Any]) -> Iterator[str]:
-    """Yield the keys of an object; of a nested object, the dotted paths of its keys."""
+    """Yield the keys of an object, and the dotted paths of the keys in nested objects."""
     for key, nested in value.items():
         yield from (f"{key}.{path}" for path in key_paths(nested)) if isinstance(nested, dict) else [key]
 
 
 def look_up(value: dict[str, Any], name: str) -> Any:
-    """The value of a key, or of the nested key of which `name` is the dotted path; UNSET if there is neither."""
+    """Return the value of the key `name`, or of the nested key with the dotted path `name`; UNSET if it is missing."""
     if name in value:
         return value[name]
     first, _, rest = name.partition(".")
@@ -126,7 +126,7 @@ def _decode(text: str) -> Any:
 
 
 def _parse_objects(text: str, columns: Columns) -> Iterable[Record | ReadError]:
-    """Parse one object over one or many lines, which is a record or holds an array of them, or else JSON lines."""
+    """Parse a single object, which is a record or contains an array of records, or else JSON lines."""
     try:
         value = _decode(text)
     except json.JSONDecodeError as error:
@@ -138,14 +138,14 @@ def _parse_objects(text: str, columns: Columns) -> Iterable[Record | ReadError]:
     if not arrays:
         return [_to_record("line 1", value, columns)]
     if len(arrays) > 1:
-        detail = f"{columns.text} is in the arrays {', '.join(arrays)}: make each of them a file of its own"
+        detail = f"{columns.text} is in the arrays {', '.join(arrays)}: save each of them in a file of its own"
         return [ReadError("wrong_type", "line 1 column 1", detail, of_record=False)]
     [(key, values)] = arrays.items()
     return (_to_record(f"record {number} of {key}", each, columns) for number, each in enumerate(values, start=1))
 
 
 def _arrays(value: dict[str, Any], columns: Columns) -> Iterator[tuple[str, list[Any]]]:
-    """Yield the paths and values of the arrays below an object that hold an object with a text."""
+    """Yield the path and the values of each array inside an object that contains an object with a text."""
     for key, nested in value.items():
         if isinstance(nested, dict):
             yield from ((f"{key}.{path}", array) for path, array in _arrays(nested, columns))
@@ -167,7 +167,7 @@ def _parse_lines(text: str, columns: Columns, whole: json.JSONDecodeError) -> li
     if any(error.reason == "not_json" for error in errors) and (whole_values := _concatenated_values(text)):
         return [_to_record(f"record {number}", value, columns) for number, value in enumerate(whole_values, start=1)]
     if len(errors) == len(parsed) and errors[0].reason == "not_json":
-        # One object over many lines: what is whole of the array in it is kept.
+        # The file is one broken object over many lines; the complete records of an array in it are kept.
         place = f"line {whole.lineno} column {whole.colno}"
         array = _ARRAY.search(text)
         values = _values_before_error(text[array.end() :]) if array else []
@@ -177,7 +177,7 @@ def _parse_lines(text: str, columns: Columns, whole: json.JSONDecodeError) -> li
 
 
 def _concatenated_values(text: str) -> list[Any]:
-    """The values of JSON texts one after the other, as jq and `cat` leave them; empty if one of them is broken."""
+    """Parse JSON texts that follow each other, as jq and `cat` write them; empty if one of them is broken."""
     values, at = [], 0
     try:
         while (at := _BLANKS.match(text, at).end()) < len(text):  # type: ignore[union-attr]
@@ -206,7 +206,7 @@ def _parse_array(text: str, columns: Columns) -> Iterator[Record | ReadError]:
 
 
 def _values_before_error(text: str) -> Iterator[Any]:
-    """Yield the values of a broken array, up to the first that is incomplete."""
+    """Yield the values of a broken array up to the first incomplete one."""
     at, expected = 0, "["
     while (separator := _SEPARATOR.match(text, at)) and separator[1] == expected:
         try:

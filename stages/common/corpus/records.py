@@ -1,4 +1,4 @@
-"""Reviews as every source format gives them, and the errors that reading can find."""
+"""The reviews and errors that the reader of each source format returns."""
 
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
@@ -6,16 +6,16 @@ from typing import Literal, NamedTuple
 
 @dataclass(frozen=True)
 class Columns:
-    """The names that a source has for what the pipeline reads: keys of JSON objects, or columns of a table."""
+    """Names of the keys or columns of a source that the pipeline reads."""
 
     text: str
     label: str
     id: str
     category: str
-    header: tuple[str, ...] = ()  # the names of all columns, for tables whose rows do not name them
+    header: tuple[str, ...] = ()  # Names of all columns, for tables without a header.
 
     def names(self) -> dict[str, str]:
-        """The name of each field of `Records`."""
+        """Return the key or column for each field of `Records`."""
         return {"text": self.text, "label": self.label, "id": self.id, "category": self.category}
 
 
@@ -24,11 +24,14 @@ AIHUB = Columns(text="RawText", label="GeneralPolarity", id="Index", category="M
 
 @dataclass
 class Records:
-    """Consecutive reviews, a list for each column; numbers as text, None where a value is null or missing."""
+    """Consecutive reviews, with one list for each field.
 
-    text: list[str] = field(default_factory=list)  # "" where there is none
+    Numbers are stored as text; None stands for a value that is null or missing.
+    """
+
+    text: list[str] = field(default_factory=list)  # "" for a review without a text.
     label: list[str | None] = field(default_factory=list)
-    has_label: list[bool] = field(default_factory=list)  # whether there is such a key at all
+    has_label: list[bool] = field(default_factory=list)  # Whether the review has the key, even with the value null.
     id: list[str | None] = field(default_factory=list)
     category: list[str | None] = field(default_factory=list)
 
@@ -41,7 +44,7 @@ class Records:
         return self
 
     def pop(self, count: int) -> "Records":
-        """Remove the first reviews and return them."""
+        """Remove and return the first `count` reviews."""
         first = Records(**{name: values[:count] for name, values in vars(self).items()})
         for values in vars(self).values():
             del values[:count]
@@ -50,19 +53,19 @@ class Records:
 
 @dataclass(frozen=True)
 class ReadError:
-    """An error in a file, or in one record of it: returned, not raised, since reading goes on after it."""
+    """An error in a file or in one of its records; it is returned, not raised, because reading goes on after it."""
 
     reason: Literal["unreadable", "not_json", "not_unicode", "wrong_type", "not_a_row"]
-    place: str  # in the file: record, line and column, or byte
+    place: str  # Place in the file: the record, the line and column, or the byte.
     detail: str
-    of_record: bool  # False: the error concerns the file as a whole
+    of_record: bool  # Whether the error concerns one record, not the file as a whole.
 
     def __str__(self) -> str:
         return ": ".join(filter(None, (self.place, self.detail)))
 
 
 class ReadResult(NamedTuple):
-    """The valid records of a file, or of a part of it, and the errors found there."""
+    """The valid records and the errors of a file or of a part of it."""
 
     records: Records
     errors: list[ReadError]

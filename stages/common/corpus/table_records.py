@@ -1,4 +1,4 @@
-"""Read the reviews of a table, one per row."""
+"""Reading reviews from tables, one review per row."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,11 +8,12 @@ from stages.common.corpus.tables import MissingColumnError, Wanted, is_table, ma
 
 
 def _find_columns(found: list[str], columns: Columns) -> dict[str, str]:
-    """Return the name that a table has for each field of `columns`; the columns of ids and categories may be missing.
+    """Return the name of the column for each field of `columns` that the table has.
 
     Raises:
-        MissingColumnError: A column that was asked for is missing.
-        ValueError: A column stands twice.
+        MissingColumnError: The column of the texts or labels is missing, or a column that the parameters name
+            differently from AI Hub's.
+        ValueError: Two columns have the same name.
     """
     if not any(found):
         raise MissingColumnError("is empty: its first row must name the columns")
@@ -22,16 +23,16 @@ def _find_columns(found: list[str], columns: Columns) -> dict[str, str]:
             names[field] = match_column(name, found)
         except MissingColumnError as error:
             if field in ("text", "label") or name != AIHUB.names()[field]:
-                hint = "; if no row names the columns, list them in data.columns"
+                hint = "; if the table has no header, list its columns in data.columns"
                 raise MissingColumnError(f"data.{field}_column of params.yaml: {error}{hint}") from error
             continue
         if found.count(names[field]) > 1:
-            raise ValueError(f"has two columns {name}")
+            raise ValueError(f"has two columns {name!r}: rename one of them")
     return names
 
 
 def is_text_table(path: Path, columns: Columns, encoding: str) -> bool:
-    """Whether one of the first lines of a .txt file names these columns."""
+    """Return whether one of the first lines of a .txt file is a header with these columns."""
 
     def check_columns(found: list[str]) -> None:
         _find_columns(found, columns)
@@ -40,9 +41,9 @@ def is_text_table(path: Path, columns: Columns, encoding: str) -> bool:
 
 
 def read_table_records(path: Path, columns: Columns, encoding: str, name: str) -> Iterator[ReadResult]:
-    """Yield the records of a table, and its errors, a chunk at a time; .txt is read as .tsv.
+    """Yield the records and errors of a table in chunks; .txt is read as .tsv.
 
-    If a table has no column of ids, they are NAME:NUMBER.
+    In a table without a column of ids, the id of a row is NAME:NUMBER.
     """
     suffix = ".tsv" if path.suffix.lower() == ".txt" else path.suffix.lower()
     names: dict[str, str] = {}

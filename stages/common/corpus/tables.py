@@ -1,7 +1,7 @@
-"""Read tables of any size in chunks: CSV, TSV, lines of text, Excel, JSON lines or Parquet.
+"""Reading tables of any size in chunks: CSV, TSV, lines of text, Excel, JSON lines and Parquet.
 
-pandas' `read_csv` is not used, since it takes `"a"x` for a cell, fills up a row that is too short, names the wrong line
-after a cell of several lines, and drops an empty cell that is alone in its row.
+pandas' `read_csv` is not used because it accepts `"a"x` as a cell, fills up a row that is too short, reports the wrong
+line after a cell of several lines, and drops a row of a single empty cell.
 """
 
 import csv
@@ -34,19 +34,21 @@ from stages.common.runtime.console import warn
 from stages.common.runtime.exceptions import UserError
 
 CHUNK_ROWS = 4096
-MAX_HEADER_ROWS = 20  # rows among which the header is looked for
+MAX_HEADER_ROWS = 20  # Number of first rows in which the header is looked for.
 DELIMITERS = ",\t;"
-MAX_NAMES_CHARACTERS = 200  # of the names of a table's columns in a message
+MAX_NAMES_CHARACTERS = 200  # Maximum length of the list of columns in a message, in characters.
 STRING_TYPES = {pa.string(), pa.large_string(), pa.binary(), pa.large_binary()}
-MAX_EXCEL_ROWS = 2**20  # of a sheet; Excel allows no more
-MAX_PARQUET_BYTES = 2**30  # of the strings of a chunk; a file of a kilobyte can repeat a long one in every row
-MAX_EXCEL_BYTES = 2**30  # unpacked; an .xlsx of some kilobytes can hold more
-OLE_SIGNATURE = b"\xd0\xcf\x11\xe0"  # of the container around an Excel file with a password, and of .xls
+MAX_EXCEL_ROWS = 2**20  # Maximum number of rows that Excel allows in a sheet.
+# The two limits in bytes stop small files that unpack to more than the memory: an .xlsx is a ZIP file, and Parquet can
+# repeat a long string in every row.
+MAX_PARQUET_BYTES = 2**30  # Maximum size of the strings in a chunk.
+MAX_EXCEL_BYTES = 2**30  # Maximum size of an unpacked .xlsx file.
+OLE_SIGNATURE = b"\xd0\xcf\x11\xe0"  # First bytes of an .xls file and of an Excel file with a password.
 Row = TypeVar("Row")
 
 
 def to_json(value: Any) -> str:
-    """Write a value as one line of JSON, Korean as it is."""
+    """Return a value as one line of JSON with Korean unescaped."""
     return json.dumps(value, ensure_ascii=False, default=str)
 
 
@@ -54,16 +56,16 @@ def to_cell(value: Any) -> str | None:
     """Return a value as text; None for null and NaN."""
     if isinstance(value, bool | list | dict):
         return to_json(value)
-    return None if value is None or value != value else str(value)  # NaN, the only value that is not itself
+    return None if value is None or value != value else str(value)  # Only NaN is unequal to itself.
 
 
 def _whole(value: Any) -> Any:
-    """Return a whole number as an int: spreadsheets, and columns with nulls, hold 1 as 1.0."""
+    """Convert a whole number to an int, because spreadsheets and columns with nulls store 1 as 1.0."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def to_json_lines(frame: pd.DataFrame) -> list[str]:
-    """Write each row as one JSON object; null stands for NaN and infinity, which JSON does not have."""
+    """Return each row as a JSON object; NaN and infinity, which JSON does not have, become null."""
 
     def finite(value: Any) -> Any:
         return None if isinstance(value, float) and not math.isfinite(value) else value
@@ -74,24 +76,24 @@ def to_json_lines(frame: pd.DataFrame) -> list[str]:
 
 @dataclass(frozen=True)
 class Chunk(ABC):
-    """Consecutive rows of a table. A subclass holds them as its format does, so that this format loses no value."""
+    """Consecutive rows of a table; a subclass stores them in a way that loses no value of its format."""
 
-    texts: pd.Series  # the column that holds the texts; "" for a null
+    texts: pd.Series  # The column of the texts; "" stands for null.
 
     @abstractmethod
     def to_frame(self) -> pd.DataFrame:
-        """Return the rows as Python objects; None or NaN for what a row lacks."""
+        """Return the rows as Python objects; missing values are None or NaN."""
 
     def to_text(self) -> pd.DataFrame:
-        """Return the rows as text, in the columns of the table's first chunk; None or NaN for what a row lacks."""
+        """Return the rows as text, with the columns of the first chunk; missing values are None or NaN."""
         return self.to_frame().map(to_cell)
 
     def cells(self, column: str) -> list[str | None]:
-        """Return a column as text, whole numbers without a fraction; None where it is null."""
+        """Return a column as text, with None for null and 1 for 1.0."""
         return [to_cell(_whole(value)) for value in self.to_frame()[column]]
 
     def to_excel(self) -> pd.DataFrame:
-        """Return the rows as values that Excel can hold."""
+        """Return the rows as values that Excel can store."""
         return self.to_text()
 
     def to_json_lines(self) -> list[str]:
@@ -99,14 +101,14 @@ class Chunk(ABC):
         return to_json_lines(self.to_frame())
 
     def to_arrow(self) -> pa.Table:
-        """Return the rows with the types of Parquet, or else as text."""
+        """Return the rows with the types of a Parquet file, or as text for other formats."""
         frame = self.to_text()
         return pa.table([pa.array(frame[name], pa.string()) for name in frame], list(frame))
 
 
 @dataclass(frozen=True)
 class FrameChunk(Chunk):
-    """Rows of CSV, of Excel or of a text file."""
+    """Rows of a CSV, Excel or text file."""
 
     frame: pd.DataFrame
 
@@ -122,8 +124,8 @@ class JsonLinesChunk(Chunk):
     """Rows of JSON lines."""
 
     lines: list[str]
-    rows: list[dict[str, Any]]  # the parsed lines
-    columns: list[str]  # the keys in the table's first chunk
+    rows: list[dict[str, Any]]  # The parsed lines.
+    columns: list[str]  # The keys in the first chunk of the table.
 
     def to_frame(self) -> pd.DataFrame:
         return pd.DataFrame(self.rows, columns=None if self.rows else self.columns, dtype=object)
@@ -131,7 +133,7 @@ class JsonLinesChunk(Chunk):
     def to_text(self) -> pd.DataFrame:
         frame = self.to_frame()
         if unknown := [name for name in frame if name not in self.columns]:
-            raise UserError(f"key {unknown[0]} is not in the first {CHUNK_ROWS} lines: write .jsonl")
+            raise UserError(f"key {unknown[0]!r} is not in the first {CHUNK_ROWS} lines: write .jsonl")
         return frame.reindex(columns=self.columns).map(to_cell)
 
     def to_json_lines(self) -> list[str]:
@@ -151,22 +153,22 @@ class ParquetChunk(Chunk):
 
     def to_frame(self) -> pd.DataFrame:
         if binary := [field.name for field in self.batch.schema if _holds_bytes(field.type)]:
-            raise UserError(f"only .parquet can hold the bytes of column {binary[0]}")
+            raise UserError(f"column {binary[0]!r} holds bytes, which only .parquet can store: write .parquet")
         return pd.DataFrame({name: self._values(name) for name in self.batch.schema.names}, dtype=object)
 
     def cells(self, column: str) -> list[str | None]:
-        # to_frame would convert all columns, and refuse a table with bytes in another one.
+        # to_frame would convert all columns, and refuse a table that has bytes in another column.
         return [to_cell(_whole(value)) for value in self._values(column)]
 
     def _values(self, column: str) -> list[Any]:
         values = self.batch[column]
         try:
             return values.to_pylist()
-        except (OverflowError, ValueError, pa.ArrowException) as error:  # Python's times end with the year 9999
+        except (OverflowError, ValueError, pa.ArrowException) as error:  # Python has no times after the year 9999.
             if pa.types.is_nested(values.type):
-                raise UserError(f"only .parquet can hold the values of column {column}: {error}") from error
+                raise UserError(f"only .parquet can store the values of column {column!r}: {error}") from error
             if not pa.types.is_timestamp(values.type) and not pa.types.is_date(values.type):
-                values = values.cast(pa.int64())  # Arrow writes no durations
+                values = values.cast(pa.int64())  # Arrow cannot convert durations to text.
             return values.cast(pa.string()).to_pylist()
 
     def to_arrow(self) -> pa.Table:
@@ -174,18 +176,18 @@ class ParquetChunk(Chunk):
 
 
 class MissingColumnError(ValueError):
-    """A row of a table does not name a column that is needed."""
+    """A required column is missing in a row, so that the row cannot be the header."""
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a caller wants of a table.
+    """Columns that a caller reads from a table.
 
     Args:
-        text_column: The column that holds the texts.
-        check_columns: Raises a MissingColumnError if these are not the names of the columns, or another ValueError if
-            they are, but will not do.
-        columns: The names of the columns, for a table whose rows do not name them.
+        text_column: Name of the column of the texts.
+        check_columns: Function that is called with the cells of a possible header. It raises a MissingColumnError if
+            they are not the header, and another ValueError if they are the header but not acceptable.
+        columns: Names of all columns, for a table without a header.
     """
 
     text_column: str
@@ -198,25 +200,25 @@ def _comparable(name: str) -> str:
 
 
 def match_column(name: str, names: Sequence[str]) -> str:
-    """Return the one of `names` that is `name`, or else is it but for blanks at its ends or the form of its Hangul.
+    """Find `name` among `names`, or else the one name that differs only in outer blanks or the Unicode form of Hangul.
 
     Raises:
-        MissingColumnError: There is none, or more than one.
+        MissingColumnError: No name matches, or more than one.
     """
     if name in names:
         return name
     alike = [other for other in names if _comparable(other) == _comparable(name)]
     if len(alike) != 1:
         found = textwrap.shorten(", ".join(names).replace("\t", "\\t"), MAX_NAMES_CHARACTERS) or "none at all"
-        raise MissingColumnError(f"has no column {name}; it has {found}")
+        raise MissingColumnError(f"has no column {name!r}; it has {found}")
     return alike[0]
 
 
 def _find_header(rows: Iterable[list[str]], wanted: Wanted) -> int:
-    """Return the index of the first row that names the columns; titles may stand above it.
+    """Return the index of the header, the first row that `wanted` accepts; titles may stand above it.
 
     Raises:
-        ValueError: No row does; the message is about the row that has most of what is wanted.
+        ValueError: No row is accepted; the message is about a row that names the column of the texts, if there is one.
     """
     error: MissingColumnError | None = None
     for index, row in enumerate(rows):
@@ -232,7 +234,7 @@ def _find_header(rows: Iterable[list[str]], wanted: Wanted) -> int:
 
 
 def _name_blanks(header: list[str]) -> list[str]:
-    """Give each blank cell of a header a name of its own, unless there is one only."""
+    """Replace the blank cells of a header by distinct names if there are two or more."""
     if header.count("") < 2:
         return header
     unused = (name for number in itertools.count() if (name := f"Unnamed: {number}") not in header)
@@ -240,7 +242,7 @@ def _name_blanks(header: list[str]) -> list[str]:
 
 
 class _Lines:
-    """The lines of a file, and the number of the last one that was read."""
+    """The lines of a file, with the number of the line that was read last."""
 
     def __init__(self, file: BinaryIO, encoding: str) -> None:
         self.file, self.number = file, 0
@@ -272,11 +274,11 @@ class _Lines:
         return line
 
     def put_back(self, first: int, lines: list[str]) -> None:
-        """Read these lines, whose first one has the number `first`, once more."""
+        """Make the next reads return `lines` again; `first` is the number of their first line."""
         self._returned += reversed(list(enumerate(lines, start=first)))
 
     def restart(self) -> TextIOWrapper:
-        """Begin with the first line again; the lines that are returned are not counted and may hold wrong bytes."""
+        """Go back to the first line and return a stream that neither counts lines nor refuses wrong bytes."""
         self.number = 0
         self._stream.seek(0)
         return self._stream
@@ -284,27 +286,27 @@ class _Lines:
 
 @dataclass(frozen=True)
 class _Layout:
-    """How the lines of a file become rows."""
+    """Delimiter, header and quoting of a file."""
 
     delimiter: str
     header: list[str]
-    num_lines: int  # up to the header, which is the last of them
-    is_raw: bool = False  # quotes are characters like any other
-    why_not_raw: str = ""
+    num_lines: int  # Number of lines up to the header, the header included.
+    is_raw: bool = False  # Whether quotes are ordinary characters.
+    why_not_raw: str = ""  # Reason that is added to the message of an error in a row.
 
 
 def _detect_layout(lines: _Lines, wanted: Wanted, own_delimiter: str) -> _Layout:
-    """Find the header among the first rows, with the delimiter by which it names the columns."""
+    """Find the header among the first rows, and the delimiter between its names."""
     first_lines = list(islice(lines.restart(), MAX_HEADER_ROWS))
     lines.number = min(1, len(first_lines))
     found: list[tuple[str, int, list[str]]] = []
     for delimiter in dict.fromkeys((own_delimiter, *DELIMITERS)):
         reader = csv.reader(first_lines, delimiter=delimiter)
-        with suppress(csv.Error):  # it is reported when the row is read
+        with suppress(csv.Error):  # The error is reported when the row is read.
             found += [(delimiter, reader.line_num, row) for row in reader if row]
     if wanted.columns:
         fitting = (delimiter for delimiter, _, row in found if len(row) == len(wanted.columns))
-        # A row that names them is no review.
+        # A header in spite of data.columns is not a review.
         num_lines = next((number for _, number, row in found if row == list(wanted.columns)), 0)
         layout = _Layout(next(fitting, own_delimiter), list(wanted.columns), num_lines)
         wanted.check_columns(layout.header)
@@ -315,7 +317,10 @@ def _detect_layout(lines: _Lines, wanted: Wanted, own_delimiter: str) -> _Layout
 
 
 def _detect_quoting(lines: _Lines, layout: _Layout) -> _Layout:
-    """Decide whether quotes of a TSV are raw: each line is a row by itself, but one of these is not a row of CSV."""
+    """Decide whether the quotes of a TSV are ordinary characters.
+
+    They are if every line has as many cells as the header but at least one line is not a row of valid CSV.
+    """
     is_csv = True
     for number, line in enumerate(lines.restart(), start=1):
         if number <= layout.num_lines or not line.strip("\r\n"):
@@ -331,11 +336,11 @@ def _detect_quoting(lines: _Lines, layout: _Layout) -> _Layout:
 
 
 class _CsvRows:
-    """Rows of CSV below the header; after one that is broken, reading goes on with the line after its first one."""
+    """The rows of a CSV below its header; after a broken row, reading goes on with the second line of that row."""
 
     def __init__(self, lines: _Lines, layout: _Layout) -> None:
         self._lines, self._layout = lines, layout
-        self._read: list[str] = []  # the lines of the current row
+        self._read: list[str] = []  # The lines of the current row.
         self._reader = self._new_reader()
         self.errors: list[ReadError] = []
 
@@ -350,7 +355,7 @@ class _CsvRows:
         return csv.reader(recorded(), strict=True, delimiter=self._layout.delimiter)
 
     def _holds_rows(self) -> bool:
-        """Whether the lines of the current row look like a row each, swallowed by a quote that was meant as text."""
+        """Return whether each line of the current row looks like a row; its quote was probably meant as text."""
         tabs = [line.count("\t") for line in self._read]
         return self._layout.delimiter == "\t" and len(tabs) > 1 and set(tabs) == {len(self._layout.header) - 1}
 
@@ -373,7 +378,7 @@ class _CsvRows:
                 detail = str(error).replace("\t", "\\t")
             if detail:
                 detail += self._layout.why_not_raw
-                # A quote that is never closed makes one row of many lines, but only the first of these is broken.
+                # A quote that is never closed makes one row of many lines, of which only the first is broken.
                 place, last = (first, self._lines.number) if self._read else (self._lines.number,) * 2
                 self.errors.append(ReadError("not_a_row", f"line {place}", detail, of_record=True))
                 if last > place:
@@ -384,7 +389,7 @@ class _CsvRows:
 
 
 def _take_chunks(rows: Iterator[Row]) -> Iterator[list[Row]]:
-    yield list(islice(rows, CHUNK_ROWS))  # the first one even if it is empty, since it has the columns
+    yield list(islice(rows, CHUNK_ROWS))  # An empty table needs a chunk too, because the chunk has the columns.
     while chunk := list(islice(rows, CHUNK_ROWS)):
         yield chunk
 
@@ -410,7 +415,7 @@ def _read_text(lines: _Lines, wanted: Wanted) -> Iterator[Chunk | ReadError]:
 
 
 def _trim(row: Sequence[Any]) -> list[Any]:
-    """The cells of a row up to the last one that is not empty; whole numbers as such."""
+    """Remove the empty cells at the end of a row, and convert whole numbers to int."""
     cells = list(map(_whole, row))
     while cells and cells[-1] in (None, ""):
         cells.pop()
@@ -427,10 +432,10 @@ def _contains(file: IO[bytes], needle: bytes) -> bool:
 
 
 def _open_workbook(file: BinaryIO) -> tuple[Any, Any]:
-    """Open an .xlsx: the values of its cells; and its formulas, or None if it has none."""
+    """Open an .xlsx file twice: with the values of its cells, and with its formulas, or None if it has no formula."""
     with ZipFile(file) as parts:
         if (size := sum(part.file_size for part in parts.infolist())) > MAX_EXCEL_BYTES:
-            raise ValueError(f"unpacks to {size:,} bytes, more than {MAX_EXCEL_BYTES:,}: write .csv")
+            raise ValueError(f"unpacks to {size:,} bytes, more than {MAX_EXCEL_BYTES:,}: save it as .csv")
         sheets = [part for part in parts.namelist() if part.startswith("xl/worksheets/") and part.endswith(".xml")]
         has_formulas = any(_contains(parts.open(part), b"</f>") for part in sheets)
     values = openpyxl.load_workbook(file, read_only=True, data_only=True)
@@ -438,21 +443,21 @@ def _open_workbook(file: BinaryIO) -> tuple[Any, Any]:
 
 
 def _numbered_rows(sheet: Any, formulas: Any) -> Iterator[tuple[int, list[Any]]]:
-    """Yield the rows of a sheet that are not empty, with their numbers.
+    """Yield the number and the cells of each row of a sheet that is not empty.
 
-    A formula without a value stands for itself: pandas writes a text that begins with = as a formula.
+    A formula without a value is read as text, because pandas writes a text that begins with = as a formula.
     """
     rows = []
     for each in (sheet, formulas[sheet.title]) if formulas else (sheet,):
-        each.reset_dimensions()  # what the file says of them may be a billion cells
-        # openpyxl fills up rows that are left out, so that one of a high number would keep it busy for ever.
+        each.reset_dimensions()  # The dimensions that the file states may be a billion cells.
+        # openpyxl fills up missing rows, so that a row with a very high number would keep it busy for ever.
         rows.append(each.iter_rows(values_only=True, max_row=MAX_EXCEL_ROWS + 1))
     for number, (values, *others) in enumerate(zip(*rows, strict=True), start=1):
         if number > MAX_EXCEL_ROWS:
             raise ValueError(f"has more than the {MAX_EXCEL_ROWS:,} rows that Excel allows")
         if others:
             pairs = zip(values, others[0], strict=True)
-            values = [str(other) if value is None and other is not None else value for value, other in pairs]
+            values = [other if value is None and isinstance(other, str) else value for value, other in pairs]
         if cells := _trim(values):
             yield number, cells
 
@@ -463,7 +468,7 @@ def _read_excel(lines: _Lines, wanted: Wanted) -> Iterator[Chunk | ReadError]:
     if signature == OLE_SIGNATURE:
         raise ValueError("has a password, or is an .xls file: save it as .xlsx without a password")
     book, formulas = _open_workbook(lines.file)
-    # A cover sheet may stand first; what nobody sees is not meant.
+    # The first sheet may be a cover sheet, and hidden sheets are not meant to be read.
     visible = [sheet for sheet in book.worksheets if sheet.sheet_state == "visible"]
     found: list[tuple[Any, list[str], int]] = []
     errors: list[ValueError] = []
@@ -480,7 +485,7 @@ def _read_excel(lines: _Lines, wanted: Wanted) -> Iterator[Chunk | ReadError]:
         raise errors[0] if errors else ValueError("has no visible sheet of cells")
     if len(found) > 1:
         others = ", ".join(repr(sheet.title) for sheet, *_ in found[1:])
-        warn(f"{lines.file.name}: only sheet {found[0][0].title!r} is read; save {others} as files of their own")
+        warn(f"{lines.file.name}: only sheet {found[0][0].title!r} is read; save {others} in separate files")
     sheet, header, num_skipped = found[0]
     wanted.check_columns(header)
     text_column = match_column(wanted.text_column, header)
@@ -505,7 +510,7 @@ def _read_json_lines(lines: _Lines, wanted: Wanted) -> Iterator[Chunk | ReadErro
             text = look_up(row, match_column(wanted.text_column, names))
             if not isinstance(text, str | None):
                 raise ValueError(f"the text is of type {type(text).__name__}")
-            to_json(row).encode()  # raises for half of a surrogate pair
+            to_json(row).encode()  # Raises an error for half of a surrogate pair.
             yield line, row, text or ""
 
     columns: list[str] = []
@@ -517,7 +522,7 @@ def _read_json_lines(lines: _Lines, wanted: Wanted) -> Iterator[Chunk | ReadErro
 
 
 def _read_undecoded(file: BinaryIO, table: pq.ParquetFile) -> pq.ParquetFile:
-    """Open a Parquet file so that each string of a column which could be too large stands in memory once."""
+    """Open a Parquet file so that a repeated string is in memory only once, in columns that could be too large."""
     metadata = table.metadata
     chunks = (
         metadata.row_group(group).column(column)
@@ -532,7 +537,11 @@ def _read_undecoded(file: BinaryIO, table: pq.ParquetFile) -> pq.ParquetFile:
 
 
 def _decode(schema: pa.Schema, batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Give the columns of a batch the types of `schema`; a ValueError says that they do not fit into memory."""
+    """Convert the columns of a batch to the types of `schema`.
+
+    Raises:
+        ValueError: The strings of the batch are larger than MAX_PARQUET_BYTES.
+    """
     size = sum(
         pc.sum(pc.binary_length(column.dictionary).take(column.indices)).as_py() or 0
         for column in batch.columns
@@ -552,7 +561,7 @@ def _read_parquet(lines: _Lines, wanted: Wanted) -> Iterator[Chunk | ReadError]:
     if not str(kind := schema.field(text_column).type).startswith(
         ("string", "large_string", "dictionary<values=string")
     ):
-        raise ValueError(f"column {text_column} holds {kind}, not text")
+        raise ValueError(f"column {text_column!r} holds {kind}, not text")
     batches = map(partial(_decode, schema), _read_undecoded(lines.file, table).iter_batches(CHUNK_ROWS))
     for batch in batches if table.metadata.num_rows else [pa.RecordBatch.from_pylist([], schema)]:
         yield ParquetChunk(batch[text_column].cast(pa.string()).fill_null("").to_pandas(), batch)
@@ -571,14 +580,17 @@ READERS: dict[str, Callable[..., Iterator[Chunk | ReadError]]] = {
 def read_chunks(
     path: Path, file: BinaryIO, wanted: Wanted, encoding: str = "utf-8", suffix: str = ""
 ) -> Iterator[Chunk | ReadError]:
-    """Yield the rows of an open table, and the errors of single rows, in their order.
+    """Yield the chunks of an open table and the errors of single rows, in order.
 
     Args:
-        encoding: The encoding of a file of lines that holds wrong bytes; any other file is decoded by what it is.
-        suffix: The suffix of the format, if `path` has another one.
+        path: The path of the file.
+        file: The file, opened in binary mode.
+        wanted: The columns to read.
+        encoding: Encoding to assume for a text file that is valid in none.
+        suffix: Suffix of the format, if it is not the suffix of `path`.
 
     Raises:
-        ValueError: The rest of the file cannot be read; the message names the line, if the format has lines.
+        ValueError: The rest of the file cannot be read; for a format with lines the message names the line.
     """
     lines, suffix = _Lines(file, encoding), suffix or path.suffix.lower()
     try:
@@ -587,12 +599,12 @@ def read_chunks(
         raise ValueError(f"{f'line {lines.number}: ' if lines.number else ''}{error}") from error
     except UserError:
         raise
-    except Exception as error:  # zipfile, zlib and openpyxl raise whatever damaged bytes lead them to
+    except Exception as error:  # Damaged bytes make zipfile, zlib and openpyxl raise errors of any kind.
         raise ValueError(f"cannot be read as {suffix}: {type(error).__name__}: {error}") from error
 
 
 def is_table(path: Path, wanted: Wanted, encoding: str) -> bool:
-    """Whether one of the first lines of a .txt file names the columns of a table."""
+    """Return whether one of the first lines of a .txt file is the header of a table."""
     try:
         with path.open("rb") as file:
             _detect_layout(_Lines(file, encoding), wanted, "\t")

@@ -1,4 +1,4 @@
-"""Models of the Hugging Face hub: one pinned commit, the files asked for and no others, verified by their checksums."""
+"""Downloads from the Hugging Face hub: selected files of one commit, verified by their checksums."""
 
 import shutil
 import sys
@@ -15,34 +15,37 @@ from stages.common.runtime.exceptions import UserError
 
 @contextmanager
 def _report_hub_errors(hub_id: str) -> Iterator[None]:
-    """Turn what goes wrong between this machine and the hub into one line that says what to do."""
+    """Turn errors in the communication with the hub into one line that says what to do."""
     hub = constants.ENDPOINT
     try:
         yield
-    except Exception as error:  # of huggingface_hub, of its HTTP client, or from an answer that is not the hub's
+    except Exception as error:  # Its HTTP client, and answers that are not from a hub, raise errors of many kinds.
         match error:
             case HFValidationError():
-                fault = f"{hub_id} is not a model id of the hub, such as monologg/kobert"
-            case RepositoryNotFoundError():  # the hub answers 401 for both, so as not to tell which
-                fault = f"{hub} has no model {hub_id}, or hides it: check the id, or log in with `hf auth login`"
+                problem = f"{hub_id!r} is not a model id of the hub, such as monologg/kobert"
+            case RepositoryNotFoundError():  # The hub does not tell whether a model is missing or private.
+                problem = f"{hub} has no model {hub_id!r}, or hides it: check the id, or log in with `hf auth login`"
             case HfHubHTTPError() if error.response.status_code in (401, 403):
-                fault = f"{hub} refuses access to {hub_id}: log in with `hf auth login`, or correct HF_TOKEN"
+                problem = f"{hub} refuses access to {hub_id!r}: log in with `hf auth login`, or correct HF_TOKEN"
             case HfHubHTTPError():
-                fault = f"{hub} answers with status {error.response.status_code}: try again later"
+                problem = f"{hub} answers with status {error.response.status_code}: try again later"
             case _:
-                fault = (
-                    f"{hub_id} cannot be read from {hub} ({str(error) or type(error).__name__}): check the network "
+                problem = (
+                    f"{hub_id!r} cannot be read from {hub} ({str(error) or type(error).__name__}): check the network "
                     "and HF_ENDPOINT and run again, or download the model elsewhere and set base_model.folder"
                 )
-        raise UserError(f"base_model.hub_id: {fault}") from error
+        raise UserError(f"base_model.hub_id: {problem}") from error
 
 
 def list_files(hub_id: str, revision: str) -> list[str]:
-    """Names of the files at the top level of a model at a commit.
+    """List the names of the files at the top level of a model.
+
+    Args:
+        hub_id: Id of the model.
+        revision: Full hash of a commit of the model.
 
     Raises:
-        UserError: there is no such model, `revision` is not the full hash of one of its commits, or the hub does not
-            answer.
+        UserError: There is no such model or commit, or the hub does not answer.
     """
     api, name = HfApi(), revision or "main"
     with _report_hub_errors(hub_id):
@@ -60,22 +63,22 @@ def list_files(hub_id: str, revision: str) -> list[str]:
 
 
 def list_sizes(hub_id: str, revision: str) -> dict[str, int]:
-    """Sizes in bytes of the files at the top level of a model at a commit, by name."""
+    """Return the size in bytes of each file at the top level of a model at a commit."""
     with _report_hub_errors(hub_id):
         entries = HfApi().list_repo_tree(hub_id, revision=revision)
         return {entry.path: entry.size for entry in entries if isinstance(entry, RepoFile)}
 
 
 def download(hub_id: str, revision: str, names: list[str], folder: Path) -> None:
-    """Copy files of a commit into `folder`, from the cache of huggingface_hub (HF_HOME) where it has them undamaged.
+    """Download files of a commit into `folder`, or copy them from the cache of huggingface_hub (HF_HOME).
 
     Raises:
-        UserError: a file did not arrive, or not with the hub's checksum.
+        UserError: A file could not be downloaded, or its checksum is not that of the hub.
     """
-    logging.set_verbosity_error()  # The library is imported by now, too late for HF_HUB_VERBOSITY.
+    logging.set_verbosity_error()  # HF_HUB_VERBOSITY is read only when the library is imported.
     if not sys.stderr.isatty():
         disable_progress_bars()
-    for force_download in (False, True):  # otherwise a damaged file would stay in the cache
+    for force_download in (False, True):  # The second time, damaged files in the cache are downloaded again.
         with _report_hub_errors(hub_id):
             snapshot = snapshot_download(hub_id, revision=revision, allow_patterns=names, force_download=force_download)
         for name in names:

@@ -1,11 +1,9 @@
-"""Text to `input_ids`, in batches and without torch, from the files of a base model's folder.
+"""Tokenizers, which are read from the folder of a base model without running code of the folder.
 
-Two kinds of tokenizer are supported:
+Two kinds are supported:
 
-* KoBERT's: one SentencePiece `*.model`, whose ids are those of monologg's `vocab.txt`, or without one its own;
-* any other encoder's: the `tokenizer.json` of the Rust `tokenizers` library, or a `vocab.txt` of WordPiece.
-
-No code of the folder is run.
+* KoBERT's tokenizer: a SentencePiece `*.model`; the ids come from `vocab.txt` or, without it, from the model.
+* Tokenizers of other encoders: the `tokenizer.json` of the Rust `tokenizers` library, or a `vocab.txt` of WordPiece.
 """
 
 import json
@@ -33,13 +31,15 @@ from stages.common.runtime.exceptions import UserError
 
 INT32_LIST = pa.list_(pa.int32())
 SPECIAL_TOKENS = ("[UNK]", "[PAD]", "[CLS]", "[SEP]", "[MASK]")
-CHUNK_SIZE = 1000  # texts whose tokens are Python lists; more of them would keep the garbage collector busy
-PREFIX_LENGTH = 2**16  # characters of a text that are tokenized first: libraries store all tokens, of 10 MB in 1 GB
-MAX_GROWTH = 100  # times as long as a text may become by the rules of a tokenizer.json
+CHUNK_SIZE = 1000  # Number of texts whose tokens are Python lists at a time; more would slow the garbage collector.
+# Length, in characters, of the beginning of a text that is tokenized first. The libraries store all tokens of a text,
+# which takes 1 GB for a text of 10 MB.
+PREFIX_LENGTH = 2**16
+MAX_GROWTH = 100  # Maximum factor by which the rules of a tokenizer.json may lengthen a text.
 _SPECIAL_TOKEN = re.compile(f"({'|'.join(map(re.escape, SPECIAL_TOKENS))})")
-# Characters that NFKD may change. It also decomposes Hangul syllables, but SentencePiece composes those again.
+# Characters that NFKD may change. NFKD also decomposes Hangul syllables, but SentencePiece composes them again.
 _NOT_NORMAL = re.compile(r"[^\n\x20-\x7e가-힣]{1,64}")
-# What SentencePiece's nmt_nfkc removes and reads as a space.
+# Characters that the rule nmt_nfkc of SentencePiece removes, and those that it replaces by a space.
 _REMOVED = "\x01-\x08\x0b\x0e-\x1f\x7f\x8f\x9f"
 _SPACES = "\t\n\x0c\r\u1680\u200b-\u200f\u2028\u2029\u2581\ufeff\ufffd"
 _FINAL_CONSONANT = re.compile("[\u11a8-\u11c2]")
@@ -48,34 +48,34 @@ _SYLLABLE_AND_FINAL = re.compile("[가-힣][\u11a8-\u11c2]")
 
 @dataclass(frozen=True)
 class EncodedTexts:
-    """Texts as token ids."""
+    """Token ids of texts."""
 
-    input_ids: pa.ListArray  # int32, one row per text, special tokens included
-    num_truncated: int  # texts that were longer than `max_length`
+    input_ids: pa.ListArray  # One list of int32 for each text, special tokens included.
+    num_truncated: int  # Number of texts that were longer than `max_length`.
 
 
-@lru_cache(2**16)  # reviews repeat the same few runs: ㅋㅋ, ㅠㅠ, hearts
+@lru_cache(2**16)  # Reviews repeat the same few runs of characters, such as ㅋㅋ, ㅠㅠ and hearts.
 def _decompose(characters: str) -> str:
     decomposed = unicodedata.normalize("NFKD", re.sub(r"\s", " ", characters))
     return "".join(character for character in decomposed if not unicodedata.combining(character))
 
 
 def _read_vocab(path: Path) -> dict[str, int]:
-    """Read the id of each token in a `vocab.txt`: the number of its line."""
+    """Read a `vocab.txt`, in which the id of a token is the number of its line, counted from 0."""
     try:
         tokens = path.read_text(encoding="utf-8").split("\n")
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: byte {error.start}: not UTF-8") from error
-    # The hub's copy of KoBERT's ends its lines with CRLF, ours with LF: both are stripped.
+    # Lines end with CRLF in the copy of KoBERT's file on the hub; strip removes the CR.
     return {token.strip(): index for index, token in enumerate(tokens) if token.strip()}
 
 
 class SentencePieceTokenizer:
-    """KoBERT's tokenizer: SentencePiece pieces, with the ids of `vocab_file` or, where it is None, with their own.
+    """KoBERT's tokenizer: a SentencePiece model, with the ids of `vocab_file` or, if it is None, those of the model.
 
-    Gives the ids of monologg's `KoBertTokenizer` (tokenization_kobert.py in the hub repository), which also reads a
-    literal "[SEP]" in a text as the special token. That class splits pieces that end in a digit and a comma too;
-    KoBERT's vocabulary has none, and a model that has one is refused.
+    The ids are the same as those of monologg's `KoBertTokenizer` (tokenization_kobert.py in the hub repository), which
+    reads the text "[SEP]" as the special token. That class also splits pieces that end in a digit and a comma; KoBERT's
+    vocabulary has no such piece, and a model that has one is refused.
     """
 
     def __init__(self, model_file: Path, vocab_file: Path | None) -> None:
@@ -94,23 +94,23 @@ class SentencePieceTokenizer:
             raise UserError(f"{model_file}: pieces that end in a digit and a comma are not supported: {split[:3]}")
         self.unk_id = ids["[UNK]"]
         self.vocab_size = max(ids.values()) + 1
-        # Special tokens get numbers after those of SentencePiece's own pieces.
+        # The special tokens are numbered after the pieces of the SentencePiece model.
         self._special_pieces = {token: len(pieces) + index for index, token in enumerate(SPECIAL_TOKENS)}
-        # Where pieces end at spaces, those of the first words of a text do not depend on the rest.
+        # If no piece contains a space, the tokens of the first words of a text do not depend on the rest.
         self._prefix_length = sys.maxsize if any("▁" in piece[1:] for piece in pieces) else PREFIX_LENGTH
         self._piece_to_id = np.array([ids.get(piece, self.unk_id) for piece in [*pieces, *SPECIAL_TOKENS]], np.int32)
 
     def _normalize(self, texts: Sequence[str]) -> list[str]:
-        """What the reference class does before SentencePiece; SentencePiece itself collapses runs of spaces."""
+        """Normalize texts as the reference class does; SentencePiece itself shortens runs of spaces to one."""
         lines = "\n".join([text.replace("\n", " ") for text in texts])
         lines = lines.replace("``", '"').replace("''", '"')
         lines = _NOT_NORMAL.sub(lambda match: _decompose(match[0]), lines)
-        if _FINAL_CONSONANT.search(lines):  # it joins the syllable before it
+        if _FINAL_CONSONANT.search(lines):  # NFC composes it with the syllable before it.
             lines = _SYLLABLE_AND_FINAL.sub(lambda match: unicodedata.normalize("NFC", match[0]), lines)
         return lines.split("\n")
 
     def _encode_pieces(self, texts: Sequence[str]) -> list[list[int]]:
-        """Indices into `_piece_to_id` of each text, without [CLS] and [SEP] around it."""
+        """Split texts into pieces, given as indices into `_piece_to_id`, without [CLS] and [SEP] around a text."""
         rows = self._model.encode(self._normalize(texts), out_type=int, num_threads=os.cpu_count() or 1)
         special = self._special_pieces
         for index, text in enumerate(texts):
@@ -121,7 +121,7 @@ class SentencePieceTokenizer:
         return rows
 
     def encode(self, texts: Sequence[str], max_length: int) -> EncodedTexts:
-        """Ids of the texts, [CLS] and [SEP] included, each truncated to `max_length` of them."""
+        """Tokenize texts; each is truncated to `max_length` tokens, [CLS] and [SEP] included."""
         begin, end = self._special_pieces["[CLS]"], self._special_pieces["[SEP]"]
         input_ids, num_truncated = [pa.array([], INT32_LIST)], 0
         for start in range(0, len(texts), CHUNK_SIZE):
@@ -137,10 +137,10 @@ class SentencePieceTokenizer:
         return EncodedTexts(pa.concat_arrays(input_ids), num_truncated)
 
     def to_fast(self) -> RustTokenizer:
-        """A copy in the form that transformers reads, `tokenizer.json`.
+        """Make a copy that is saved as `tokenizer.json`, which transformers reads.
 
-        One text in some hundreds gets other ids: where two ways to split it score the same, rounding decides, and
-        SentencePiece adds scores in single precision, the copy in double.
+        The ids of about one text in some hundred differ. If two ways to split a text have the same score, rounding
+        decides, and SentencePiece adds scores in single precision but the copy in double precision.
         """
         vocab = [(f"[unused{index}]", 0.0) for index in range(self.vocab_size)]
         for piece, index in enumerate(self._piece_to_id[: self._model.vocab_size()].tolist()):
@@ -152,7 +152,7 @@ class SentencePieceTokenizer:
         fast = RustTokenizer(models.Unigram(vocab, unk_id=self.unk_id))
         fast.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in SPECIAL_TOKENS])
         quotes = [normalizers.Replace(quote, '"') for quote in ("``", "''")]
-        # What the normalizer Nmt does, which transformers.js does not know.
+        # These two do the same as the normalizer Nmt, which transformers.js does not support.
         nmt = [normalizers.Replace(Regex(f"[{_REMOVED}]"), ""), normalizers.Replace(Regex(f"[{_SPACES}]+"), " ")]
         steps = [*quotes, normalizers.NFKD(), normalizers.StripAccents(), *nmt, normalizers.NFKC()]
         fast.normalizer = normalizers.Sequence([*steps, normalizers.Replace(Regex(r"\s+"), " ")])
@@ -163,16 +163,16 @@ class SentencePieceTokenizer:
 
 
 def _growth(normalizer: dict[str, Any] | None) -> int:
-    """How many times as long as it is a text may become."""
+    """Compute an upper bound on the factor by which a normalizer can lengthen a text."""
     steps = map(_growth, (normalizer or {}).get("normalizers", []))
     return max(1, len((normalizer or {}).get("content", ""))) * math.prod(steps)
 
 
 def _read_word_piece(vocab_file: Path) -> RustTokenizer:
-    """Read a `vocab.txt` of WordPiece as BertTokenizer does, with the settings of `tokenizer_config.json`."""
+    """Read a `vocab.txt` of WordPiece and the settings in `tokenizer_config.json` as BertTokenizer does."""
     vocab = _read_vocab(vocab_file)
     if any(token.startswith("▁") for token in vocab):
-        raise UserError(f"{vocab_file}: is that of a SentencePiece model, whose *.model is missing")
+        raise UserError(f"{vocab_file}: belongs to a SentencePiece model, whose file *.model is missing")
     if missing := [token for token in SPECIAL_TOKENS if token not in vocab]:
         raise UserError(f"{vocab_file}: lacks {', '.join(missing)}")
     config_file = vocab_file.with_name("tokenizer_config.json")
@@ -187,7 +187,7 @@ def _read_word_piece(vocab_file: Path) -> RustTokenizer:
 
 
 class FastTokenizer:
-    """A `tokenizer.json`, or a `vocab.txt` of WordPiece; special tokens are added as its post-processor says."""
+    """Tokenizer of the Rust library, from a `tokenizer.json` or a `vocab.txt` of WordPiece."""
 
     def __init__(self, tokenizer_file: Path) -> None:
         try:
@@ -196,11 +196,11 @@ class FastTokenizer:
             self._tokenizer = read(tokenizer_file)
         except UserError:
             raise
-        except Exception as error:  # the library raises bare Exception for every fault of the file
+        except Exception as error:  # The library raises a bare Exception for every error in the file.
             raise UserError(f"{tokenizer_file}: not a tokenizer of the tokenizers library: {error}") from error
         self._tokenizer.no_padding()
         if isinstance(self._tokenizer.model, models.BPE):
-            self._tokenizer.model.dropout = None  # With dropout each call would give a text other ids.
+            self._tokenizer.model.dropout = None  # With dropout, the ids of a text would be random.
         self.vocab_size = max(self._tokenizer.get_vocab().values(), default=-1) + 1
         parts = json.loads(self._tokenizer.to_str())
         if (growth := _growth(parts["normalizer"])) > MAX_GROWTH:
@@ -208,18 +208,19 @@ class FastTokenizer:
         self._file, model = tokenizer_file, parts["model"]
         unk_token = model.get("unk_token")
         unk_id = self._tokenizer.token_to_id(unk_token) if unk_token else model.get("unk_id")
-        self.unk_id = -1 if unk_id is None else unk_id  # a byte-level vocabulary has no unknown token
+        self.unk_id = -1 if unk_id is None else unk_id  # A byte-level vocabulary has no unknown token.
 
     def to_fast(self) -> RustTokenizer:
-        """A copy in the form that transformers reads, `tokenizer.json`."""
+        """Make a copy that is saved as `tokenizer.json`, which transformers reads."""
         copy = RustTokenizer.from_str(self._tokenizer.to_str())
         copy.no_truncation()
         return copy
 
     def encode(self, texts: Sequence[str], max_length: int) -> EncodedTexts:
-        """Ids of the texts, each truncated to `max_length` of them, special tokens included.
+        """Tokenize texts; each is truncated to `max_length` tokens, special tokens included.
 
-        If the tokenizer contradicts itself, a UserError says so.
+        Raises:
+            UserError: The parts of the tokenizer contradict each other.
         """
         self._tokenizer.enable_truncation(max_length)
         try:
@@ -228,13 +229,13 @@ class FastTokenizer:
                 if len(text) > PREFIX_LENGTH and not encodings[index].overflowing:
                     encodings[index] = self._tokenizer.encode(text)
             input_ids = pa.array([encoding.ids for encoding in encodings], INT32_LIST)
-        except BaseException as error:  # the library raises bare Exception, and BaseException where it panics
+        except BaseException as error:  # The library raises bare exceptions; a panic is a BaseException.
             if isinstance(error, KeyboardInterrupt):
                 raise
             raise UserError(f"{self._file}: cannot tokenize: {error}") from error
         lengths, ids = input_ids.value_lengths().to_numpy(), input_ids.values.to_numpy()
         if ids.max(initial=0) >= self.vocab_size or lengths.max(initial=0) > max_length:
-            raise UserError(f"{self._file}: adds special tokens that are too many, or not in its vocabulary")
+            raise UserError(f"{self._file}: adds too many special tokens, or tokens that are not in its vocabulary")
         return EncodedTexts(input_ids, sum(bool(encoding.overflowing) for encoding in encodings))
 
 
@@ -242,7 +243,11 @@ Tokenizer = SentencePieceTokenizer | FastTokenizer
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer of a base model's folder; a UserError says that it holds neither kind, or a damaged one."""
+    """Read the tokenizer in the folder of a base model.
+
+    Raises:
+        UserError: The folder has no supported tokenizer, or a damaged one.
+    """
     fast, vocab, models = folder / "tokenizer.json", folder / "vocab.txt", sorted(folder.glob("*.model"))
     if fast.is_file():
         return FastTokenizer(fast)

@@ -1,13 +1,14 @@
-"""Train several runs of the matrix side by side. DVC itself runs one cell of the matrix after the other.
+"""Run cells of the training and baseline matrices side by side. DVC itself runs one cell after the other.
 
-The first cell that DVC starts trains its own run and all other missing runs, each in a process of its own, and stores
-every finished run in DVC's run cache. When DVC comes to the other cells, it restores them from there. DVC itself says
-which runs are missing, so a run that is up to date or in the run cache is not trained again.
+The first training cell that DVC starts runs itself and all other missing cells, each in a process of its own, and
+stores every finished cell in DVC's run cache. When DVC comes to the other cells, it restores them from there. DVC
+itself says which cells are missing, so a cell that is up to date or in the run cache does not run again.
 """
 
 import io
 import logging
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -26,15 +27,18 @@ from stages.common.runtime.threads import count_runs_that_fit
 
 SUPERVISED = "STAGE_SUPERVISED"  # Environment variable that `train_side_by_side` sets for its processes.
 POLL_SECONDS = 0.1  # Time between two checks of the processes.
+CELLS = re.compile(r"-m stages\.(train_\w+|baselines) ")  # Part of the command of a cell that can run beside others.
 # The C library of Linux reads this when a process starts. Huge pages make a training step up to 10% faster.
 HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 
 
 def end_with_supervisor() -> None:
-    """Request a checkpoint and a stop as soon as the process of `train_side_by_side` has ended, even if it was killed.
+    """Send this process SIGTERM as soon as the process of `train_side_by_side` has ended, even if it was killed.
 
     That process holds the other end of the standard input, which the operating system closes when the process ends.
     """
+    if SUPERVISED not in os.environ:
+        return
 
     def watch() -> None:
         while os.read(sys.stdin.fileno(), 1):  # `sys.stdin.read` would hold a lock that Python needs to exit.
@@ -90,14 +94,14 @@ class _Training:
 
 
 class _Matrix:
-    """The runs of the training matrix as DVC sees them. `cells` has the stages of DVC by name."""
+    """The cells of the matrices as DVC sees them. `cells` has the stages of DVC by name."""
 
     def __init__(self) -> None:
         from dvc.repo import Repo
 
         logging.getLogger("dvc").setLevel(logging.WARNING)  # DVC would announce runs that it does not restore.
         self._repo = Repo()
-        stages = (stage for stage in self._repo.index.stages if "-m stages.train_" in (stage.cmd or ""))
+        stages = (stage for stage in self._repo.index.stages if CELLS.search(stage.cmd or ""))
         self.cells: dict[str, Any] = {stage.name: stage for stage in stages}
 
     def is_missing(self, name: str) -> bool:

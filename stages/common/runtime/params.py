@@ -285,7 +285,7 @@ class LoraParams(Section):
         "suits the embedded base model. For KoBERT try [2e-4, 5e-4, 1e-3]."
     )
     r: Annotated[int, Field(ge=1, le=4096)] = _described("Rank of the adapters.")
-    alpha: Annotated[Float, Field(gt=0)] = _described(
+    alpha: Annotated[Float, Field(gt=0, le=1e6)] = _described(
         "Numerator of the adapters' scale: their output is multiplied by alpha / r."
     )
     dropout: Fraction = _described("Dropout probability of the adapters' input.")
