@@ -222,7 +222,7 @@ def test_a_line_of_standard_input_in_another_encoding_is_refused_by_its_number(t
     (tmp_path / "in.txt").write_text("good\n최고\n", encoding="cp949")
     with (tmp_path / "in.txt").open(encoding="utf-8") as file:
         monkeypatch.setattr(sys, "stdin", file)
-        with pytest.raises(SystemExit, match=r"^error: text 2: not UTF-8; see --encoding$"):
+        with pytest.raises(SystemExit, match=r"^error: text 2: this is not UTF-8; see --encoding$"):
             tool("predict", *LORA, "-")
 
 
@@ -300,7 +300,7 @@ def flip_last_bit(path: Path) -> None:
 
 DAMAGED_MODELS = {
     "no folder": (["--model", "none"], None, "none: no such folder; `dvc repro` makes"),
-    "base model of a whole model": (["--model", "full", "--base-model", "base_model"], None, "leave out --base-model"),
+    "base model of a whole model": (["--model", "full", "--base-model", "base_model"], None, "omit --base-model"),
     "no base model": (
         ["--model", "lora", "--base-model", "none"],
         None,
