@@ -94,7 +94,7 @@ def test_a_run_that_fails_fails_its_own_cell_alone(matrix):
     result = run(*REPRO, cwd=matrix)
     assert result.returncode != 0
     assert trained(result.stdout) >= {FULL[0]}
-    assert f"warning: {LORA[0]}: ended with status 1" in result.stderr
+    assert f"warning: {LORA[0]}: the run ended with exit status 1" in result.stderr
     assert f"{LORA[0]}: error: " in result.stderr
     assert f"failed to reproduce '{LORA[0]}'" in result.stderr
     assert "Traceback" not in result.stderr
@@ -212,7 +212,7 @@ def test_killed_runs_resume_and_nothing_is_left_running(matrix):
     beside.kill()
     output = repro.end()
     assert repro.process.returncode == 0, output
-    assert f"{LORA[0]}: ended with status -9" in output
+    assert f"{LORA[0]}: the run ended with exit status -9" in output
     assert f"{LORA[0]}: training resumes in epoch" in output, "its own cell resumes it"
     assert hashes(matrix) == undisturbed
 

@@ -160,7 +160,7 @@ def test_a_sweep_shows_each_experiment_by_its_validation_score(with_experiment, 
     assert {4, 8} <= set(table["lora.r"]), "the commit and the temporary experiment"
     assert table["lora change"][0] == 0, "the first value is the reference"
     assert not [column for column in table if "test" in column]
-    assert "Test scores are left out" in result.stdout
+    assert "Test scores are not shown" in result.stdout
     assert (repro / "plots/sweeps/lora.r.png").stat().st_size > 10_000
     assert "sweeps" not in run("git", "status", "--porcelain", cwd=repro).stdout
 
