@@ -1,4 +1,4 @@
-"""Serve a page to try trained models: their probabilities side by side, the words behind them, and similar texts."""
+"""Serve a page to try trained models: their probabilities, the words that support a label, and similar texts."""
 
 import argparse
 from pathlib import Path
@@ -8,19 +8,26 @@ from stages.common.artifacts.methods import METHODS
 from stages.common.runtime.exceptions import UserError, report_user_errors
 from stages.common.runtime.paths import MODELS, TOKENIZED
 
-NUM_NEAREST = 5  # Similar training texts that the page shows.
+NUM_NEAREST = 5  # Number of similar training texts on the page.
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m stages.demo", description=__doc__)
     default = [MODELS / method for method in METHODS]
     parser.add_argument(
-        "models", nargs="*", type=Path, default=default, metavar="DIR", help="models to show; default: data/models/*"
+        "models",
+        nargs="*",
+        type=Path,
+        default=default,
+        metavar="DIR",
+        help="folders of models (default: data/models/*)",
     )
     parser.add_argument(
-        "--base-model", type=Path, metavar="DIR", help="base model of the adapters; default: data/base_model"
+        "--base-model", type=Path, metavar="DIR", help="base model of LoRA adapters (default: data/base_model)"
     )
-    parser.add_argument("--port", type=int, default=8000, help="port of 127.0.0.1; 0 takes any free one")
+    parser.add_argument(
+        "--port", type=int, default=8000, help="port of 127.0.0.1 (default: 8000); 0 uses any free port"
+    )
     return parser.parse_args()
 
 
@@ -37,13 +44,12 @@ def main() -> None:
     for folder in arguments.models:
         is_adapter = (folder / "adapter_config.json").is_file()
         is_alone = sum(other.name == folder.name for other in arguments.models) == 1
-        name = (
-            DISPLAY_NAMES.get(folder.name, folder.name) if is_alone else str(folder)
-        )  # No model takes the place of another one of its name.
+        # If two folders have the same name, their paths tell the models apart.
+        name = DISPLAY_NAMES.get(folder.name, folder.name) if is_alone else str(folder)
         models[name] = load_text_classifier(folder, arguments.base_model if is_adapter else None)
     labels, *others = (classifier.labels for classifier in models.values())
     if any(other != labels for other in others):
-        raise UserError("the models have different classes; name only models with the same classes")
+        raise UserError("the models have different classes; choose models with the same classes")
     nearest = None
     if TOKENIZED.is_file():
         table = read_table(TOKENIZED)

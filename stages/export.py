@@ -1,4 +1,4 @@
-"""A trained model as a folder that transformers, PEFT or onnxruntime loads without code of this project."""
+"""Export a trained model as a folder that transformers, PEFT or onnxruntime loads without code of this project."""
 
 import argparse
 import os
@@ -30,21 +30,24 @@ def export(
     """Write model, tokenizer and model card to the folder `output`.
 
     Args:
-        checkpoint: the folder that `classifier` was loaded from.
+        classifier: The model.
+        checkpoint: The folder from which `classifier` was loaded.
         kind: "sequence", "token", "adapter" or "onnx".
-        int8: of "onnx": quantised.
-        results: what the model card tells of the checkpoint.
-        language, licence: see `render_model_card`.
+        int8: Whether a model of kind "onnx" is quantised to 8 bits.
+        output: The folder to write.
+        results: Results of the checkpoint for the model card.
+        language: Code of the language of the texts, for the model card.
+        licence: Identifier of the licence, for the model card.
 
     Raises:
-        UserError: the model cannot take this form.
+        UserError: The model cannot be exported as this kind.
     """
     model = classifier.model
     with atomic_write(output) as folder:
         folder.mkdir()
         if kind == "adapter":
             if not isinstance(model, PeftModel):
-                raise UserError(f"{checkpoint}: has no adapter; leave out --adapter")
+                raise UserError(f"{checkpoint}: this model has no adapter; omit --adapter")
             adapter = to_sequence_adapter(model)
             for name, value in base_model_reference(classifier.metadata.base_model).items():
                 setattr(adapter.active_peft_config, name, value)
@@ -63,44 +66,54 @@ def export(
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m stages.export", description=__doc__)
-    parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="data/models/lora, for instance")
-    parser.add_argument("--base-model", type=Path, metavar="DIR", help="of an adapter, if not the one that it names")
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="a folder that is new or empty")
+    parser.add_argument(
+        "--model", type=Path, required=True, metavar="DIR", help="folder of the model, such as data/models/lora"
+    )
+    parser.add_argument(
+        "--base-model", type=Path, metavar="DIR", help="base model of a LoRA adapter (default: data/base_model)"
+    )
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="DIR", help="folder to write, which must be new or empty"
+    )
     parser.add_argument(
         "--head",
         choices=("sequence", "token"),
-        help="sequence (default): what pipeline('text-classification') loads; token: for encoders that refuse it, and "
-        "for further training where a warning says that the sequence classifier does not allow it",
+        help="sequence (default) writes a model for pipeline('text-classification'); token writes a token classifier, "
+        "for encoders without a suitable sequence classifier, and to train a model further if a warning asks for it",
     )
-    parser.add_argument("--adapter", action="store_true", help="do not merge a LoRA adapter into its base model")
-    parser.add_argument("--format", choices=("safetensors", "onnx"), default="safetensors")
-    parser.add_argument("--language", default="ko", metavar="CODE", help="language of the texts, for the model card")
-    parser.add_argument("--license", metavar="ID", help="licence for the model card: apache-2.0, for instance")
-    parser.add_argument("--int8", action="store_true", help="of --format onnx: quantise to 8 bits")
+    parser.add_argument("--adapter", action="store_true", help="write a LoRA adapter without merging it with its base")
+    parser.add_argument(
+        "--format", choices=("safetensors", "onnx"), default="safetensors", help="file format (default: safetensors)"
+    )
+    parser.add_argument(
+        "--language", default="ko", metavar="CODE", help="language of the texts, for the model card (default: ko)"
+    )
+    parser.add_argument("--license", metavar="ID", help="licence for the model card, such as apache-2.0")
+    parser.add_argument("--int8", action="store_true", help="quantise the model to 8 bits; needs --format onnx")
     arguments = parser.parse_args()
     if arguments.format == "onnx" and (arguments.head or arguments.adapter):
-        parser.error("--head and --adapter go with --format safetensors")
+        parser.error("--head and --adapter need --format safetensors")
     if arguments.adapter and arguments.head:
-        parser.error("--adapter has the head of a sequence classifier; leave out --head")
+        parser.error("--adapter always writes the head of a sequence classifier; omit --head")
     if arguments.int8 and arguments.format != "onnx":
-        parser.error("--int8 goes with --format onnx")
+        parser.error("--int8 needs --format onnx")
     return arguments
 
 
 @report_user_errors
 def main() -> None:
     arguments = parse_arguments()
-    output = arguments.output.resolve()  # A link stays, and its target is written.
+    output = arguments.output.resolve()  # If this is a link, its target is replaced.
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
-        raise UserError(f"{arguments.output}: is there already, and not an empty folder")
+        raise UserError(f"{arguments.output}: this exists and is not an empty folder; choose another --output")
     if os.fsencode(output).decode(errors="ignore") != str(output):
-        raise UserError(f"{arguments.output}: is not UTF-8, which the libraries that write models need")
+        raise UserError(f"{arguments.output}: the libraries that write models need a path in UTF-8; rename the folder")
     if arguments.format == "onnx":
         check_onnx_packages()
         kind = "onnx"
     else:
         kind = "adapter" if arguments.adapter else arguments.head or "sequence"
-    results = find_results(arguments.model)  # First, since a damaged dvc.lock shows within a second.
+    results = find_results(arguments.model)  # Loading takes longer, so errors in dvc.lock are reported first.
     classifier = load_text_classifier(arguments.model, arguments.base_model)
     export(classifier, arguments.model, kind, arguments.int8, output, results, arguments.language, arguments.license)
 

@@ -1,4 +1,4 @@
-"""Compare the validation scores of both methods over the experiments of this repository that differ in one parameter.
+"""Compare the validation scores of both methods between experiments that differ in one parameter.
 
 dvc exp run --queue -S 'lora.r=1,4,16,64' && dvc queue start
 python -m stages.sweep lora.r
@@ -20,16 +20,20 @@ from stages.common.runtime.console import warn
 from stages.common.runtime.exceptions import UserError, report_user_errors
 from stages.common.runtime.paths import COMPARE_METRICS, PARAMS, PLOTS, VALIDATION_METRICS
 
-OTHERS, SCORES = "other parameters", "scores of each fold"  # columns that are not shown
+OTHERS, SCORES = "other parameters", "scores of each fold"  # Columns that are not shown.
 WHY_NO_TEST_SCORES = (
-    "Test scores are left out: whoever picks the best of several experiments by its test score reports a score that is "
-    "too good (with six equal configurations, one is falsely 'better' in 9 to 30% of cases). Pick by validation, then "
-    "read the test score of that one experiment. --test-scores shows them all the same."
+    "Test scores are not shown. The test score of the experiment with the best test score is too high: of six equal "
+    "configurations, one is falsely 'better' in 9 to 30% of cases. Select an experiment by its validation score, then "
+    "read the test score of that experiment only. --test-scores shows all test scores."
 )
 
 
 def show_experiments() -> list[dict[str, Any]]:
-    """The revisions of `dvc exp show`: the current commit and its experiments. If DVC fails, a UserError says why."""
+    """Return the revisions of `dvc exp show`: the current commit and its experiments.
+
+    Raises:
+        UserError: DVC fails.
+    """
     result = subprocess.run(["dvc", "exp", "show", "--json"], capture_output=True, text=True)
     if result.returncode:
         raise UserError(f"dvc exp show: {result.stderr.strip() or 'failed'}")
@@ -41,18 +45,23 @@ def show_experiments() -> list[dict[str, Any]]:
 
 
 def _read(files: dict[str, Any] | None, path: Path) -> dict[str, Any]:
-    """The values of a file of parameters or metrics by their dotted names."""
+    """Return the values of a file of parameters or metrics by their dotted names."""
     data = ((files or {}).get(str(path)) or {}).get("data") or {}
     return pd.json_normalize(data).to_dict("records")[0] if data else {}
 
 
 def experiments_table(revisions: list[dict[str, Any]], parameter: str, test_scores: bool) -> pd.DataFrame:
-    """Make a row for each finished experiment: its name, the parameter, and the scores of each method.
+    """Make a table with a row for each finished experiment: its name, the parameter, and the scores of each method.
 
-    Of experiments that also differ in other parameters, those are kept that show the most values of this one. The first
-    one, in the order of the parameter, is the reference: `METHOD change` is the mean difference from it over the folds
-    that both have run, and `+-` half the width of its 95% paired t interval (empty for fewer than three folds). The
-    interval is descriptive: validation rows of different folds may overlap.
+    Experiments may also differ in other parameters. The table then has the largest group that differs in `parameter`
+    only. The experiment with the smallest value is the reference. `METHOD change` is the mean difference from the
+    reference over the folds that both have run. `METHOD +-` is half the width of its 95% paired t interval, which is
+    empty for fewer than three folds. The interval is descriptive, since the validation rows of folds may overlap.
+
+    Args:
+        revisions: The experiments, as `show_experiments` returns them.
+        parameter: Dotted name of the parameter.
+        test_scores: Whether the table has the test scores too.
 
     Raises:
         UserError: No finished experiment has the parameter.
@@ -81,7 +90,7 @@ def experiments_table(revisions: list[dict[str, Any]], parameter: str, test_scor
     values = table[parameter].map(str).groupby(table[OTHERS], sort=False).nunique()
     table = table[table[OTHERS] == values.idxmax()].drop(columns=OTHERS)
     if left_out := len(rows) - len(table):
-        warn(f"{left_out} experiments were left out, because they differ in other parameters as well")
+        warn(f"{left_out} experiments are left out, because they differ in other parameters as well")
     if table[parameter].map(lambda value: isinstance(value, list | str | bool)).any():
         table[parameter] = table[parameter].map(str)
     table = table.sort_values([parameter, "experiment"], ignore_index=True)
@@ -93,7 +102,7 @@ def experiments_table(revisions: list[dict[str, Any]], parameter: str, test_scor
 
 
 def paired_change(scores: dict[str, float], reference: dict[str, float]) -> tuple[float, float]:
-    """Compute the mean difference over the folds that both have, and half the width of its 95% paired t interval."""
+    """Compute the mean difference over the common folds, and half the width of its 95% paired t interval."""
     differences = pd.Series({fold: scores[fold] - reference[fold] for fold in scores.keys() & reference.keys()})
     if len(differences) < 3:
         return differences.mean(), math.nan
@@ -101,7 +110,7 @@ def paired_change(scores: dict[str, float], reference: dict[str, float]) -> tupl
 
 
 def plot_sweep(table: pd.DataFrame, parameter: str, path: Path) -> None:
-    """Draw each method's change of validation macro-F1 from the first value, with its 95% paired interval."""
+    """Draw how validation macro-F1 of each method changes from the first value, with 95% paired t intervals."""
     from matplotlib.figure import Figure
 
     from stages.common.reporting.formatting import DISPLAY_NAMES
@@ -114,7 +123,8 @@ def plot_sweep(table: pd.DataFrame, parameter: str, path: Path) -> None:
     numeric = pd.api.types.is_numeric_dtype(table[parameter])
     values = table[parameter] if numeric else pd.Series(pd.factorize(table[parameter])[0])
     for number, method in enumerate(METHODS):
-        x = values * (1 + 0.03 * number) if numeric else values + 0.1 * number  # intervals beside each other
+        # The intervals of the methods are drawn side by side.
+        x = values * (1 + 0.03 * number) if numeric else values + 0.1 * number
         style: dict[str, Any] = {"color": COLORS[method], "marker": MARKERS[method], "linestyle": LINE_STYLES[method]}
         changes, half_widths = table[f"{method} change"], table[f"{method} +-"].fillna(0)
         axis.errorbar(x, changes, half_widths, capsize=4, label=DISPLAY_NAMES[method], **style)
@@ -138,9 +148,17 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m stages.sweep", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("parameter", help="a key of params.yaml: lora.r, split.train_fraction, clean.keep_jamo")
-    parser.add_argument("--test-scores", action="store_true", help="show them too; do not select an experiment by them")
-    parser.add_argument("--output", type=Path, default=PLOTS / "sweeps", metavar="DIR", help="for picture and table")
+    parser.add_argument("parameter", help="key of params.yaml, such as lora.r, split.train_fraction or clean.keep_jamo")
+    parser.add_argument(
+        "--test-scores", action="store_true", help="show test scores too, by which no experiment should be selected"
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=PLOTS / "sweeps",
+        metavar="DIR",
+        help="folder of the picture and the table (default: plots/sweeps)",
+    )
     return parser.parse_args()
 
 
@@ -152,7 +170,7 @@ def main() -> None:
         table.to_csv(temporary, index=False)
     plot_sweep(table, arguments.parameter, arguments.output / f"{arguments.parameter}.png")
     print(table.to_string(index=False, float_format="{:.3f}".format))
-    print(f"{arguments.output / arguments.parameter}.csv and .png hold this table and its picture.")
+    print(f"{arguments.output / arguments.parameter}.csv and .png contain this table and its picture.")
     if not arguments.test_scores:
         print(WHY_NO_TEST_SCORES)
 

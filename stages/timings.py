@@ -2,7 +2,7 @@
 
     python -m stages.timings
 
-A run that was trained on another machine and restored from DVC's cache has no timings here.
+Runs that another machine has trained, and that DVC has restored from its cache, are left out.
 """
 
 from stages.common.runtime.exceptions import report_user_errors
@@ -12,7 +12,7 @@ from stages.common.runtime.timings import read_timing
 
 @report_user_errors
 def main() -> None:
-    # pandas takes half a second to import.
+    # pandas takes half a second to import, so it is not imported with this module.
     import pandas as pd
 
     runs = {str(path.parent.relative_to(RUNS)): read_timing(path) for path in sorted(RUNS.glob("*/*/checkpoint"))}

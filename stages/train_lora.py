@@ -1,4 +1,4 @@
-"""Fine-tune low-rank adapters and the head; the base model stays as it is."""
+"""Train one run of LoRA, which adds low-rank adapters and a head to the frozen base model."""
 
 from stages.common.runtime.disk import check_disk
 from stages.common.runtime.exceptions import report_user_errors
@@ -14,8 +14,8 @@ def main() -> None:
     check_disk(params)
     start_processes(params.run.launcher, params.run.parallel, "stages.train_lora")
     set_up_threads()
-    seed = params.train.seed + fold  # Each fold varies the seed too, so that the folds differ as new experiments would.
-    # torch takes seconds to import, and an error in params.yaml is reported before that.
+    seed = params.train.seed + fold  # Folds have different seeds, so that they differ as new experiments would.
+    # torch takes seconds to import, so errors in params.yaml are reported first.
     from stages.common.artifacts.arrow import read_class_names
     from stages.common.modeling.classifier import add_lora, build_classifier
     from stages.common.training.train_stage import train_stage

@@ -7,23 +7,41 @@ from pathlib import Path
 
 import pytest
 import yaml
+from filelock import FileLock
 
 from tests.support.corpus import records, write_corpus
-from tests.support.dvc import DVC
+from tests.support.dvc import DVC, commit, copy_clone
 from tests.support.project import copy_project, prepare, run, run_tool, stage_runner
 
 # One thread for each of pytest's workers, which share the cores; set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+BuildOnce = Callable[[str, Callable[[Path], None]], Path]
 
 
 @pytest.fixture(scope="session")
-def tiny_base_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A 2-layer BERT of width 8 with random weights and a SentencePiece vocabulary, in KoBERT's layout."""
+def build_once(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> BuildOnce:
+    """Return a folder that the first of pytest's workers to ask for it builds, for all of them; not to be changed."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base if worker_id == "master" else base.parent
+
+    def build_or_wait(name: str, build: Callable[[Path], None]) -> Path:
+        folder, built = shared / name, shared / f"{name}.built"
+        with FileLock(shared / f"{name}.lock"):
+            if not built.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                build(folder)
+                built.touch()
+        return folder
+
+    return build_or_wait
+
+
+def build_tiny_base_model(folder: Path) -> None:
     import sentencepiece
     import torch
     from transformers import BertConfig, BertModel
 
-    folder = tmp_path_factory.mktemp("tiny")
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter([row["RawText"] for row in records()]),
         model_prefix=str(folder / "tokenizer"),
@@ -51,7 +69,12 @@ def tiny_base_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pad_token_id=1,
     )
     BertModel(config).save_pretrained(folder)
-    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_base_model(build_once: BuildOnce) -> Path:
+    """A 2-layer BERT of width 8 with random weights and a SentencePiece vocabulary, in KoBERT's layout."""
+    return build_once("tiny", build_tiny_base_model)
 
 
 @pytest.fixture
@@ -62,18 +85,20 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None
 
 
 @pytest.fixture(scope="session")
-def trained_project(tiny_base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained_project(tiny_base_model: Path, build_once: BuildOnce) -> Path:
     """A folder where the tiny model was trained both ways; not to be changed."""
-    folder = tmp_path_factory.mktemp("trained")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        stage = prepare(folder, tiny_base_model)
-        rates = {"full__learning_rates": [0.01], "lora__learning_rates": [0.05]}
-        stage("train_full", "--fold", 0, "--learning-rate", 0.01, train__epochs=1, **rates)
-        stage("train_lora", "--fold", 0, "--learning-rate", 0.05)
-        stage("prune_runs", run__folds=[0])
-        stage("select")
-    return folder
+
+    def build(folder: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(folder)
+            stage = prepare(folder, tiny_base_model)
+            rates = {"full__learning_rates": [0.01], "lora__learning_rates": [0.05]}
+            stage("train_full", "--fold", 0, "--learning-rate", 0.01, train__epochs=1, **rates)
+            stage("train_lora", "--fold", 0, "--learning-rate", 0.05)
+            stage("prune_runs", run__folds=[0])
+            stage("select")
+
+    return build_once("trained", build)
 
 
 @pytest.fixture
@@ -84,37 +109,38 @@ def tool(trained_project: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...
 
 
 @pytest.fixture(scope="session")
-def clone(tmp_path_factory, tiny_base_model) -> Path:
-    """A clone with tiny data and a tiny base model of its own, committed."""
-    root = copy_project(tmp_path_factory.mktemp("a clone"))
-    (root / "dvc.lock").unlink()  # of the sample
-    write_corpus(root / "data/tiny", records())
-    shutil.copytree(tiny_base_model, root / "data/tiny-model")
-    params = yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8"))
-    params["data"]["source"], params["base_model"]["folder"] = "data/tiny", "data/tiny-model"
-    params["tokenize"]["max_length"], params["train"]["epochs"] = 32, 1
-    params["full"]["learning_rates"], params["lora"]["learning_rates"] = [0.001], [0.01]
-    params["run"]["folds"] = [0]
-    params["lora"]["target_modules"] = ["query", "value"]
-    (root / "params.yaml").write_text(yaml.safe_dump(params, allow_unicode=True, sort_keys=False), encoding="utf-8")
-    for command in (
-        ["git", "init", "-q"],
-        ["git", "config", "user.email", "test@example.org"],
-        ["git", "config", "user.name", "test"],
-        ["git", "add", "-A"],
-        ["git", "commit", "-qm", "tiny"],
-    ):
-        assert run(*command, cwd=root).returncode == 0
-    result = run(*DVC, "repro", cwd=root)
-    assert result.returncode == 0, result.stderr
-    for command in (["git", "add", "-A"], ["git", "commit", "-qm", "results"]):
-        assert run(*command, cwd=root).returncode == 0
-    return root
+def clone(tiny_base_model: Path, build_once: BuildOnce) -> Path:
+    """A clone with tiny data and a tiny base model of its own, committed, and up to date; not to be changed."""
+
+    def build(root: Path) -> None:
+        copy_project(root)
+        for unused in ("dvc.lock", "data/sample", "data/kobert-mini"):
+            shutil.rmtree(root / unused) if (root / unused).is_dir() else (root / unused).unlink()
+        write_corpus(root / "data/tiny", records())
+        shutil.copytree(tiny_base_model, root / "data/tiny-model")
+        params = yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8"))
+        params["data"]["source"], params["base_model"]["folder"] = "data/tiny", "data/tiny-model"
+        params["tokenize"]["max_length"], params["train"]["epochs"] = 32, 1
+        params["full"]["learning_rates"], params["lora"]["learning_rates"] = [0.001], [0.01]
+        params["run"]["folds"] = [0]
+        params["lora"]["target_modules"] = ["query", "value"]
+        text = yaml.safe_dump(params, allow_unicode=True, sort_keys=False)
+        (root / "params.yaml").write_text(text, encoding="utf-8")
+        for command in (
+            ["git", "init", "-q"],
+            ["git", "config", "user.email", "test@example.org"],
+            ["git", "config", "user.name", "test"],
+        ):
+            assert run(*command, cwd=root).returncode == 0
+        commit(root, "tiny")
+        result = run(*DVC, "repro", cwd=root)
+        assert result.returncode == 0, result.stderr
+        commit(root, "results")
+
+    return build_once("a clone", build)
 
 
 @pytest.fixture
-def repro(clone) -> Path:
-    """The clone with the parameters that it was committed with, up to date."""
-    assert run("git", "checkout", "-q", "HEAD", "--", ".", cwd=clone).returncode == 0
-    assert run(*DVC, "repro", cwd=clone).returncode == 0
-    return clone
+def repro(clone: Path, tmp_path: Path) -> Path:
+    """A copy of the clone, which is up to date."""
+    return copy_clone(clone, tmp_path)

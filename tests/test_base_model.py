@@ -9,14 +9,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from huggingface_hub import close_session
 
 from tests.support.corpus import SHIPPED_TEXT
-from tests.support.hub import COMMIT, REPOSITORY, TAG_COMMIT, Hub, serving
-from tests.support.project import ROOT, encode, run
+from tests.support.hub import COMMIT, PATIENCE, REPOSITORY, TAG_COMMIT, Hub, serving
+from tests.support.project import encode, run_tool
 
 Fetch = Callable[..., tuple[int, str]]
-# The library waits between its attempts.
-NO_WAITING = "import time, runpy; time.sleep = lambda _: None; runpy.run_module('stages.base_model', None, '__main__')"
 TOKENIZER = "tokenizer_78b3253a26.model"
 SELECTED = {"config.json", "model.safetensors", TOKENIZER, "tokenizer_config.json", "vocab.txt"}
 
@@ -47,27 +46,49 @@ def hub(repository) -> Iterator[Hub]:
 
 
 @pytest.fixture
-def fetch(hub, tmp_path) -> Fetch:
-    """Run the stage in a process of its own, with the cache in `tmp_path`; returns exit status and standard error."""
+def fetch(hub, tmp_path, capsys) -> Fetch:
+    """Run the stage with the hub and its cache in `tmp_path`; returns exit status and standard error.
+
+    It runs in this process. The library has read its environment variables long since, so that its constants are set.
+    That the variables themselves are heeded, tests/test_pipeline.py shows.
+    """
 
     def run_stage(
         hub_id: str = REPOSITORY,
         revision: str = COMMIT,
         folder: str = "data/none",
         waiting: bool = True,
-        **variables: str,
+        endpoint: str = hub.url,
+        offline: bool = False,
     ) -> tuple[int, str]:
         params = yaml.safe_load(SHIPPED_TEXT)
         params["base_model"] = {"folder": folder, "hub_id": hub_id, "revision": revision}
         (tmp_path / "params.yaml").write_text(yaml.safe_dump(params, allow_unicode=True), encoding="utf-8")
-        environment = {
-            **{"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "0", "HF_TOKEN": "", "NO_PROXY": "*"},
-            **{"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), **variables},
+        constants = {
+            "ENDPOINT": endpoint,
+            "HUGGINGFACE_CO_URL_TEMPLATE": endpoint + "/{repo_id}/resolve/{revision}/{filename}",
+            "HF_HUB_CACHE": str(tmp_path / "hf"),
+            "HF_TOKEN_PATH": str(tmp_path / "token"),
+            "HF_HUB_OFFLINE": offline,
+            **{name: int(seconds) for name, seconds in PATIENCE.items()},
         }
-        command = ["-m", "stages.base_model"] if waiting else ["-c", NO_WAITING]
-        result = run("python", *command, cwd=tmp_path, **environment)
-        assert result.stdout == ""
-        return result.returncode, result.stderr
+        status, message = 0, ""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(tmp_path)
+            for name, value in {"HF_TOKEN": "", "NO_PROXY": "*"}.items():
+                patch.setenv(name, value)
+            for name, value in constants.items():
+                patch.setattr(f"huggingface_hub.constants.{name}", value)
+            if not waiting:  # The library waits between its attempts.
+                patch.setattr("time.sleep", lambda _: None)
+            close_session()
+            try:
+                run_tool("base_model")
+            except SystemExit as exit_info:
+                status, message = 1, f"{exit_info.code}\n"
+        printed = capsys.readouterr()
+        assert printed.out == ""
+        return status, printed.err + message
 
     return run_stage
 
@@ -175,7 +196,7 @@ def test_a_transfer_that_breaks_off_once_is_resumed(hub, fetch, repository, tmp_
     assert (tmp_path / "data/base_model/model.safetensors").read_bytes() == repository["model.safetensors"]
 
 
-NO_HUB = {"HF_ENDPOINT": "http://127.0.0.1:9"}
+NO_HUB = {"endpoint": "http://127.0.0.1:9"}
 UNKNOWN = "0" * 40
 MAIN = f"full hash of a commit of {REPOSITORY}; main is now at {COMMIT}"
 # What is asked for, how the hub fails, and what the error says.
@@ -193,7 +214,7 @@ FAILURES = {
     "no access": ({}, "401", [REPOSITORY, "log in with `hf auth login`"]),
     "a hub that is down": ({}, "503", ["status 503", "try again later"]),
     "no hub": (NO_HUB, None, ["refused", "check the network", "set base_model.folder"]),
-    "offline": ({"HF_HUB_OFFLINE": "1"}, None, ["HF_HUB_OFFLINE"]),
+    "offline": ({"offline": True}, None, ["HF_HUB_OFFLINE"]),
     "a transfer cut short": ({"waiting": False}, "cut", ["closed", "check the network", "run again"]),
     "a wrong checksum": ({}, "wrong bytes", ["wrong checksum of config.json", "try again later"]),
     "a wrong size": ({}, "wrong size", ["wrong checksum of config.json", "try again later"]),

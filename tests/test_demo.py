@@ -93,7 +93,7 @@ def server() -> Iterator[DemoServer]:
 
 def request(server: DemoServer, method: str, path: str, body: str = "", **headers: str) -> tuple[int, str]:
     """Status and body of an answer; headers have _ in place of -."""
-    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=300)
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     connection.request(method, path, body.encode(), {"Content-Type": "application/json", **named})
     response = connection.getresponse()
@@ -194,7 +194,7 @@ def test_the_demo_starts_and_answers(trained_project):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, cwd=trained_project, env=environment, stdout=subprocess.PIPE) as process:
         port = int(re.search(r"http://127\.0\.0\.1:(\d+)", process.stdout.readline().decode())[1])
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=300)
         connection.request(
             "POST", "/explain", json.dumps({"text": "배터리 최고"}), {"Content-Type": "application/json"}
         )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import yaml
 
-from tests.support.project import ROOT, prepare, run
+from tests.support.project import ROOT, prepare, run, run_tool
 
 LAUNCHER = "accelerate launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no"
 
@@ -27,19 +27,25 @@ def without_dropout(tiny_base_model: Path, tmp_path_factory: pytest.TempPathFact
     return folder
 
 
-def history(folder: Path, method: str, launcher: str = "python", **changed: object) -> list[dict[str, float]]:
-    """Run a training stage; returns its history, one object per epoch."""
+def history(folder: Path, method: str, launcher: str | None = None, **changed: object) -> list[dict[str, float]]:
+    """Run a training stage, in this process unless there is a launcher; returns its history, one object per epoch."""
     params = yaml.safe_load((folder / "params.yaml").read_text())
-    params["run"]["launcher"] = launcher
+    params["run"]["launcher"] = launcher or "python"
     params["train"] |= {"dropout": 0.0, "epochs": 4, "schedule": "constant", "warmup_ratio": 0.0}
     params["train"] |= {"precision": "fp32", **changed}
     params["lora"]["dropout"] = 0.0
     (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
     shutil.rmtree(folder / "data/runs", ignore_errors=True)
-    command = ("python", "-m", f"stages.train_{method}", "--fold", "0", "--learning-rate", "0.02")
-    result = run(*command, cwd=folder, PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1")
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.count("epoch") == 4
+    arguments = ("--fold", "0", "--learning-rate", "0.02")
+    if launcher:
+        command = ("python", "-m", f"stages.train_{method}", *arguments)
+        result = run(*command, cwd=folder, PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1")
+        assert result.returncode == 0, result.stderr
+        assert result.stdout.count("epoch") == 4, "one of the processes prints"
+    else:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(folder)
+            run_tool(f"train_{method}", *arguments)
     assert (folder / f"data/runs/{method}/0-0.02/checkpoint/training.json").is_file()
     return json.loads((folder / f"data/runs/{method}/0-0.02/history.json").read_text())
 

@@ -87,6 +87,13 @@ def test_adapters_of_dora_are_left_to_peft(tiny_base_model):
     assert torch.equal(ours, query(hidden))
 
 
+def test_adapters_on_another_device_are_left_to_peft(tiny_base_model):
+    model = build(tiny_base_model, "lora").train().to("meta")
+    use_fast_adapters(model)
+    query = model.base_model.model.bert.encoder.layer[0].attention.self.query
+    assert "forward" not in vars(query)
+
+
 def test_rows_of_unused_tokens_end_where_adamw_takes_them(tiny_base_model, dataset):
     few, tables = subset(dataset, 12), []
     params = train_params(epochs=3, weight_decay=0.5)

@@ -22,26 +22,16 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-import yaml
 from safetensors.numpy import save_file
 
 from stages.common.runtime import threads
-from tests.support.dvc import DVC, ran
+from tests.support.dvc import DVC, change, ran, trained
 from tests.support.project import run
 
 KILLS = int(os.environ.get("SOAK_KILLS", 4))
-FULL = [f"train_full@{fold}-0.001" for fold in range(3)]
-LORA = [f"train_lora@{fold}-0.01" for fold in range(3)]
+FULL = [f"train_full@{fold}-0.001" for fold in range(2)]
+LORA = [f"train_lora@{fold}-0.01" for fold in range(2)]
 REPRO = (*DVC, "repro", "train_full", "train_lora")
-
-
-def change(root: Path, **changed: Any) -> None:
-    """Set parameters; `__` stands for the dot."""
-    params = yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8"))
-    for key, value in changed.items():
-        section, _, leaf = key.partition("__")
-        params[section][leaf] = value
-    (root / "params.yaml").write_text(yaml.safe_dump(params, allow_unicode=True, sort_keys=False), encoding="utf-8")
 
 
 def edit_training(root: Path) -> None:
@@ -55,16 +45,10 @@ def hashes(root: Path) -> dict[str, str]:
     return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def trained(text: str) -> set[str]:
-    """The cells whose runs were trained, by the names before the lines of their epochs."""
-    return {line.partition(":")[0] for line in text.splitlines() if ": epoch " in line}
-
-
 @pytest.fixture
 def matrix(repro) -> Path:
-    """The clone with three folds, none of whose runs is there; two runs may be trained at the same time."""
-    change(repro, run__folds=[0, 1, 2], run__parallel=2, train__epochs=3)
-    edit_training(repro)
+    """The clone with two folds, none of whose runs is there; two runs may be trained at the same time."""
+    change(repro, run__folds=[0, 1], run__parallel=2, train__epochs=3)
     return repro
 
 
@@ -94,52 +78,38 @@ def test_one_cell_trains_all_runs_and_dvc_restores_the_others(matrix):
     assert status == 0, terminal
     assert {name for name in ran(output) if name.startswith("train")} == {FULL[0]}
     assert trained(output) == {*FULL, *LORA}
-    assert output.count("is cached - skipping run") == 5
+    assert output.count("is cached - skipping run") == 3
     assert not list((matrix / "data/checkpoints").rglob("*.pt"))
     for name in (*FULL, *LORA):
         assert re.search(rf"{name}: +\d+%\|.*step/s", terminal), "each run has a bar"
     side_by_side = hashes(matrix)
     change(matrix, run__parallel=1)
-    for name in (FULL[0], LORA[2]):
-        result = run(*DVC, "repro", "--force", "--single-item", name, cwd=matrix)
-        assert trained(result.stdout) == {name}, result.stderr
+    result = run(*DVC, "repro", "--force", "--single-item", LORA[1], cwd=matrix)
+    assert trained(result.stdout) == {LORA[1]}, result.stderr
     assert hashes(matrix) == side_by_side, "the bytes of a run do not depend on what is trained beside it"
 
 
-def test_a_run_in_the_cache_of_dvc_is_not_trained(repro):
-    change(repro, lora__r=16)
-    assert run(*REPRO, cwd=repro).returncode == 0
-    change(repro, lora__r=8, run__folds=[0, 1], run__parallel=2)
-    result = run(*REPRO, cwd=repro)
-    assert trained(result.stdout) == {FULL[1], LORA[1]}, result.stderr
-    assert f"Stage '{LORA[0]}' is cached - skipping run" in result.stdout
-
-
 def test_a_run_that_fails_fails_its_own_cell_alone(matrix):
-    change(matrix, lora__r=7, lora__init="orthogonal", run__folds=[0, 1])
+    change(matrix, lora__r=7, lora__init="orthogonal", run__folds=[0])
     result = run(*REPRO, cwd=matrix)
     assert result.returncode != 0
-    assert trained(result.stdout) >= set(FULL[:2])
-    assert f"warning: {LORA[0]}: ended with status 1" in result.stderr
+    assert trained(result.stdout) >= {FULL[0]}
+    assert f"warning: {LORA[0]}: the run ended with exit status 1" in result.stderr
     assert f"{LORA[0]}: error: " in result.stderr
     assert f"failed to reproduce '{LORA[0]}'" in result.stderr
     assert "Traceback" not in result.stderr
     change(matrix, lora__r=8, lora__init="kaiming")
     result = run(*REPRO, cwd=matrix)
     assert result.returncode == 0, result.stderr
-    assert trained(result.stdout) == set(LORA[:2])
+    assert trained(result.stdout) == {LORA[0]}
 
 
-def test_a_temporary_experiment_trains_side_by_side(matrix):
-    for command in (["add", "-A"], ["commit", "-qm", "three folds"]):
-        assert run("git", *command, cwd=matrix).returncode == 0
-    try:
-        result = run(*DVC, "exp", "run", "--temp", "-S", "run.folds=[0,1]", "train_full", "train_lora", cwd=matrix)
-        assert result.returncode == 0, result.stderr
-        assert {name for name in ran(result.stdout) if name.startswith("train")} == {FULL[0]}
-        assert trained(result.stdout) == {*FULL[:2], *LORA[:2]}
-    finally:
-        assert run("git", "reset", "-q", "--hard", "HEAD~1", cwd=matrix).returncode == 0
+def test_a_temporary_experiment_trains_side_by_side(repro):
+    changes = ("-S", "train.epochs=2", "-S", "run.parallel=2")
+    result = run(*DVC, "exp", "run", "--temp", *changes, "train_full", "train_lora", cwd=repro)
+    assert result.returncode == 0, result.stderr
+    assert {name for name in ran(result.stdout) if name.startswith("train")} == {FULL[0]}
+    assert trained(result.stdout) == {FULL[0], LORA[0]}
 
 
 def processes_in(root: Path) -> list[psutil.Process]:
@@ -189,7 +159,7 @@ class Repro:
     def end(self) -> str:
         """Wait until everything has ended; returns what was printed."""
         self.process.wait()
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180  # They may still be importing PyTorch on a busy machine.
         while left := processes_in(self._root):
             assert time.monotonic() < deadline, f"left running: {[command_of(process) for process in left]}"
             time.sleep(0.05)
@@ -220,23 +190,30 @@ def press_ctrl_c(repro: Repro, root: Path) -> None:
 ENDS: list[Callable[[Repro, Path], None]] = [kill_everything, press_ctrl_c, kill_supervisor, kill_dvc]
 
 
+def wait_for(find: Callable[[], Any]) -> Any:
+    """Wait until something is found, and return it."""
+    deadline = time.monotonic() + 300
+    while not (found := find()):
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    return found
+
+
 def test_killed_runs_resume_and_nothing_is_left_running(matrix):
-    change(matrix, train__epochs=25, run__folds=[0, 1], run__save_interval_seconds=0.3)
+    change(matrix, train__epochs=25, run__save_interval_seconds=0.3, run__folds=[0, 1] if KILLS > 4 else [0])
     assert run(*REPRO, cwd=matrix).returncode == 0
     undisturbed = hashes(matrix)
 
     edit_training(matrix)
     repro = Repro(matrix)
-    checkpoints = matrix / "data/checkpoints/full/1-0.001"
-    deadline = time.monotonic() + 120
-    while not list(checkpoints.rglob("*.pt")) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    (of_fold_1,) = (p for p in repro.trainings() if "train_full --fold 1" in command_of(p))
-    of_fold_1.kill()
+    # It is looked for before it has a checkpoint, since it may end while all processes are searched.
+    (beside,) = wait_for(lambda: [each for each in repro.trainings() if "train_lora --fold 0" in command_of(each)])
+    wait_for(lambda: list((matrix / "data/checkpoints/lora/0-0.01").rglob("*.pt")))
+    beside.kill()
     output = repro.end()
     assert repro.process.returncode == 0, output
-    assert f"{FULL[1]}: ended with status -9" in output
-    assert f"{FULL[1]}: training resumes in epoch" in output, "its own cell resumes it"
+    assert f"{LORA[0]}: the run ended with exit status -9" in output
+    assert f"{LORA[0]}: training resumes in epoch" in output, "its own cell resumes it"
     assert hashes(matrix) == undisturbed
 
     edit_training(matrix)

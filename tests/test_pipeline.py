@@ -12,34 +12,42 @@ import yaml
 
 from stages.report import TRACKED_PICTURES
 from tests.support.browser import visit
-from tests.support.dvc import DVC, ran, read, status
-from tests.support.hub import COMMIT, REPOSITORY, serving
+from tests.support.dvc import DVC, copy_clone, ran, read, status, trained
+from tests.support.hub import COMMIT, PATIENCE, REPOSITORY, serving
 from tests.support.project import ROOT, copy_project, run
 
 STAGES_README = (ROOT / "stages/README.md").read_text(encoding="utf-8")
+
+
+def tree(path: Path) -> dict[Path, bytes]:
+    """The contents of a file, or of all files in a folder, by their paths below it."""
+    files = [path] if path.is_file() else [each for each in path.rglob("*") if each.is_file()]
+    return {file.relative_to(path): file.read_bytes() for file in files}
 
 
 def test_a_second_run_does_nothing(repro):
     result = run(*DVC, "repro", cwd=repro)
     assert result.returncode == 0
     assert ran(result.stdout) == set()
-    assert status(repro) == set()
     assert run("git", "status", "--porcelain", cwd=repro).stdout == ""
+    result = run(*DVC, "status", cwd=repro)
+    assert result.stdout == "Data and pipelines are up to date.\n"
+    assert "is empty" not in result.stderr, "DVC warns of empty files"
 
 
-def test_git_tracks_the_small_results_alone(repro):
-    tracked = set(run("git", "ls-files", "data", "metrics", "plots", cwd=repro).stdout.split())
-    stages = yaml.safe_load((repro / "dvc.yaml").read_text(encoding="utf-8"))["stages"].values()
+def test_git_tracks_the_small_results_alone(clone):
+    tracked = set(run("git", "ls-files", "data", "metrics", "plots", cwd=clone).stdout.split())
+    stages = yaml.safe_load((clone / "dvc.yaml").read_text(encoding="utf-8"))["stages"].values()
     outs = [out for stage in stages for out in stage.get("outs", []) + stage.get("metrics", [])]
     uncached = {path for out in outs if isinstance(out, dict) for path, options in out.items() if "cache" in options}
     cached = {out for out in outs if isinstance(out, str)}
     assert uncached <= tracked
     assert not cached & tracked
-    assert all((repro / path).stat().st_size < 20_000 for path in uncached if not path.endswith(".png"))
+    assert all((clone / path).stat().st_size < 20_000 for path in uncached if not path.endswith(".png"))
 
 
-def test_parameters_are_counted_exactly(repro):
-    runs = read(repro / "data/selection.json")
+def test_parameters_are_counted_exactly(clone):
+    runs = read(clone / "data/selection.json")
     full, lora = (next(iter(runs[method]["runs"].values()))["metadata"] for method in ("full", "lora"))
     assert full["trainable_parameters"] == full["total_parameters"]
     layers, targets, matrices, width, rank, head = 2, 2, 2, 8, 8, 8 * 3 + 3
@@ -57,8 +65,18 @@ def test_metrics_fit_on_a_screen(repro):
     assert "…" not in table.stdout, "no column is cut"
 
 
+RUN_ALL = """
+import sys
+from importlib import import_module
+
+for command in sys.argv[1:]:
+    name, *sys.argv[1:] = command.split()
+    import_module(f"stages.{name}").main()
+"""
+
+
 def test_another_place_and_environment_leave_the_same_hashes(clone, tmp_path):
-    """Under another path, time zone, locale, hash seed and order of the source folder."""
+    """Under another path, time zone, locale, hash seed and order of the source folder; in one process, without DVC."""
     other = copy_project(tmp_path / "둘째 clone")
     for path in sorted((clone / "data/tiny").rglob("*.json"), reverse=True):
         target = other / path.relative_to(clone)
@@ -66,72 +84,84 @@ def test_another_place_and_environment_leave_the_same_hashes(clone, tmp_path):
         shutil.copyfile(path, target)
     shutil.copytree(clone / "data/tiny-model", other / "data/tiny-model")
     shutil.copyfile(clone / "params.yaml", other / "params.yaml")
-    (other / "dvc.lock").unlink()
+    stages = [*yaml.safe_load((clone / "dvc.yaml").read_text(encoding="utf-8"))["stages"]]  # in an order that runs
+    lock = yaml.safe_load((clone / "dvc.lock").read_text(encoding="utf-8"))["stages"]
+    cells = sorted(lock, key=lambda name: stages.index(name.partition("@")[0]))
+    commands = [lock[name]["cmd"].removeprefix("python -m stages.") for name in cells]
     environment = {"TZ": "America/New_York", "LC_ALL": "C", "PYTHONHASHSEED": "77"}
-    for command in (("git", "init", "-q"), ("git", "add", "-A"), (*DVC, "repro")):
-        result = run(*command, cwd=other, **environment)
-        assert result.returncode == 0, result.stderr
-    locks = [yaml.safe_load((root / "dvc.lock").read_text(encoding="utf-8"))["stages"] for root in (clone, other)]
-    outs = [{out["path"]: out["md5"] for stage in lock.values() for out in stage["outs"]} for lock in locks]
-    for of_lock in outs:
-        del of_lock["plots/report.html"]  # It names the commit.
-    assert outs[0] == outs[1]
-    assert len(outs[0]) > 20
+    result = run("python", "-c", RUN_ALL, *commands, cwd=other, **environment)
+    assert result.returncode == 0, result.stderr
+    written = [Path(out["path"]) for stage in lock.values() for out in stage["outs"]]
+    assert len(written) > 20
+    for out in written:
+        if out != Path("plots/report.html"):  # It names the commit, and what the trainings took.
+            assert tree(other / out) == tree(clone / out), out
 
 
 AFTER_TRAINING = {"select", "audit", "compare", "report"}
 
 
-def test_another_rank_runs_train_lora_and_what_follows_it(repro):
+def test_an_experiment_trains_what_is_missing_and_restores_what_was_trained(repro):
+    lock = yaml.safe_load((repro / "dvc.lock").read_text(encoding="utf-8"))["stages"]
     result = run(*DVC, "exp", "run", "-S", "lora.r=16", cwd=repro)
     assert result.returncode == 0, result.stderr
     assert ran(result.stdout) == {"train_lora@0-0.01", *AFTER_TRAINING}
     diff = run(*DVC, "params", "diff", "--json", cwd=repro)
     assert json.loads(diff.stdout)["params.yaml"] == {"lora.r": {"old": 8, "new": 16, "diff": 8}}
-    result = run(*DVC, "exp", "run", "-S", "lora.r=8", cwd=repro)
-    assert result.returncode == 0, result.stderr
-    assert not {name for name in ran(result.stdout) if name.startswith("train")}
-    assert "Stage 'train_lora@0-0.01' is cached" in result.stdout
 
-
-def test_another_fold_trains_itself_alone(repro):
-    before = yaml.safe_load((repro / "dvc.lock").read_text(encoding="utf-8"))["stages"]
-    result = run(*DVC, "exp", "run", "-S", "run.folds=[0,1]", cwd=repro)
+    changes = ("-S", "lora.r=8", "-S", "run.folds=[0,1]", "-S", "run.parallel=2")
+    result = run(*DVC, "exp", "run", *changes, cwd=repro)
     assert result.returncode == 0, result.stderr
     assert ran(result.stdout) == {"train_full@1-0.001", "baselines@1", "prune_runs", *AFTER_TRAINING}
-    assert "Stage 'train_lora@1-0.01' is cached" in result.stdout, "trained beside the other one"
+    assert trained(result.stdout) == {"train_full@1-0.001", "train_lora@1-0.01"}, "one beside the other"
+    for cell in ("train_lora@0-0.01", "train_lora@1-0.01"):
+        assert f"Stage '{cell}' is cached - skipping run" in result.stdout
     assert list(read(repro / "data/selection.json")["lora"]["runs"]) == ["0-0.01", "1-0.01"]
-    result = run(*DVC, "exp", "run", "-S", "run.folds=[0]", cwd=repro)
+
+    result = run(*DVC, "exp", "run", "-S", "run.folds=[0]", "-S", "run.parallel=auto", cwd=repro)
     assert result.returncode == 0, result.stderr
     assert not {name for name in ran(result.stdout) if name.startswith("train")}
     after = yaml.safe_load((repro / "dvc.lock").read_text(encoding="utf-8"))["stages"]
-    assert {name: after[name] for name in before} == before, "the results of one fold, as they were"
+    for stages in (lock, after):  # The page shows what the trainings took.
+        stages["report"]["outs"] = [out for out in stages["report"]["outs"] if out["path"] != "plots/report.html"]
+    assert {name: after[name] for name in lock} == lock, "the results of one fold, as they were"
     assert status(repro) == set()
 
 
 def test_a_rate_is_a_number_however_dvc_writes_it(repro):
-    result = run(*DVC, "exp", "run", "-S", "full.learning_rates=[3e-5,0.001]", cwd=repro)
+    result = run(*DVC, "exp", "run", "-S", "full.learning_rates=[3e-5,0.001]", "select", cwd=repro)
     assert result.returncode == 0, result.stderr
-    assert ran(result.stdout) == {"train_full@0-3e-05", "prune_runs", *AFTER_TRAINING}, "0.001 is trained already"
+    assert ran(result.stdout) == {"train_full@0-3e-05", "prune_runs", "select"}, "0.001 is trained already"
     trials = read(repro / "data/selection.json")["full"]["trials"]
     assert [trial["learning_rate"] for trial in trials] == [3e-5, 0.001]
 
 
-def test_a_temporary_experiment_works(repro):
-    result = run(*DVC, "exp", "run", "--temp", "-S", "lora.r=4", "-n", "r4", cwd=repro)
-    assert result.returncode == 0, result.stderr
-    diff = run(*DVC, "params", "diff", "--json", "HEAD", "r4", cwd=repro)
+@pytest.fixture(scope="session")
+def with_experiment(clone, build_once) -> Path:
+    """A copy of the clone in which a temporary experiment has ended; not to be changed."""
+
+    def build(folder: Path) -> None:
+        root = copy_clone(clone, folder)
+        result = run(*DVC, "exp", "run", "--temp", "-S", "lora.r=4", "-n", "r4", cwd=root)
+        assert result.returncode == 0, result.stderr
+
+    return build_once("experiment", build) / "a clone"
+
+
+def test_a_temporary_experiment_works(with_experiment):
+    diff = run(*DVC, "params", "diff", "--json", "HEAD", "r4", cwd=with_experiment)
     assert json.loads(diff.stdout)["params.yaml"]["lora.r"]["new"] == 4
 
 
-def test_a_sweep_shows_each_experiment_by_its_validation_score(repro):
+def test_a_sweep_shows_each_experiment_by_its_validation_score(with_experiment, tmp_path):
+    repro = copy_clone(with_experiment, tmp_path)
     result = run("python", "-m", "stages.sweep", "lora.r", cwd=repro)
     assert result.returncode == 0, result.stderr
     table = pd.read_csv(repro / "plots/sweeps/lora.r.csv")
     assert {4, 8} <= set(table["lora.r"]), "the commit and the temporary experiment"
     assert table["lora change"][0] == 0, "the first value is the reference"
     assert not [column for column in table if "test" in column]
-    assert "Test scores are left out" in result.stdout
+    assert "Test scores are not shown" in result.stdout
     assert (repro / "plots/sweeps/lora.r.png").stat().st_size > 10_000
     assert "sweeps" not in run("git", "status", "--porcelain", cwd=repro).stdout
 
@@ -169,7 +199,7 @@ def test_an_edit_in_the_folder_of_the_base_model_is_noticed(repro):
 def test_a_model_of_the_hub_and_a_corpus_take_one_command(repro, tmp_path):
     before = contents(repro / "data/base_model")
     params = (repro / "params.yaml").read_text(encoding="utf-8")
-    online = {"HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path), "HF_TOKEN": "", "NO_PROXY": "*"}
+    online = {"HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path), "HF_TOKEN": "", "NO_PROXY": "*", **PATIENCE}
     switch = ["exp", "run", "-S", f"base_model.hub_id={REPOSITORY}"]
     corpus = ["-S", 'data.source="data/tiny/SNS/04. IT기기"']
     with serving(contents(repro / "data/tiny-model")) as hub:
@@ -225,8 +255,8 @@ def test_plots_hold_both_methods_on_one_axis(repro):
 
 
 @pytest.mark.parametrize("command", [("show",), ("diff", "HEAD", "r4")], ids=["show", "diff"])
-def test_plots_draw_in_a_browser_without_a_network(repro, tmp_path, command):
-    result = run(*DVC, "plots", *command, "-o", str(tmp_path / "out"), cwd=repro)
+def test_plots_draw_in_a_browser_without_a_network(with_experiment, tmp_path, command):
+    result = run(*DVC, "plots", *command, "-o", str(tmp_path / "out"), cwd=with_experiment)
     assert result.returncode == 0, result.stderr
     page = tmp_path / "out/index.html"
     text = page.read_text(encoding="utf-8")

@@ -89,7 +89,7 @@ def test_a_model_of_the_hub_is_described_without_its_weights(tiny_base_model, tm
         assert errors == ""
         assert hub.downloaded() == {"config.json"}
     assert re.search(rf"^download: \d+ MB from {REPOSITORY}$", output, re.MULTILINE)
-    for line in ("6 models", "parameters:", "memory of a training step", "disk:", "`dvc repro split` first"):
+    for line in ("runs: 6", "parameters:", "peak memory of a training step", "disk:", "run `dvc repro split`"):
         assert line in output
 
 
@@ -98,7 +98,7 @@ def test_a_model_that_is_here_needs_no_network(kobert, tmp_path):
     source = {"name": REPOSITORY, "revision": COMMIT, "sha256": {}}
     (folder / "base_model.json").write_text(json.dumps(source), encoding="utf-8")
     output, errors = plan(tmp_path, {"hub_id": REPOSITORY, "revision": COMMIT})
-    assert "parameters: 91,598,595 in full fine-tuning" in output
+    assert "parameters: 91,598,595 with full fine-tuning" in output
     assert "warning" not in errors
 
 
@@ -106,14 +106,14 @@ def test_a_model_that_is_here_needs_no_network(kobert, tmp_path):
     ("base_model", "reason"),
     [
         ({"hub_id": REPOSITORY, "revision": COMMIT}, "cannot be read from"),
-        ({"folder": "data/no-such-model"}, "base_model.folder: data/no-such-model holds no config.json"),
+        ({"folder": "data/no-such-model"}, "base_model.folder: data/no-such-model contains no config.json"),
     ],
 )
 def test_a_model_that_cannot_be_read_is_named_and_the_rest_is_said(tmp_path, base_model, reason):
     output, errors = plan(tmp_path, base_model)
     assert "6 models" in output
     (line,) = errors.splitlines()
-    assert line.startswith("warning: the cost is not known: base_model.")
+    assert line.startswith("warning: the costs are not known: base_model.")
     assert reason in line
 
 
@@ -136,7 +136,9 @@ def test_a_disk_that_cannot_hold_the_missing_runs_is_told_before_the_first(tmp_p
         return capsys.readouterr().err
 
     assert check(50e6) == ""
-    assert "3 runs of full fine-tuning are missing, which take 4 MB each, and may take as much again" in check(30e6)
+    assert "3 runs of full fine-tuning still have to be trained, which take 4 MB each, and may take the same" in check(
+        30e6
+    )
     with pytest.raises(UserError, match=r"^data/runs: the disk has 20 MB free, but 3 runs .* fewer run\.folds"):
         check(20e6)
     for fold in SHIPPED.run.folds:

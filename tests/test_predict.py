@@ -177,7 +177,7 @@ def test_a_key_of_a_checkpoint_that_cannot_be_used_is_named(models, change, key)
 def test_a_prefix_makes_room_for_a_column_label(tool, tmp_path):
     (tmp_path / "in.jsonl").write_text('{"text": "최고", "label": 1}\n', encoding="utf-8")
     arguments = ["--input", tmp_path / "in.jsonl", "--text-column", "text", "--output", tmp_path / "out.jsonl"]
-    with pytest.raises(SystemExit, match=r"has a column label already.* --prefix"):
+    with pytest.raises(SystemExit, match=r"the column 'label' exists already.* --prefix"):
         tool("predict", *LORA, *arguments)
     tool("predict", *LORA, *arguments, "--prefix", "new_")
     row = json.loads((tmp_path / "out.jsonl").read_text(encoding="utf-8"))
@@ -218,11 +218,12 @@ def test_lines_of_standard_input_are_answered_as_they_come(trained_project):
     assert (process.returncode, errors) == (0, b"")
 
 
-def test_a_line_of_standard_input_in_another_encoding_is_refused_by_its_number(trained_project):
-    with start_predict(trained_project) as process:
-        _, errors = process.communicate("good\n최고\n".encode("cp949"))
-    assert process.returncode == 1
-    assert errors == b"error: text 2: not UTF-8; see --encoding\n"
+def test_a_line_of_standard_input_in_another_encoding_is_refused_by_its_number(tool, tmp_path, monkeypatch):
+    (tmp_path / "in.txt").write_text("good\n최고\n", encoding="cp949")
+    with (tmp_path / "in.txt").open(encoding="utf-8") as file:
+        monkeypatch.setattr(sys, "stdin", file)
+        with pytest.raises(SystemExit, match=r"^error: text 2: this is not UTF-8; see --encoding$"):
+            tool("predict", *LORA, "-")
 
 
 def test_a_reader_that_ends_early_is_no_error(trained_project):
@@ -299,21 +300,21 @@ def flip_last_bit(path: Path) -> None:
 
 DAMAGED_MODELS = {
     "no folder": (["--model", "none"], None, "none: no such folder; `dvc repro` makes"),
-    "base model of a whole model": (["--model", "full", "--base-model", "base_model"], None, "leave out --base-model"),
+    "base model of a whole model": (["--model", "full", "--base-model", "base_model"], None, "omit --base-model"),
     "no base model": (
         ["--model", "lora", "--base-model", "none"],
         None,
-        "is no folder: make it with `dvc repro base_model`",
+        "does not exist, but lora needs its base model .*; run `dvc repro base_model`",
     ),
     "other base model": (
         ["--model", "lora", "--base-model", "base_model"],
         lambda: flip_last_bit(Path("base_model/model.safetensors")),
-        r"model\.safetensors is not that of .*, the base model of",
+        r"model\.safetensors: this is not the file of .*, the base model of",
     ),
     "incomplete base model": (
         ["--model", "lora", "--base-model", "base_model"],
         lambda: Path("base_model/model.safetensors").unlink(),
-        r"has no model\.safetensors",
+        r"model\.safetensors: this file does not exist",
     ),
     "damaged adapter": (
         ["--model", "lora", "--base-model", "base_model"],
@@ -326,7 +327,7 @@ DAMAGED_MODELS = {
         r"No such file or directory: .*adapter_model\.safetensors",
     ),
     "no tokenizer": (["--model", "full"], lambda: Path("full/vocab.txt").unlink(), "there is no vocab.txt"),
-    "no weights": (["--model", "full"], lambda: Path("full/model.safetensors").unlink(), "no such file"),
+    "no weights": (["--model", "full"], lambda: Path("full/model.safetensors").unlink(), "does not exist"),
     "empty metadata": (
         ["--model", "full"],
         lambda: Path("full/training.json").write_text("{}", encoding="utf-8"),

@@ -146,13 +146,24 @@ def train(
     return result, torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
-def interrupt(project: Project, checkpoints: CheckpointManager, seconds: float, precision: str = "fp32") -> None:
-    """Train, and send SIGTERM so many seconds after the start."""
-    timer = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGTERM))
-    timer.start()
-    with pytest.raises(TrainingInterrupted, match=r"stopped in epoch .* saved a checkpoint"):
-        train(project, checkpoints, precision)
-    timer.join()
+def interrupt(project: Project, folder: Path, precision: str = "fp32", **fingerprint: object) -> None:
+    """Train, and send SIGTERM as soon as there are two checkpoints in `folder`."""
+    ended = threading.Event()
+
+    def send_signal() -> None:
+        while len(list(folder.glob("*/*.pt"))) < 2:
+            if ended.wait(0.002):
+                return
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    sender = threading.Thread(target=send_signal)
+    sender.start()
+    try:
+        with pytest.raises(TrainingInterrupted, match=r"stopped in epoch .* saved a checkpoint"):
+            train(project, manager(folder, **fingerprint), precision)
+    finally:
+        ended.set()
+        sender.join()
 
 
 def test_a_training_in_fp16_resumes_with_the_scale_of_its_loss(project, tmp_path, capsys, monkeypatch):
@@ -160,7 +171,7 @@ def test_a_training_in_fp16_resumes_with_the_scale_of_its_loss(project, tmp_path
     options = {"init_scale": 2.0**24, "growth_interval": 3}
     monkeypatch.setattr(torch.amp, "GradScaler", lambda *args, **given: scaler(*args, **options, **given))
     uninterrupted = train(project, None, "fp16")
-    interrupt(project, manager(tmp_path), seconds=0.4, precision="fp16")
+    interrupt(project, tmp_path, "fp16")
     resumed = train(project, manager(tmp_path), "fp16")
     captured = capsys.readouterr()
     assert "training resumes in epoch" in captured.err
@@ -216,7 +227,7 @@ def test_an_error_that_is_not_about_memory_stays_as_it_is():
 
 def test_the_checkpoint_before_a_damaged_one_is_used(project, tmp_path, capsys):
     uninterrupted = train(project, None)
-    interrupt(project, manager(tmp_path), seconds=0.4)
+    interrupt(project, tmp_path)
     saved = sorted(tmp_path.glob("*/*.pt"))
     assert len(saved) == 2
     with saved[1].open("r+b") as file:
@@ -232,7 +243,7 @@ def test_the_checkpoint_before_a_damaged_one_is_used(project, tmp_path, capsys):
 
 def test_truncated_checkpoints_are_not_used(project, tmp_path):
     """A power cut may leave them where the disk ignores fsync."""
-    interrupt(project, manager(tmp_path), seconds=0.4)
+    interrupt(project, tmp_path)
     for path in tmp_path.glob("*/*.pt"):
         path.write_bytes(path.read_bytes()[:1000])
     (path.parent / "new").write_bytes(b"half")
@@ -241,7 +252,7 @@ def test_truncated_checkpoints_are_not_used(project, tmp_path):
 
 
 def test_checkpoints_with_another_fingerprint_are_deleted(project, tmp_path, capsys):
-    interrupt(project, manager(tmp_path, data="a", code="b"), seconds=0.3)
+    interrupt(project, tmp_path, data="a", code="b")
     assert manager(tmp_path, data="a", code="b").latest()
     other = manager(tmp_path, data="a", code="c")
     assert "training starts anew, and old checkpoints are deleted, since this changed: code" in capsys.readouterr().err

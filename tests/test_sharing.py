@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.dvc import DVC, commit, ran, read, status
+from tests.support.dvc import DVC, commit, copy_clone, ran, read, status
 from tests.support.project import ROOT, run
 
 
@@ -18,41 +18,53 @@ def dvc(*command: str, cwd: Path) -> str:
 
 
 def test_a_moved_clone_is_up_to_date(repro, tmp_path):
-    shutil.copytree(repro, tmp_path / "first", symlinks=True)
-    (tmp_path / "first").rename(tmp_path / "second")
+    repro.rename(tmp_path / "second")
     assert status(tmp_path / "second") == set()
 
 
 def test_a_copied_clone_watches_its_own_files(repro, tmp_path):
     copied = shutil.copytree(repro, tmp_path / "copy", symlinks=True)
-    shutil.rmtree(repro / "data/tiny-model", ignore_errors=False)
-    try:
-        assert status(copied) == set()
-        (copied / "data/tiny-model/config.json").write_text("{}", encoding="utf-8")
-        assert "base_model" in status(copied)
-    finally:
-        assert run("git", "checkout", "-q", "HEAD", "--", "data/tiny-model", cwd=repro).returncode == 0
+    shutil.rmtree(repro / "data/tiny-model")
+    assert status(copied) == set()
+    (copied / "data/tiny-model/config.json").write_text("{}", encoding="utf-8")
+    assert "base_model" in status(copied)
+
+
+@pytest.fixture(scope="session")
+def published(clone, build_once) -> Path:
+    """A folder with a copy of the clone, its DVC remote and its origin, a bare repository; both have its results."""
+
+    def build(folder: Path) -> None:
+        root = copy_clone(clone, folder)
+        for command in (
+            ("init", "-q", "--bare", "-b", "main", str(folder / "origin.git")),
+            ("branch", "-M", "main"),
+            ("remote", "add", "origin", str(folder / "origin.git")),
+        ):
+            assert run("git", *command, cwd=root).returncode == 0
+        dvc("remote", "add", "-d", "storage", str(folder / "remote"), cwd=root)
+        commit(root, "a remote")
+        dvc("push", cwd=root)
+        assert run("git", "push", "-q", "origin", "main", cwd=root).returncode == 0
+
+    return build_once("published", build)
 
 
 @pytest.fixture
-def shared(repro, tmp_path) -> Path:
-    """A copy of the clone whose DVC remote is a folder and whose origin is a bare repository; both have its results."""
-    root = shutil.copytree(repro, tmp_path / "shared", symlinks=True)
-    assert run("git", "init", "-q", "--bare", "-b", "main", str(tmp_path / "origin.git"), cwd=tmp_path).returncode == 0
-    dvc("remote", "add", "-f", "-d", "storage", str(tmp_path / "remote"), cwd=root)
-    commit(root, "a remote")
-    dvc("push", cwd=root)
-    run("git", "branch", "-M", "main", cwd=root)
-    for command in (("remote", "add", "origin", str(tmp_path / "origin.git")), ("push", "-q", "origin", "main")):
-        result = run("git", *command, cwd=root)
-        assert result.returncode == 0, result.stderr
+def shared(published, tmp_path) -> Path:
+    """A copy of the clone that has been published, with an origin and a DVC remote of its own."""
+    for name in ("a clone", "origin.git", "remote"):
+        shutil.copytree(published / name, tmp_path / name, symlinks=True)
+    root = tmp_path / "a clone"
+    assert run("git", "remote", "set-url", "origin", str(tmp_path / "origin.git"), cwd=root).returncode == 0
     return root
 
 
 @pytest.fixture
 def colleague(shared, tmp_path) -> Path:
     """Somebody else's clone."""
-    assert run("git", "clone", "-q", "-b", "main", str(tmp_path / "origin.git"), "theirs", cwd=tmp_path).returncode == 0
+    origin = str(shared.parent / "origin.git")
+    assert run("git", "clone", "-q", "-b", "main", origin, "theirs", cwd=tmp_path).returncode == 0
     return tmp_path / "theirs"
 
 
@@ -64,7 +76,7 @@ def test_a_pulled_clone_trains_nothing(colleague):
 
 
 def test_an_experiment_is_pushed_and_pulled(shared, colleague):
-    dvc("exp", "run", "-n", "rank", "-S", "lora.r=2", cwd=shared)
+    dvc("exp", "run", "-n", "rank", "-S", "lora.r=2", "select", cwd=shared)
     dvc("exp", "push", "origin", "rank", cwd=shared)
     dvc("exp", "pull", "origin", "rank", cwd=colleague)
     dvc("exp", "apply", "rank", cwd=colleague)
@@ -97,16 +109,12 @@ def test_a_fresh_clone_without_data_is_up_to_date(colleague):
     assert ran(result.stdout) <= {"prune_runs"}  # its out is in git
 
 
-def test_dvc_warns_of_no_empty_file(repro):
-    assert "is empty" not in run(*DVC, "status", cwd=repro).stderr
-
-
-def test_no_conversion_of_line_ends_changes_a_hash(repro, tmp_path):
+def test_no_conversion_of_line_ends_changes_a_hash(clone, tmp_path):
     """Git for Windows sets core.autocrlf."""
-    clone = ("git", "clone", "-q", "-c", "core.autocrlf=true", str(repro), "converted")
-    assert run(*clone, cwd=tmp_path).returncode == 0
+    command = ("git", "clone", "-q", "-c", "core.autocrlf=true", str(clone), "converted")
+    assert run(*command, cwd=tmp_path).returncode == 0
     for name in ("params.yaml", "data/tiny-model/vocab.txt", "dvc.lock", "stages/select.py"):
-        assert (tmp_path / "converted" / name).read_bytes() == (repro / name).read_bytes()
+        assert (tmp_path / "converted" / name).read_bytes() == (clone / name).read_bytes()
 
 
 def test_dvc_keeps_its_caches_in_the_private_folder_of_the_readme(tmp_path):

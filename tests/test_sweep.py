@@ -20,7 +20,7 @@ def test_experiments_that_differ_in_other_parameters_are_left_out(capsys):
     revisions.insert(0, revision("another split", lora={"r": 8}, split={"seed": 7}))
     table = experiments_table(revisions, "lora.r", test_scores=False)
     assert table["experiment"].tolist() == ["r4", "r8", "r16"]
-    assert "1 experiments were left out, because they differ in other parameters as well" in capsys.readouterr().err
+    assert "1 experiments are left out, because they differ in other parameters as well" in capsys.readouterr().err
 
 
 def test_experiments_are_compared_fold_by_fold_with_the_first(capsys):

@@ -236,7 +236,7 @@ def test_values_of_excel_become_text_in_other_formats(tmp_path):
 
 def test_a_control_character_is_refused_by_excel_alone(tmp_path):
     write_table(tmp_path / "in.csv", ["\x01"])
-    with pytest.raises(UserError, match=r"Excel cannot hold this table: .*cannot be used"):
+    with pytest.raises(UserError, match=r"an Excel file cannot hold this table: .*cannot be used"):
         add_lengths(tmp_path / "in.csv", tmp_path / "out.xlsx")
 
 
@@ -253,8 +253,8 @@ BROKEN = {
     "few.csv": ('본문,b\n"a\n\n",1\na\n', "line 5: 1 cells, but the header has 2"),
     "open.csv": ('본문,b\n"a,1\n', "line 2: unexpected end"),
     "column.csv": ("a,b\n1,2\n", "has no column '본문'; it has a, b"),
-    "taken.csv": ("본문,label\n1,2\n", "has a column label already"),
-    "twice.csv": ("본문,a,a\n1,2,3\n", "has a column a already, or twice"),
+    "taken.csv": ("본문,label\n1,2\n", "the column 'label' exists already"),
+    "twice.csv": ("본문,a,a\n1,2,3\n", "the column 'a' exists already, or twice"),
     "empty.csv": ("", "has no column '본문'"),
     "late.csv": ("본문\n좋아요\n".encode() + b"\xff\n", "line 3: not UTF-8"),
     "json.jsonl": ('{"본문": "a"}\n{"본문": \n', "line 2: Expecting value"),
@@ -263,7 +263,7 @@ BROKEN = {
     "key.jsonl": ('{"본문": "a"}\n\n{"text": "a"}\n', "line 3: has no column '본문'; it has text"),
     "number.jsonl": ('{"본문": 1}\n', "line 1: the text is of type int"),
     "half.jsonl": ('{"본문": "\\ud800"}\n', "line 1: .* surrogates not allowed"),
-    "taken.jsonl": ('{"본문": "a", "label": 1}\n', "line 1: has a column label already"),
+    "taken.jsonl": ('{"본문": "a", "label": 1}\n', "line 1: the column 'label' exists already"),
     "text.parquet": ("no", "not a parquet file|file size|magic bytes|smaller than"),
     "text.xlsx": ("no", "cannot be read as .xlsx: BadZipFile"),
     "text.ods": ("본문\n", r"its name must end in \.csv"),
@@ -310,10 +310,10 @@ def test_bytes_go_into_parquet_only(tmp_path, suffix):
 @pytest.mark.parametrize(
     ("source", "target", "message"),
     [
-        ("none.csv", "out.csv", "none.csv: no such file"),
+        ("none.csv", "out.csv", "none.csv: the file does not exist"),
         ("in.csv", "out.ods", "out.ods: its name must end in"),
         ("in.csv", "out.txt", "out.txt: its name must end in"),
-        ("in.csv", "folder.csv", "folder.csv: is a folder"),
+        ("in.csv", "folder.csv", "folder.csv: this is a folder"),
     ],
 )
 def test_a_wrong_path_is_refused(tmp_path, source, target, message):

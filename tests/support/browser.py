@@ -38,7 +38,7 @@ def visit(page: Path | str, folder: Path) -> Visit:
     log = folder / "net.json"
     url = page if isinstance(page, str) else page.resolve().as_uri()
     own = [f"--user-data-dir={folder / 'profile'}", f"--log-net-log={log}", url]
-    result = subprocess.run([chromium, *FLAGS, *own], capture_output=True, text=True, timeout=120)
+    result = subprocess.run([chromium, *FLAGS, *own], capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
     text = log.read_text(encoding="utf-8")
     try:

@@ -10,6 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 REPOSITORY, COMMIT = "monologg/kobert", "f89943434bd5ebaf7be828a30587161a44a5d02c"
 TAG_COMMIT = "1" * 40
+PATIENCE = {"HF_HUB_ETAG_TIMEOUT": "100", "HF_HUB_DOWNLOAD_TIMEOUT": "100"}  # seconds, for a busy machine
 BRANCHES = {"main": COMMIT, "v1": TAG_COMMIT}
 LARGE = (".safetensors", ".bin", ".msgpack", ".model")  # what the hub keeps in LFS
 

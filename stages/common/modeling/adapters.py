@@ -79,9 +79,11 @@ class SharedInputLayers:
 
     def _frozen_in(self, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor | None]:
         if dtype not in self._frozen:
-            bases = [layer.base_layer for layer in self._layers]
-            bias = None if bases[0].bias is None else torch.cat([base.bias.detach() for base in bases]).to(dtype)
-            self._frozen[dtype] = torch.cat([base.weight.detach() for base in bases]).to(dtype), bias
+            weights = [layer.base_layer.weight.detach() for layer in self._layers]
+            biases = [layer.base_layer.bias for layer in self._layers]
+            weight = weights[0] if len(weights) == 1 else torch.cat(weights)  # The only one is not copied in float32.
+            bias = None if biases[0] is None else torch.cat(biases).detach().to(dtype)
+            self._frozen[dtype] = weight.to(dtype), bias
         return self._frozen[dtype]
 
     def __call__(self, hidden: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -113,6 +115,6 @@ def _forward(layers: SharedInputLayers, layer: LoraLinear, forward: Any, hidden:
 def use_fast_adapters(model: nn.Module) -> None:
     """Let the LoRA layers of `model` be computed faster in training on a CPU. Layers with DoRA stay as they are."""
     for layer in model.modules():
-        if type(layer) is LoraLinear and not layer.use_dora[ADAPTER]:
+        if type(layer) is LoraLinear and not layer.use_dora[ADAPTER] and layer.weight.device.type == "cpu":
             forward = functools.partial(_forward, SharedInputLayers(layer), layer, layer.forward)
             vars(layer)["forward"] = forward

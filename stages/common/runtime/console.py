@@ -1,4 +1,4 @@
-"""What a stage prints while it works: warnings, and progress on a terminal and in a log."""
+"""Warnings and progress bars of a stage, on a terminal and in a log."""
 
 import os
 import reprlib
@@ -8,12 +8,13 @@ from typing import Any
 
 from tqdm import tqdm
 
-COLUMNS = "STAGE_COLUMNS"  # Environment variable: a process above draws the bar, this many columns wide.
-LOG_INTERVAL_SECONDS = 30  # between two lines of progress in a log
+# Environment variable with the width of the progress bar in columns. A parent process sets it if it draws the bar.
+COLUMNS = "STAGE_COLUMNS"
+LOG_INTERVAL_SECONDS = 30  # Time between two lines of progress in a log.
 
 
 def warn(message: str) -> None:
-    """Print one line to the user; the stage goes on."""
+    """Print a warning of one line."""
     print(f"warning: {message}", file=sys.stderr)
 
 
@@ -26,21 +27,21 @@ class _ShortRepr(reprlib.Repr):
 
 
 _short_repr = _ShortRepr()
-_short_repr.maxlevel, _short_repr.maxstring = 2, 80  # A few lines of YAML, with anchors, can mean a billion values.
+_short_repr.maxlevel, _short_repr.maxstring = 2, 80  # A few lines of YAML with anchors can stand for a billion values.
 
 
 def short_repr(value: object) -> str:
-    """`repr` of a value that a user wrote, cut off to some 80 characters."""
+    """Return the `repr` of a value that a user wrote, shortened to about 80 characters."""
     return _short_repr.repr(value)
 
 
 def format_duration(seconds: float) -> str:
-    """`1:05` or `2:03:05`."""
+    """Format a duration as `1:05` or `2:03:05`."""
     return tqdm.format_interval(seconds)
 
 
 class ProgressBar(tqdm):
-    """tqdm's bar on a terminal; anywhere else a line every half minute, since a log cannot be overwritten."""
+    """A progress bar on a terminal, or a line every half minute in a log, which cannot be overwritten."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         columns = int(os.environ.get(COLUMNS, 0))
@@ -52,7 +53,7 @@ class ProgressBar(tqdm):
         super().__init__(*args, **{"dynamic_ncols": not self._in_log, "leave": False, **options})
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
-        """Draw the bar, or print it as a line of a log once there is something to tell."""
+        """Draw the bar, or print it as a line of a log if there is progress."""
         if not self._in_log:
             super().display(msg, pos)
         elif msg is None and self.n > self.initial and time.time() - self.last_print_t >= self.mininterval:

@@ -1,4 +1,4 @@
-"""Faults that end a stage, and how they are reported: in one line, with a status that is not 0."""
+"""Errors that end a stage, and how they are reported: in one line, with an exit status other than 0."""
 
 import functools
 import sys
@@ -10,27 +10,27 @@ from stages.common.runtime.process import set_up_process
 
 
 class UserError(Exception):
-    """A fault that the user can mend; its text names the file, key or value and what to do."""
+    """An error that the user can correct. Its text names the file, key or value, and says what to do."""
 
 
 class TrainingInterrupted(BaseException):
-    """A signal ended a training. A BaseException, so that no `except Exception` takes it for a fault.
+    """A signal ended a training. It is a BaseException, so that no `except Exception` catches it.
 
     Args:
-        signal_number: of the signal.
-        message: for the user; empty in all processes but one.
+        signal_number: Number of the signal.
+        message: Message for the user. It is empty in all processes but one.
     """
 
     def __init__(self, signal_number: int, message: str) -> None:
         super().__init__(message)
-        self.exit_status = 128 + signal_number  # as shells do
+        self.exit_status = 128 + signal_number  # This is the convention of shells.
 
 
 def report_user_errors(main: Callable[[], None]) -> Callable[[], None]:
-    """Decorate a `main`: set up the process, and turn an error of the user or the disk into one line and status 1.
+    """Decorate a `main` so that it sets up the process and reports an error of the user or the disk in one line.
 
-    A stage whose inputs or parameters changed while it ran ends with such an error too, see `inputs`.
-    Ctrl-C exits with 130, and a training that a signal stopped with 128 + its number, as shells do.
+    The exit status of such an error is 1. A stage whose inputs or parameters change while it runs ends with such an
+    error too, see the module `inputs`. Ctrl-C exits with 130, and a training that a signal stops with 128 + its number.
     """
 
     @functools.wraps(main)

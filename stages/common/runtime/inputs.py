@@ -1,7 +1,7 @@
-"""What a stage reads is what DVC records: nothing of it may change while the stage runs.
+"""Check that no input of a stage changes while the stage runs, so that DVC records what the stage has read.
 
-DVC hashes the dependencies of a stage and reads its parameters after the stage has run. Without this check an edit of
-params.yaml or of a corpus during a stage would be recorded, in dvc.lock and in DVC's run cache, as what was used.
+DVC hashes the dependencies of a stage and reads its parameters after the stage has run. If params.yaml or a corpus were
+edited during the stage, dvc.lock and DVC's run cache would record the edited version as its input.
 """
 
 import hashlib
@@ -23,14 +23,14 @@ DVC_YAML = Path("dvc.yaml")
 
 
 class InputChangedError(Exception):
-    """Something that the stage reads was changed while it ran; the text names it."""
+    """An input of the stage changed while it ran. The text names the input."""
 
 
 def _read_params() -> Any:
     try:
         return yaml.safe_load(PARAMS.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError, yaml.YAMLError):
-        return None  # `load_params` says what is wrong.
+        return None  # `load_params` reports the error.
 
 
 def _get(values: Any, key: str) -> Any:
@@ -40,7 +40,7 @@ def _get(values: Any, key: str) -> Any:
 
 
 def _flatten(values: Any, key: str) -> Iterator[tuple[str, Any]]:
-    """Yield each value of a section with its dotted key."""
+    """Yield the dotted key and the value of each parameter of a section."""
     if isinstance(values, Mapping) and values:
         for name, value in values.items():
             yield from _flatten(value, f"{key}.{name}" if key else str(name))
@@ -49,7 +49,7 @@ def _flatten(values: Any, key: str) -> Iterator[tuple[str, Any]]:
 
 
 def _names(entries: Iterable[Any]) -> list[str]:
-    """The paths or keys of a list in dvc.yaml, some of which have options."""
+    """Return the paths or keys of a list in dvc.yaml, without their options."""
     return [next(iter(entry)) if isinstance(entry, dict) else entry for entry in entries]
 
 
@@ -58,12 +58,16 @@ def _list_files(path: Path) -> Iterator[Path]:
         yield path
     for folder, folders, files in os.walk(path):
         folders[:] = [name for name in folders if name[0] != "." and name != "__pycache__"]
-        # Excel's lock files, which come and go, are called ~$NAME.xlsx.
+        # Excel creates and deletes lock files called ~$NAME.xlsx.
         yield from (Path(folder, name) for name in files if not name.startswith((".", "~$")))
 
 
 def _state(path: Path) -> object:
-    """Of code the hash, since editors and git write it again as it was; of data size and time of the last change."""
+    """Return what identifies the content of a file.
+
+    This is the hash of code, since editors and git may write a file again without changes, and size and modification
+    time of data, whose hash would take long.
+    """
     try:
         if path.suffix == ".py":
             return hashlib.sha256(path.read_bytes()).digest()
@@ -74,15 +78,15 @@ def _state(path: Path) -> object:
 
 
 def _is_deleted_by_dvc(out: Any) -> bool:
-    """Whether DVC deletes an output before it runs the stage."""
+    """Tell whether DVC deletes an output before it runs the stage."""
     return not (isinstance(out, dict) and any(options.get("persist") for options in out.values()))
 
 
 class StageInputs:
-    """The dependencies and parameters that dvc.yaml lists for a stage, as they are now.
+    """The current dependencies and parameters of a stage, as dvc.yaml lists them.
 
     Args:
-        name: The stage. A stage that runs once for each cell of a matrix has the cell on its command line.
+        name: Name of the stage. If it has a matrix, the options of the command line are the values of the cell.
     """
 
     def __init__(self, name: str) -> None:
@@ -98,7 +102,7 @@ class StageInputs:
         self._states = self._read_states()
 
     def _resolve(self, path: str) -> Path:
-        """Put the values of parameters and of the cell into a path of dvc.yaml."""
+        """Replace the variables in a path of dvc.yaml by the values of parameters and of the cell."""
         values = {**(self._params if isinstance(self._params, dict) else {}), "item": self._item}
         return Path(re.sub(r"\$\{([^}]+)\}", lambda found: str(_get(values, found[1])), path))
 
@@ -108,7 +112,7 @@ class StageInputs:
     def _find_change(self) -> str | None:
         now = _read_params()
         for key in self._keys:
-            part = "" if key == PARAMS.name else key  # A stage may depend on all of params.yaml.
+            part = "" if key == PARAMS.name else key  # A stage can depend on all of params.yaml.
             before, after = (dict(_flatten(_get(each, part) if part else each, part)) for each in (self._params, now))
             for name in {**before, **after}:
                 if before.get(name) != after.get(name):
@@ -119,10 +123,10 @@ class StageInputs:
         return f"{changed[0]}: changed" if changed else None
 
     def check(self) -> None:
-        """Check that everything is as it was.
+        """Check that no input has changed.
 
         Raises:
-            InputChangedError: It is not. The outputs, which DVC must not record, have been deleted.
+            InputChangedError: An input has changed. The outputs have been deleted, so that DVC cannot record them.
         """
         if change := self._find_change():
             for out in self._outs:
@@ -134,18 +138,18 @@ _inputs: StageInputs | None = None
 
 
 def watch_inputs(name: str) -> None:
-    """Remember what a stage is about to read, for `check_inputs`; without DVC nothing is recorded, nor checked."""
+    """Remember the inputs of a stage for `check_inputs`. Without DVC nothing is recorded, so nothing is checked."""
     global _inputs
-    # Of several processes of a launcher, one checks.
+    # If a launcher starts several processes, one of them checks.
     is_stage = "DVC_STAGE" in os.environ and os.environ.get("RANK", "0") == "0" and DVC_YAML.is_file()
     _inputs = StageInputs(name) if is_stage else None
 
 
 def check_inputs() -> None:
-    """Check that nothing that the stage reads has changed since it began.
+    """Check that no input of the stage has changed since it began.
 
     Raises:
-        InputChangedError: Something has changed. The stage's outputs are deleted.
+        InputChangedError: An input has changed. The outputs of the stage have been deleted.
     """
     if _inputs:
         _inputs.check()

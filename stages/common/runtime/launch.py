@@ -1,4 +1,4 @@
-"""The command line of a training stage, and how its processes are started."""
+"""Parse the command line of a training stage, and start its processes."""
 
 import argparse
 import os
@@ -10,11 +10,11 @@ from stages.common.runtime.exceptions import UserError
 from stages.common.runtime.inputs import check_inputs
 from stages.common.runtime.parallel import SUPERVISED, end_with_supervisor, train_side_by_side
 
-LAUNCHED = "STAGE_LAUNCHED"  # environment variable: the launcher has started this process
+LAUNCHED = "STAGE_LAUNCHED"  # Environment variable that is set if `run.launcher` has started this process.
 
 
 def parse_fold(description: str | None) -> int:
-    """Read `--fold` from the command line of a stage that runs once for each fold."""
+    """Read `--fold` from the command line of a stage that runs once per fold."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--fold", type=int, required=True, help="one of run.folds")
     return parser.parse_args().fold
@@ -24,21 +24,27 @@ def parse_run(description: str | None) -> tuple[int, float]:
     """Read `--fold` and `--learning-rate` from the command line of a training stage."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--fold", type=int, required=True, help="one of run.folds")
-    # DVC, which quotes for the shell only what it writes from ${item}, writes an underscore.
+    # DVC writes this option with an underscore if the command of the stage contains ${item}, whose values it quotes.
     parser.add_argument("--learning-rate", "--learning_rate", type=float, required=True, help="one of learning_rates")
     arguments = parser.parse_args()
     return arguments.fold, arguments.learning_rate
 
 
 def start_processes(launcher: str, parallel: int | Literal["auto"], module: str) -> None:
-    """Train in other processes, unless this process is one of them: then return at once.
+    """Start the processes that train, or return at once if this process is to train.
 
-    A launcher of several processes replaces this one by `launcher -m module` with the same arguments. It gets a list of
-    arguments: no shell reads what stands in params.yaml. Under DVC and without such a launcher, runs are trained side
-    by side; then this process waits for them and exits. Without DVC it trains its run itself.
+    A launcher other than python replaces this process by `launcher -m module` with the same arguments, without a shell,
+    since params.yaml may contain any text. If DVC has started this process and the launcher is python, this function
+    trains all missing runs in processes of their own, side by side, and exits when they have ended. Without DVC, this
+    process trains its own run.
+
+    Args:
+        launcher: The parameter `run.launcher`.
+        parallel: The parameter `run.parallel`.
+        module: Name of the module of the stage.
 
     Raises:
-        UserError: there is no such program.
+        UserError: The launcher cannot be started.
     """
     arguments = ["-m", module, *sys.argv[1:]]
     if SUPERVISED in os.environ:
@@ -54,5 +60,5 @@ def start_processes(launcher: str, parallel: int | Literal["auto"], module: str)
     elif cell := os.environ.get("DVC_STAGE", "").rpartition(":")[2]:
         status = train_side_by_side(cell, arguments, parallel)
         if not status:
-            check_inputs()  # The own run may have ended long before the others.
+            check_inputs()  # Inputs may have changed while the other runs were trained.
         sys.exit(status)

@@ -1,6 +1,7 @@
-"""params.yaml: typed, and checked as a whole before any stage does any work.
+"""The schema of params.yaml, which is checked as a whole before a stage does any work.
 
-The descriptions of the fields are the comments of params.yaml and the table in stages/README.md; a test compares them.
+The descriptions of the fields are also the comments of params.yaml and the table in stages/README.md. Run
+`python -m tests.support.parameter_table` to copy them there.
 """
 
 import re
@@ -26,7 +27,7 @@ from stages.common.runtime.paths import PARAMS
 
 
 def _parse_exponent(value: Any) -> Any:
-    # DVC writes 3e-5 as 3e-05, which YAML 1.1, and so PyYAML, reads as a string: it has no dot.
+    # DVC writes 3e-5 as 3e-05. PyYAML, which implements YAML 1.1, reads this as a string because it has no dot.
     if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
         return float(value)
     return value
@@ -34,11 +35,12 @@ def _parse_exponent(value: Any) -> Any:
 
 def _check_character_class(value: str) -> str:
     try:
-        if not re.fullmatch(r"(\\.|&(?!&)|[^\\\[\]&])*", value, re.DOTALL):  # && means something to other libraries
+        # Other libraries of regular expressions read && as an intersection.
+        if not re.fullmatch(r"(\\.|&(?!&)|[^\\\[\]&])*", value, re.DOTALL):
             raise re.error("write [ and ] as \\[ and \\], and & once")
         re.compile(f"[^{value}]" if value else "")
     except re.error as error:
-        raise ValueError(f"not the inside of a regular expression's [...]: {error}") from error
+        raise ValueError(f"cannot stand between [ and ] in a regular expression: {error}") from error
     return value
 
 
@@ -49,7 +51,7 @@ def _check_distinct(values: list[Any]) -> list[Any]:
 
 
 def _parse_yaml(value: Any) -> Any:
-    # `dvc exp run -S` cannot replace a mapping, nor write a Korean key; it can set a text that holds one.
+    # `dvc exp run -S` can neither replace a mapping nor write a Korean key, but it can set a string that contains one.
     try:
         return yaml.safe_load(value) if isinstance(value, str) else value
     except (ValueError, RecursionError, yaml.YAMLError) as error:
@@ -70,7 +72,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 LearningRates = Annotated[list[PositiveFraction], Field(min_length=1), AfterValidator(_check_distinct)]
 NonEmptyString = Annotated[str, Field(min_length=1)]
 ClassName = Annotated[str, Field(pattern=r"^[^\x00-\x1f|]{1,50}$")]
-LabelValue = Annotated[str, Field(pattern=r"\S")] | bool | int | Float  # an empty cell stands for no class
+LabelValue = Annotated[str, Field(pattern=r"\S")] | bool | int | Float  # An empty cell stands for no class.
 LabelValues = Annotated[list[LabelValue], Field(min_length=1)]
 Labels = Annotated[
     dict[ClassName, LabelValues],
@@ -85,7 +87,7 @@ def _described(text: str) -> Any:
 
 
 class Section(BaseModel):
-    """A section of params.yaml: exact types, no unknown keys."""
+    """A section of params.yaml, with exact types and without unknown keys."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
@@ -197,7 +199,7 @@ class Preprocessing(Section):
     @field_validator("clean", mode="before")
     @classmethod
     def _accept_former_rule(cls, clean: Any) -> Any:
-        # Older checkpoints store whether rule 3 was on. Now it always is, so that only `true` means the same texts.
+        # Older checkpoints store whether rule 3 was on. It is always on now, so other values than `true` are errors.
         if isinstance(clean, dict) and clean.get("collapse_spaces") is True:
             return {key: value for key, value in clean.items() if key != "collapse_spaces"}
         return clean
@@ -314,7 +316,7 @@ class CompareParams(Section):
 
 
 class Params(Section):
-    """All of params.yaml."""
+    """All parameters of params.yaml."""
 
     run: RunParams
     data: DataParams
@@ -331,8 +333,8 @@ class Params(Section):
     def _check_folds(self) -> Self:
         if max(self.run.folds) >= self.split.folds:
             raise ValueError(
-                f"run.folds names fold {max(self.run.folds)}, but split.folds is {self.split.folds}, so that folds are "
-                f"numbered from 0 to {self.split.folds - 1}"
+                f"run.folds names fold {max(self.run.folds)}, but split.folds is {self.split.folds}; choose folds from "
+                f"0 to {self.split.folds - 1}"
             )
         return self
 
@@ -351,10 +353,14 @@ def _format_error(error: Any) -> str:
 
 
 def load_params(path: Path = PARAMS) -> Params:
-    """Read and check params.yaml; a UserError names all errors of the file at once."""
+    """Read and check params.yaml.
+
+    Raises:
+        UserError: The file is not valid. The message names all errors at once.
+    """
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:  # ValueError: 2024-99-99 is no date
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:  # 2024-99-99 leads to a ValueError.
         raise UserError(f"{path}: cannot be read as YAML: {error}") from error
     try:
         return Params.model_validate(values)

@@ -8,7 +8,7 @@ Item = TypeVar("Item")
 
 
 def prefetch(items: Iterable[Item]) -> Iterator[Item]:
-    """Yield the items in their order; while the caller works on one, a thread makes the next."""
+    """Yield the items in order. While the caller uses an item, a thread makes the next one."""
     iterator, end = iter(items), object()
     with ThreadPoolExecutor(1) as executor:
         future = executor.submit(next, iterator, end)

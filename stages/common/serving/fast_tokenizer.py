@@ -1,4 +1,4 @@
-"""The tokenizer of an exported model: it is given raw texts, cleans them as training did, and truncates."""
+"""The tokenizer of an exported model, which cleans raw texts as in training, tokenizes and truncates them."""
 
 from pathlib import Path
 
@@ -14,11 +14,15 @@ from stages.common.serving.text_classifier import TextClassifier
 
 
 def add_cleaning(tokenizer: Tokenizer, params: CleanParams) -> Tokenizer:
-    """Make `tokenizer` clean a text first; a UserError says that its library cannot read `params.keep`."""
+    """Make `tokenizer` clean a text before it tokenizes the text.
+
+    Raises:
+        UserError: The library of the tokenizer does not accept the regular expression of `params.keep`.
+    """
     try:
         rules = [normalizers.Replace(Regex(pattern), " ") for pattern in patterns(params)]
-    except Exception as error:  # the library raises bare Exception
-        raise UserError(f"clean.keep: {params.keep!r} cannot be put into a tokenizer.json: {error}") from error
+    except Exception as error:  # The library has no exception type of its own.
+        raise UserError(f"clean.keep: {params.keep!r} cannot be written to tokenizer.json: {error}") from error
     strip = normalizers.Replace(Regex(rf"\A[{WHITE_SPACE}]+|[{WHITE_SPACE}]+\z"), "")
     own = [tokenizer.normalizer] if tokenizer.normalizer else []
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), *rules, strip, *own])
@@ -26,10 +30,10 @@ def add_cleaning(tokenizer: Tokenizer, params: CleanParams) -> Tokenizer:
 
 
 def save_fast_tokenizer(classifier: TextClassifier, folder: Path) -> None:
-    """Write the tokenizer of an exported model, for releases 4 and 5 of transformers.
+    """Write the tokenizer of an exported model for releases 4 and 5 of transformers.
 
-    transformers itself truncates only where it is asked to, `truncation=True`, and then to `model_max_length`. Other
-    readers of tokenizer.json follow the truncation in it.
+    transformers truncates only with `truncation=True`, and then to `model_max_length`. Other libraries truncate as
+    tokenizer.json says.
     """
     cleaning = classifier.metadata.preprocessing.clean
     tokenizer = add_cleaning(classifier.tokenizer.to_fast(), cleaning)
@@ -40,9 +44,9 @@ def save_fast_tokenizer(classifier: TextClassifier, folder: Path) -> None:
         pad_token=tokenizer.id_to_token(classifier.model.config.pad_token_id),
         model_max_length=classifier.metadata.preprocessing.max_length,
         model_input_names=["input_ids", "attention_mask"],
-        # A special token that stands in a text is looked for before cleaning, where ours would be cleaned away.
+        # Otherwise special tokens in a text would be recognised before cleaning, which removes them in training.
         split_special_tokens=clean(pa.array(special, pa.string()), cleaning).to_pylist() != special,
     )
     fast.save_pretrained(folder)
-    config = folder / "tokenizer_config.json"  # release 5 writes another name of the class, unknown to release 4
+    config = folder / "tokenizer_config.json"  # Release 5 writes a class name that release 4 does not know.
     write_json(config, {**read_json(config), "tokenizer_class": "PreTrainedTokenizerFast"})

@@ -1,4 +1,4 @@
-"""A classifier as one ONNX file."""
+"""Export a classifier as one ONNX file."""
 
 import importlib.util
 import logging
@@ -15,7 +15,7 @@ PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 
 
 class ClsLogits(nn.Module):
-    """`input_ids` and `attention_mask` (texts, tokens) to logits (texts, classes) of a token classifier at token 0."""
+    """A token classifier that returns the logits (texts, classes) of token 0 only."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -26,23 +26,32 @@ class ClsLogits(nn.Module):
 
 
 def check_onnx_packages() -> None:
-    """Raise a UserError if a package that `save_onnx` needs is missing."""
+    """Check that the packages that `save_onnx` needs are installed.
+
+    Raises:
+        UserError: A package is missing.
+    """
     if missing := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
-        raise UserError(f"--format onnx needs {', '.join(missing)}: install what requirements.txt names")
+        raise UserError(f"--format onnx needs {', '.join(missing)}; run `pip install -r requirements.txt`")
 
 
 def save_onnx(model: Model, path: Path, int8: bool) -> None:
-    """Write a token classifier's logits at token 0 as ONNX, for any number of texts of any length.
+    """Write a classifier as an ONNX file, for any number of texts of any length.
+
+    The file maps `input_ids` and `attention_mask` (texts, tokens) to `logits` (texts, classes).
 
     Args:
-        int8: quantise the weights of matrix products and embeddings to 8 bits, activations while it runs.
+        model: A token classifier without adapters.
+        path: The file to write.
+        int8: Whether weights of matrix products and embeddings are quantised to 8 bits. Activations are then quantised
+            in use.
     """
     model.set_attn_implementation("eager")
     example = torch.full((2, 7), model.config.pad_token_id + 1)
     dynamic = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns that torchvision, of no use here, is missing
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # It warns that torchvision is missing, which is not used.
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of things within torch and transformers
+        warnings.simplefilter("ignore")  # The warnings are about code of torch and transformers.
         torch.onnx.export(
             ClsLogits(model).eval(),
             (example, torch.ones_like(example)),
@@ -59,6 +68,6 @@ def save_onnx(model: Model, path: Path, int8: bool) -> None:
         from onnxruntime.quantization import QuantType, quantize_dynamic
 
         float32 = onnx.load(path)
-        del float32.graph.value_info[:]  # shapes that the exporter inferred, and that quantising would contradict
-        logging.getLogger().setLevel(logging.ERROR)  # it advises to preprocess the model
+        del float32.graph.value_info[:]  # The shapes that the exporter inferred would contradict the quantised graph.
+        logging.getLogger().setLevel(logging.ERROR)  # The quantiser recommends to preprocess the model.
         quantize_dynamic(float32, path, weight_type=QuantType.QInt8)

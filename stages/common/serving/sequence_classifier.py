@@ -1,8 +1,8 @@
-"""Our classifier, a token classifier read at token 0, as the sequence classifier that stock tools expect.
+"""Convert our token classifier, whose logits are those of token 0, to the sequence classifier that other tools expect.
 
-A sequence classifier of transformers has one more layer before its head: activation(W h + b), with h the last hidden
-state of token 0. No training is needed to fill it in: each logit is computed by units of that layer that together are
-the identity, and the head adds them up.
+A sequence classifier of transformers has an additional layer before its head, activation(W h + b), where h is the last
+hidden state of token 0. Its weights need no training. Several units of that layer together compute each logit, by an
+identity such as gelu(x) - gelu(-x) = x, and the head adds them up.
 """
 
 import copy
@@ -18,34 +18,37 @@ from stages.common.modeling.types import Model
 from stages.common.runtime.console import warn
 from stages.common.runtime.exceptions import UserError
 
-TOLERANCE = 1e-5  # of a logit
-PROBE_SHAPE = (4, 16)  # random texts, in tokens, on which both models are compared
-STEPS_PER_WIDTH = 1.5  # tanh functions this close add up to a line: the error is below 1e-5 of their width
-MARGIN = 6.0  # widths beyond the largest logit, where the functions left out are constant
-MAX_WIDTH = 2.0  # wider ones would multiply the learning rate of W
-MAX_TRAINABLE_WEIGHT = 2.0  # of the head
+TOLERANCE = 1e-5  # Largest difference between the logits of both models.
+PROBE_SHAPE = (4, 16)  # Shape (texts, tokens) of the random texts on which both models are compared.
+# Density of the tanh functions that add up to a line. With this density the error is below 1e-5 of their width.
+STEPS_PER_WIDTH = 1.5
+MARGIN = 6.0  # Widths that the line extends beyond the largest logit, where further functions would be constant.
+MAX_WIDTH = 2.0  # Largest width of a tanh function. A larger one would multiply the learning rate of W.
+MAX_TRAINABLE_WEIGHT = 2.0  # Largest weight of a head that AdamW can train further.
 
 
 def _identities(units: int, bound: float) -> Iterator[torch.Tensor]:
-    """Yield slopes, shifts and weights (3, at most `units`) with sum(weights * activation(slopes * x + shifts)) = x.
+    """Yield candidates for an identity, each as slopes, shifts and weights (3, at most `units`).
 
-    Which of them holds depends on the activation; those with which the head can be trained further come first.
+    An identity is sum(weights * activation(slopes * x + shifts)) = x. The activation decides which candidate is one.
+    Candidates with which the head can be trained further come first.
 
     Args:
+        units: Number of units of the layer for each logit.
         bound: Largest absolute value of x.
     """
-    yield torch.tensor([[1.0, -1.0], [0.0, 0.0], [1.0, -1.0]])  # of GELU, ReLU and SiLU: a(x) - a(-x) = x
+    yield torch.tensor([[1.0, -1.0], [0.0, 0.0], [1.0, -1.0]])  # GELU, ReLU and SiLU satisfy a(x) - a(-x) = x.
     width = bound / max(units / (2 * STEPS_PER_WIDTH) - MARGIN, 1e-9)
-    if width < MAX_WIDTH:  # of tanh: a staircase of smooth steps
+    if width < MAX_WIDTH:  # Shifted tanh functions add up to a staircase of smooth steps, which is a line.
         steps = (torch.arange(units) - (units - 1) / 2) / STEPS_PER_WIDTH
         ones = torch.ones(units)
         yield torch.stack([ones / width, -steps, ones * width / (2 * STEPS_PER_WIDTH)])
-    # Near 0 tanh is the identity. AdamW moves such large weights too little, and what they multiply too much.
+    # Near 0 tanh is the identity. AdamW changes such large weights too little, and what they multiply too much.
     yield torch.tensor([[2.0**-16], [0.0], [2.0**16]])
 
 
 def _cls_logits(token_classifier: Model) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ids of random texts, and the logits of their token 0."""
+    """Return the token ids of random texts, and the logits of their token 0."""
     input_ids = torch.randint(
         token_classifier.config.vocab_size, PROBE_SHAPE, generator=torch.Generator().manual_seed(0)
     )
@@ -53,11 +56,15 @@ def _cls_logits(token_classifier: Model) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _head_layers(model: Model) -> tuple[str, str]:
-    """Names of the layer before the head and of the head."""
+    """Return the names of the layer before the head and of the head.
+
+    Raises:
+        ValueError: The head has another structure.
+    """
     config = model.config
     linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     heads = [name for name, module in linear.items() if module.out_features == config.num_labels]
-    # Layers of the encoder stand in a list, as `encoder.layer.0.intermediate.dense` does.
+    # Names of layers within the encoder contain a number, such as `encoder.layer.0.intermediate.dense`.
     outside = [name for name in linear if not any(part.isdigit() for part in name.split("."))]
     dense = [name for name in outside if linear[name].weight.shape == (config.hidden_size, config.hidden_size)]
     if len(heads) != 1 or len(dense) != 1:
@@ -67,15 +74,15 @@ def _head_layers(model: Model) -> tuple[str, str]:
 
 @torch.no_grad()
 def to_sequence_classifier(token_classifier: Model) -> Model:
-    """Copy a token classifier without adapters into a sequence classifier with the logits of its token 0.
+    """Copy a token classifier without adapters to a sequence classifier that has the logits of its token 0.
 
-    A warning says so if the head of the copy cannot be trained further.
+    If the head of the copy cannot be trained further, a warning says so.
 
     Raises:
-        UserError: The sequence classifier of this encoder has a head that cannot be made to give these logits.
+        UserError: The head of this encoder's sequence classifier cannot compute these logits.
     """
     config = copy.deepcopy(token_classifier.config)
-    config.classifier_dropout = 0.0  # The units of a logit are right only together.
+    config.classifier_dropout = 0.0  # Dropping one of the units that compute a logit would distort the logit.
     input_ids, expected = _cls_logits(token_classifier)
     hidden = token_classifier.base_model(input_ids=input_ids).last_hidden_state[:, 0]
     weight, bias = token_classifier.classifier.weight, token_classifier.classifier.bias
@@ -95,20 +102,26 @@ def to_sequence_classifier(token_classifier: Model) -> Model:
             head.weight[:, :used] = torch.block_diag(*[weights] * classes)
             if (model(input_ids=input_ids).logits - expected).abs().max() < TOLERANCE:
                 if weights.abs().max() > MAX_TRAINABLE_WEIGHT:
-                    warn("this head is exact but cannot be trained further; for that, export with --head token")
+                    warn(
+                        "the exported head computes the same logits but cannot be trained further; to train further, "
+                        "export with --head token"
+                    )
                 return model
     except (AttributeError, ValueError, RuntimeError):
-        pass  # an encoder without a sequence classifier, or with a head of another structure
+        pass  # The encoder has no sequence classifier, or one whose head has another structure.
     raise UserError(
-        f"the sequence classifier of {config.model_type} has a head that cannot give these logits: export with "
-        "--head token and without --adapter, a token classifier whose logits of a text are those at token 0"
+        f"the sequence classifier of {config.model_type} has a head that cannot compute the logits of this model; "
+        "export with --head token and without --adapter, which writes a token classifier"
     )
 
 
 def to_sequence_adapter(token_adapter: PeftModel) -> PeftModel:
-    """The adapter of a token classifier as one of a sequence classifier; `token_adapter` must not be used any more.
+    """Convert the adapters of a token classifier to adapters of a sequence classifier.
 
-    It also holds the head and the layer before it. Errors are those of `to_sequence_classifier`.
+    The result also has the head and the layer before it. `token_adapter` must not be used afterwards.
+
+    Raises:
+        UserError: The head of this encoder's sequence classifier cannot compute these logits.
     """
     with torch.inference_mode():
         input_ids, expected = _cls_logits(token_adapter)
@@ -131,5 +144,5 @@ def to_sequence_adapter(token_adapter: PeftModel) -> PeftModel:
     with torch.inference_mode():
         difference = (adapter.eval()(input_ids=input_ids).logits - expected).abs().max()
     if not difference < TOLERANCE:
-        raise UserError(f"--adapter: PEFT gives other logits to this {model.config.model_type}; leave out --adapter")
+        raise UserError(f"--adapter: PEFT changes the logits of this {model.config.model_type}; leave out --adapter")
     return adapter

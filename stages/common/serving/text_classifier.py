@@ -1,4 +1,4 @@
-"""A checkpoint ready for use: it cleans and tokenizes texts as training did, by what was saved with it."""
+"""Use a checkpoint: clean, tokenize and classify texts as in training, with the settings that it stores."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from stages.common.pretrained.tokenizer import Tokenizer, load_tokenizer
 from stages.common.runtime.exceptions import UserError
 from stages.common.runtime.paths import BASE_MODEL
 
-BATCH_SIZE = 64  # texts
+BATCH_SIZE = 64  # Number of texts per batch.
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class TextClassifier:
         return build_collator(self.model.to(get_device()), packing=True)
 
     def predict_proba(self, texts: Iterable[str]) -> np.ndarray:
-        """Probability of each class for each raw text, float64 (texts, classes); NaN where cleaning leaves no text."""
+        """Compute the probabilities (texts, classes) of raw texts, in float64; NaN if cleaning leaves no text."""
         preprocessing = self.metadata.preprocessing
         cleaned = clean(pa.array(texts, pa.string()), preprocessing.clean).to_pylist()
         present = np.array(list(map(bool, cleaned)), dtype=bool)
@@ -56,17 +56,21 @@ class TextClassifier:
 
 
 def load_text_classifier(folder: Path, base_model: Path | None = None) -> TextClassifier:
-    """Load the checkpoint in `folder`; adapters are put on `base_model`, by default `data/base_model`.
+    """Load a checkpoint.
+
+    Args:
+        folder: Folder of the checkpoint.
+        base_model: Folder of the base model, if the checkpoint has adapters; by default `data/base_model`.
 
     Raises:
-        UserError: a file is missing or damaged, or the base model is not the one that was trained on.
+        UserError: A file is missing or damaged, or this is not the base model on which the adapters were trained.
     """
     metadata = read_training_metadata(folder)
     if (folder / "adapter_config.json").is_file():
         base_model = base_model or BASE_MODEL
         _check_base_model(base_model, metadata.base_model, folder)
     elif base_model:
-        raise UserError(f"{folder} holds a whole model, or no adapter_config.json: leave out --base-model")
+        raise UserError(f"{folder}: this model has no adapter_config.json and needs no base model; omit --base-model")
     base_model = base_model or folder
     model = load_checkpoint(folder, metadata.labels, base_model)
     return TextClassifier(model, load_tokenizer(base_model), metadata)
@@ -76,11 +80,17 @@ def _check_base_model(folder: Path, trained_on: BaseModelSource, adapter: Path) 
     name = trained_on.name
     if not folder.is_dir():
         raise UserError(
-            f"{adapter} needs its base model {name}, but {folder} is no folder: make it with `dvc repro base_model` "
-            "or name another with --base-model"
+            f"{folder}: this folder does not exist, but {adapter} needs its base model {name}; run `dvc repro "
+            "base_model` or name the folder with --base-model"
         )
     for file, expected in trained_on.sha256.items():
         if not (folder / file).is_file():
-            raise UserError(f"{folder} has no {file}, so it is not {name}, the base model of {adapter}")
+            raise UserError(
+                f"{folder / file}: this file does not exist, so the folder is not {name}, the base model of {adapter}; "
+                "name another folder with --base-model"
+            )
         if sha256(folder / file) != expected:
-            raise UserError(f"{folder / file} is not that of {name}, the base model of {adapter}; see --base-model")
+            raise UserError(
+                f"{folder / file}: this is not the file of {name}, the base model of {adapter}; name another folder "
+                "with --base-model"
+            )
