@@ -154,8 +154,8 @@ def empty_sheet(path: Path) -> None:
         ("a.csv", lambda path: path.write_text("RawText,RawText,GeneralPolarity\n"), "has two columns 'RawText'"),
         ("a.parquet", lambda path: path.write_bytes(b"PAR1"), "a.parquet: "),
         ("a.parquet", lambda path: write_table(path, [{"RawText": 1, "GeneralPolarity": 1}]), "holds int64, not text"),
-        ("a.json", lambda path: path.write_text('[{"a": "글", "b": 1}]'), "no record .* has RawText.* a, b"),
-        ("a.json", lambda path: path.write_text('[{"RawText": "글"}]'), "no record .* has GeneralPolarity.* RawText"),
+        ("a.json", lambda path: path.write_text('[{"a": "글", "b": 1}]'), "no record .* has 'RawText'.* a, b"),
+        ("a.json", lambda path: path.write_text('[{"RawText": "글"}]'), "no record .* has 'GeneralPolarity'.* RawText"),
         ("a.pdf", lambda path: path.write_bytes(b""), "its name must end in .csv, "),
     ],
 )  # fmt: skip
