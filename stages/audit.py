@@ -40,7 +40,7 @@ def confident_classes(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarr
     it. If a row has several such classes, it belongs to the most probable one.
 
     Args:
-        probabilities: Probabilities of the classes, (rows, classes).
+        probabilities: Shape (rows, classes).
         labels: Class indices, (rows,).
 
     Returns:

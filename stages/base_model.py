@@ -25,12 +25,8 @@ TOKENIZER_FILES = ["tokenizer.json", "vocab.txt", "*.model", TOKENIZER_CONFIG, "
 def select_files(names: Collection[str], source: str) -> list[str]:
     """Select the files that the pipeline reads: the config, one set of weights and the tokenizer, but never code.
 
-    Args:
-        names: Names of all files of the model.
-        source: The parameter and its value, for messages.
-
     Raises:
-        UserError: The config or the weights are missing.
+        UserError: The config or the weights of `source` are missing.
     """
     weights = next((name for name in (WEIGHTS, PICKLED_WEIGHTS) if name in names), None)
     if weights is None and (index := next((name for name in names if name.endswith(".index.json")), None)):

@@ -64,8 +64,6 @@ def tokenize(
 
     Args:
         batches: Batches of data/filtered.arrow, each with its cleaned texts.
-        tokenizer: The tokenizer of the base model.
-        params: The section `tokenize`.
         counts: Counts that are increased: the rows ("rows"), dropped rows ("dropped_empty"), truncated rows
             ("truncated"), tokens without the special ones ("tokens") and unknown tokens ("unknown").
 
@@ -84,16 +82,8 @@ def tokenize(
         counts.update(rows=kept.num_rows, dropped_empty=batch.num_rows - kept.num_rows, truncated=encoded.num_truncated)
         counts.update(tokens=len(ids) - num_special_tokens * kept.num_rows, unknown=len(unknown))
         masks = [pa.ListArray.from_arrays(offsets, values) for values in (np.ones_like(ids), np.zeros_like(ids))]
-        columns = [
-            encoded.input_ids,
-            *masks,
-            kept["labels"],
-            kept["Index"],
-            texts,
-            kept["MainCategory"],
-            kept["is_test"],
-        ]
-        yield pa.RecordBatch.from_arrays(columns, list(FIELDS))
+        others = [kept["labels"], kept["Index"], texts, kept["MainCategory"], kept["is_test"]]
+        yield pa.RecordBatch.from_arrays([encoded.input_ids, *masks, *others], list(FIELDS))
     if not counts["rows"]:
         raise UserError(f"{FILTERED}: no text is left after cleaning; change the section `clean` of params.yaml")
     if (unk_rate := counts["unknown"] / max(1, counts["tokens"])) > params.max_unk_rate:
@@ -112,12 +102,7 @@ def find_emptied(texts: pa.StringArray, params: CleanParams) -> Iterator[str]:
 
 
 def token_statistics(lengths: np.ndarray, counts: Mapping[str, int]) -> dict[str, Any]:
-    """Return the content of metrics/tokens.json.
-
-    Args:
-        lengths: Length of each row in tokens (rows,).
-        counts: The counts of `tokenize`.
-    """
+    """Return the content of metrics/tokens.json from the lengths of rows (rows,), in tokens, and the counts."""
     length = {"mean": round(float(lengths.mean()), 2), "median": float(np.median(lengths))}
     return {
         "rows": counts["rows"],

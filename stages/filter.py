@@ -60,7 +60,6 @@ def filter_batch(batch: pa.RecordBatch, index: Mapping[str, int]) -> tuple[pa.Re
     """Return the rows of a batch whose label belongs to a class, and the counts of the batch.
 
     Args:
-        batch: Rows of data/ingested.arrow.
         index: Class index of each normalized label.
     """
     has_key, value = batch["HasPolarity"], batch["GeneralPolarity"]

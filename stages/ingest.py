@@ -107,10 +107,8 @@ def find_files(source: Path, key: str = "data.source", columns: Columns = AIHUB,
     they are reported; a link to a folder is not followed, because it could lead in circles.
 
     Args:
-        source: Path of the file or folder.
-        key: Name of the parameter that holds the path, for error messages.
+        key: Name of the parameter that holds the path, for messages.
         columns: Columns by which a .txt file is recognised as a table.
-        encoding: Encoding to assume for a text file that is valid in none.
 
     Returns:
         Paths relative to `source`, sorted.
@@ -150,8 +148,6 @@ def read_file(path: Path, columns: Columns, encoding: str, name: str) -> Iterato
     """Yield the records and errors of a file in any format: all at once for JSON, in chunks for a table.
 
     Args:
-        path: Path of the file.
-        columns: Names of the keys or columns to read.
         encoding: Encoding to assume for a text file that is valid in none.
         name: Beginning of the ids of rows, for a table without a column of ids.
     """
@@ -182,9 +178,7 @@ def read_files(
     """Yield the parts of all files in order; the last part of a file is empty and has its outcome.
 
     Args:
-        source: Path of the folder, or of a single file.
         files: Paths relative to `source`, from `find_files`.
-        columns: Names of the keys or columns to read.
         on_error: "stop" or "skip", see `data.on_error`.
         encoding: Encoding to assume for a text file that is valid in none.
         id_prefix: Beginning of the ids of rows, for tables without a column of ids.
@@ -225,13 +219,7 @@ def _to_batch(rows: Records, files: list[str], is_test: bool) -> pa.RecordBatch:
 
 
 def check_counts(counts: IngestCounts, key: str, source: Path, columns: Columns) -> None:
-    """Check that a source has records with a text and a label.
-
-    Args:
-        counts: The counts of the source.
-        key: Name of the parameter that holds the path of the source.
-        source: Path of the source.
-        columns: Names of the keys or columns that were read.
+    """Check that a source has records with a text and a label; `key` is the parameter that holds its path.
 
     Raises:
         UserError: No record has the key of the text or of the label, or no record is valid.

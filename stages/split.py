@@ -38,16 +38,10 @@ class Corpus:
 
 
 def require_texts(labels: np.ndarray, class_names: Sequence[str], needed: int, where: str) -> None:
-    """Check that each class has enough groups.
-
-    Args:
-        labels: Class index of each group (groups,).
-        class_names: Names of the classes.
-        needed: Minimum number of groups for each class.
-        where: Place of the groups, for the message.
+    """Check that each class has at least `needed` groups; `labels` (groups,) are the class indices of the groups.
 
     Raises:
-        UserError: A class has fewer groups.
+        UserError: A class has fewer groups; the message says `where`.
     """
     for name, found in zip(class_names, np.bincount(labels, minlength=len(class_names)), strict=True):
         if found < needed:
@@ -63,8 +57,6 @@ def deal_folds(labels: np.ndarray, sizes: np.ndarray, num_folds: int, generator:
     Args:
         labels: Class index of each group (groups,).
         sizes: Number of rows of each group (groups,).
-        num_folds: Number of folds.
-        generator: Source of the random order.
 
     Returns:
         Number of the fold of each group (groups,).
@@ -94,8 +86,6 @@ def divide(
     Args:
         labels: Class index of each group (groups,).
         sizes: Number of rows of each group (groups,).
-        params: The section `split`.
-        generator: Source of the random order.
 
     Returns:
         Indices of the training groups and of the validation groups.
@@ -131,11 +121,6 @@ def make_folds(corpus: Corpus, class_names: Sequence[str], params: SplitParams) 
     data.test_source, these are the test rows of every fold instead, and other rows with their texts are left out. The
     validation rows of each fold are drawn from a separate random stream; if `params.validation_size` is 0, they are the
     test rows.
-
-    Args:
-        corpus: The rows.
-        class_names: Names of the classes, for messages.
-        params: The section `split`.
 
     Raises:
         UserError: A class has too few distinct texts.

@@ -49,7 +49,7 @@ def rank(root: Path) -> int:
 
 
 def test_a_rank_that_changes_while_an_adapter_trains_is_recorded_for_no_other_adapter(repro):
-    change(repro, train__epochs=150, run__save_interval_seconds=0.5)
+    change(repro, train__epochs=60, run__save_interval_seconds=0.1)
     code, errors = repro_with_an_edit(
         repro, "train_lora@0-0.01", "data/checkpoints/lora/0-0.01/*/*.pt", lambda: change(repro, lora__r=16)
     )
@@ -69,7 +69,7 @@ def test_a_rank_that_changes_while_an_adapter_trains_is_recorded_for_no_other_ad
 
 
 def test_a_run_that_is_trained_beside_another_one_is_checked_too(repro):
-    change(repro, train__epochs=100, run__save_interval_seconds=0.5, run__parallel=2)
+    change(repro, train__epochs=60, run__save_interval_seconds=0.1, run__parallel=2)
     code, errors = repro_with_an_edit(
         repro,
         "train_full@0-0.001 train_lora@0-0.01",

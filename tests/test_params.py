@@ -1,4 +1,4 @@
-"""params.yaml: numbers as DVC writes them, and all faults in one message."""
+"""params.yaml: numbers as DVC writes them, and all errors in one message."""
 
 import re
 from pathlib import Path
@@ -36,7 +36,7 @@ def test_a_rate_is_a_number_however_it_is_written(tmp_path, written):
     assert load_params(path).full.learning_rates == [3e-5]
 
 
-def test_all_faults_are_reported_together(tmp_path):
+def test_all_errors_are_reported_together(tmp_path):
     path = changed(
         tmp_path,
         ("  r: 8\n", "  r: '8'\n  rank: 8\n"),

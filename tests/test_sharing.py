@@ -76,7 +76,7 @@ def test_a_pulled_clone_trains_nothing(colleague):
 
 
 def test_an_experiment_is_pushed_and_pulled(shared, colleague):
-    dvc("exp", "run", "-n", "rank", "-S", "lora.r=2", cwd=shared)
+    dvc("exp", "run", "-n", "rank", "-S", "lora.r=2", "select", cwd=shared)
     dvc("exp", "push", "origin", "rank", cwd=shared)
     dvc("exp", "pull", "origin", "rank", cwd=colleague)
     dvc("exp", "apply", "rank", cwd=colleague)

@@ -33,12 +33,9 @@ class Fold:
         return np.array_equal(self.validation, self.test)
 
     def exclude(self, excluded: np.ndarray) -> "Fold":
-        """Remove excluded rows from training and validation.
+        """Remove the rows marked in `excluded` (rows,), a boolean array, from training and validation.
 
         The test rows stay, so that scores remain comparable and excluding difficult rows cannot raise a score.
-
-        Args:
-            excluded: Whether each row of the table is excluded, a boolean array (rows,).
         """
         validation = self.validation if self.selects_on_test_rows else self.validation[~excluded[self.validation]]
         return Fold(self.train[~excluded[self.train]], validation, self.test)
@@ -62,12 +59,8 @@ class FoldCounts(BaseModel):
     def of(cls, fold: Fold, labels: np.ndarray, class_names: Sequence[str]) -> "FoldCounts":
         """Count the rows of a fold; `labels` (rows,) are the class indices of all rows of the table."""
         counts = {part: np.bincount(labels[getattr(fold, part)], minlength=len(class_names)) for part in PARTS}
-        return cls.model_validate(
-            {
-                part: {"rows": int(of_class.sum()), "classes": dict(zip(class_names, of_class.tolist(), strict=True))}
-                for part, of_class in counts.items()
-            }
-        )
+        by_class = {part: dict(zip(class_names, rows.tolist(), strict=True)) for part, rows in counts.items()}
+        return cls(**{part: PartCounts(rows=sum(rows.values()), classes=rows) for part, rows in by_class.items()})
 
 
 class SplitMetrics(BaseModel):

@@ -39,10 +39,6 @@ def detect_format(file: BinaryIO, preferred: str = "utf-8") -> TextFormat:
     A byte order mark decides. Without one, the preferred encoding and then the other one are tried. If neither decodes
     the whole file, the preferred one is returned. Lines end with a carriage return only if the beginning of the file
     has no line feed.
-
-    Args:
-        file: The file, opened in binary mode.
-        preferred: A key of ENCODINGS.
     """
     file.seek(0)
     beginning = file.read(BLOCK_BYTES)

@@ -583,9 +583,6 @@ def read_chunks(
     """Yield the chunks of an open table and the errors of single rows, in order.
 
     Args:
-        path: The path of the file.
-        file: The file, opened in binary mode.
-        wanted: The columns to read.
         encoding: Encoding to assume for a text file that is valid in none.
         suffix: Suffix of the format, if it is not the suffix of `path`.
 

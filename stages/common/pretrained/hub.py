@@ -38,14 +38,10 @@ def _report_hub_errors(hub_id: str) -> Iterator[None]:
 
 
 def list_files(hub_id: str, revision: str) -> list[str]:
-    """List the names of the files at the top level of a model.
-
-    Args:
-        hub_id: Id of the model.
-        revision: Full hash of a commit of the model.
+    """List the names of the files at the top level of a model at a commit.
 
     Raises:
-        UserError: There is no such model or commit, or the hub does not answer.
+        UserError: There is no such model, `revision` is not the full hash of a commit, or the hub does not answer.
     """
     api, name = HfApi(), revision or "main"
     with _report_hub_errors(hub_id):
