@@ -1,4 +1,4 @@
-"""dvc.yaml against the real imports, params.yaml and the files of the project."""
+"""dvc.yaml agrees with the imports, with params.yaml and with the files of the project."""
 
 import ast
 import json
@@ -32,7 +32,7 @@ def module_of(path: Path) -> str:
 
 
 def imports(path: Path) -> set[str]:
-    """The modules of ours that a script imports, anywhere in its code."""
+    """Return our modules that a script imports, anywhere in its code."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         names = []
@@ -51,7 +51,7 @@ def room(module: str) -> str:
 
 
 def all_imports(path: Path, through: Callable[[str], bool] = lambda module: True) -> set[str]:
-    """The modules of ours that a script imports, directly or through modules for which `through` holds."""
+    """Return our modules that a script imports, directly or through modules for which `through` returns true."""
     seen: set[str] = set()
     pending = imports(path)
     while pending:
@@ -66,7 +66,7 @@ def rooms(modules: set[str]) -> set[str]:
 
 
 def accessed(path: Path) -> set[str]:
-    """Parameters that a script reads: `params.section.key`, and whole sections that it passes on."""
+    """Return the parameters that a script reads: `params.section.key`, and whole sections that it passes on."""
     nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
     inner = {id(node.value) for node in nodes if isinstance(node, ast.Attribute)}
     found = set()
@@ -99,7 +99,7 @@ def test_a_stage_depends_on_its_script_and_on_the_rooms_that_shape_its_bytes(nam
 
 
 def test_what_shapes_no_bytes_writes_no_artifact():
-    """DVC does not see the runtime room, so that nothing in it may write what a stage puts out."""
+    """No stage depends on the runtime room, so no module of it may write an output of a stage."""
     modules = sorted((ROOT / COMMON / RUNTIME).glob("*.py"))
     writers = [
         path.stem for path in modules if re.search(r"\.write_(text|bytes)|open\([^)]*[\"'][wax]", path.read_text())
@@ -111,7 +111,7 @@ def test_what_shapes_no_bytes_writes_no_artifact():
 
 @pytest.mark.parametrize("name", STAGES)
 def test_the_command_of_a_stage_is_its_script(name):
-    """DVC quotes what it writes for ${item}, and nothing else, so no other value of params.yaml may reach the shell."""
+    """DVC quotes only the values of ${item}, so no other value of params.yaml may reach the shell."""
     assert STAGES[name]["cmd"] == f"python -m stages.{name}{' ${item}' if 'matrix' in STAGES[name] else ''}"
 
 
@@ -180,7 +180,7 @@ def test_no_room_imports_a_stage():
 
 @pytest.mark.parametrize("name", sorted(TOOLS - {"plan"}))
 def test_a_tool_does_not_read_params_yaml(name):
-    """A model is used as it was trained, whatever params.yaml holds by now."""
+    """A model is used as it was trained, even if params.yaml has changed since."""
     scripts = [ROOT / f"stages/{name}.py", *(ROOT / module for module in all_imports(ROOT / f"stages/{name}.py"))]
     calls = [node for path in scripts for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))]
     assert not [call for call in calls if isinstance(call, ast.Call) and ast.unparse(call.func) == "load_params"]
@@ -188,7 +188,7 @@ def test_a_tool_does_not_read_params_yaml(name):
 
 @pytest.mark.parametrize("name", ["train_full", "train_lora"])
 def test_training_has_cached_outs_alone(name):
-    """One out without a cache would turn the run cache off."""
+    """A single output without cache would turn DVC's run cache off."""
     assert all(isinstance(out, str) for out in STAGES[name]["outs"])
     assert "metrics" not in STAGES[name]
 

@@ -1,4 +1,4 @@
-"""The demo: what it explains, whom it answers, and what a real browser makes of its page."""
+"""The demo: its explanations, the requests that it answers, and its page in a real browser."""
 
 import http.client
 import json
@@ -76,7 +76,7 @@ def test_the_nearest_texts_share_the_most_with_the_text():
 
 
 def explain(text: str) -> dict:
-    """An answer in which every text is markup."""
+    """Return an answer in which every text is HTML markup."""
     prediction = {"label": MARKUP, "probabilities": [0.2, 0.3, 0.5]}
     prediction["attributions"] = [{"word": word, "attribution": 0.1} for word in text.split()]
     nearest = [{"text": MARKUP, "label": MARKUP, "similarity": 0.5}]
@@ -92,7 +92,7 @@ def server() -> Iterator[DemoServer]:
 
 
 def request(server: DemoServer, method: str, path: str, body: str = "", **headers: str) -> tuple[int, str]:
-    """Status and body of an answer; headers have _ in place of -."""
+    """Send a request, and return status and body of the answer. Names of headers have _ instead of -."""
     connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=300)
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     connection.request(method, path, body.encode(), {"Content-Type": "application/json", **named})

@@ -1,4 +1,4 @@
-"""The vectorized metrics, and their bootstrap, against scikit-learn, SciPy and statsmodels."""
+"""The vectorised metrics and their bootstrap agree with scikit-learn, SciPy and statsmodels."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ def labels() -> np.ndarray:
 
 @pytest.fixture
 def pair(labels) -> dict[str, np.ndarray]:
-    """Logits (rows, 3) of two classifiers, of which the first is better."""
+    """Draw logits (rows, 3) of two classifiers, of which the first is better."""
     return {"a": labelled_logits(labels, 1.2, seed=1), "b": labelled_logits(labels, 0.9, seed=2)}
 
 

@@ -1,4 +1,4 @@
-"""Batches without padding give the logits, losses and gradients of padded ones, and no example sees another."""
+"""Batches without padding give the logits, losses and gradients of padded ones, and keep examples apart."""
 
 import numpy as np
 import pyarrow as pa

@@ -1,4 +1,4 @@
-"""What `stages.plan` says of a model's cost before anything has run, and the refusal of a disk that is too small."""
+"""`stages.plan` estimates costs before any stage has run, and training refuses a disk that is too small."""
 
 import json
 import re
@@ -26,7 +26,7 @@ KOBERT = {"num_hidden_layers": 12, "hidden_size": 768, "num_attention_heads": 12
 
 @pytest.fixture(scope="module")
 def kobert(tmp_path_factory) -> Path:
-    """A folder with a config.json of KoBERT's sizes and no weights."""
+    """Make a folder with a config.json that has the sizes of KoBERT, and without weights."""
     folder = tmp_path_factory.mktemp("kobert")
     config = json.loads((MINI / "config.json").read_text(encoding="utf-8")) | KOBERT
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
@@ -70,7 +70,7 @@ def test_the_parameters_of_kobert_are_those_that_are_known(kobert):
 
 
 def plan(folder: Path, base_model: dict[str, str], **variables: str) -> tuple[str, str]:
-    """Standard output and error of the command in `folder`, where nothing else has run."""
+    """Run the command in `folder`, where nothing else has run, and return standard output and error."""
     params = yaml.safe_load(SHIPPED_TEXT)
     params["base_model"] |= base_model
     (folder / "params.yaml").write_text(yaml.safe_dump(params, allow_unicode=True), encoding="utf-8")

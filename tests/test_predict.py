@@ -1,4 +1,4 @@
-"""Predictions from a trained model: on texts, and on tables of every format."""
+"""Predictions of a trained model on texts, and on tables of every format."""
 
 import json
 import os
@@ -122,7 +122,7 @@ CLOSED, KOREAN = ("", ">&- 2>&- <&-"), ("PYTHONIOENCODING=euc-kr", "")
     ],
 )
 def test_standard_streams_may_be_closed_or_of_another_encoding(trained_project, tmp_path, command, streams):
-    """As those of cron, and of a terminal in a Korean locale."""
+    """cron closes standard streams, and a terminal in a Korean locale has another encoding."""
     shutil.copytree(trained_project, tmp_path / "project")
     (tmp_path / "in.csv").write_text("text\n뷁 최고 😊\n", encoding="utf-8")
     variables, redirections = streams
@@ -287,7 +287,7 @@ def test_a_text_that_is_not_utf8_is_refused(tool):
 
 @pytest.fixture
 def models(trained_project, tmp_path) -> Path:
-    """Copies of `lora`, `full` and their base model `base`, for a test to damage."""
+    """Copy `lora`, `full` and their base model, so that a test may damage them."""
     for name in ("models/lora", "models/full", "base_model"):
         shutil.copytree(trained_project / "data" / name, tmp_path / name.rpartition("/")[2])
     return tmp_path
@@ -349,7 +349,7 @@ def test_a_damaged_model_is_refused_in_one_line(tool, models, monkeypatch, name)
 
 
 def test_memory_does_not_grow_with_the_file(trained_project, tmp_path):
-    """Peak memory for 16 chunks and for 1: a file held as a whole would add its 80 MB and more."""
+    """This compares the peak memory for 16 chunks and for 1. A file in memory would add at least its 80 MB."""
     peak = "resource.getrusage(resource.RUSAGE_SELF).ru_maxrss"  # KiB
     code = f"import resource; from stages.predict import main; main(); print({peak})"
     source, target = tmp_path / "in.csv", tmp_path / "out.csv"

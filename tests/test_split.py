@@ -1,4 +1,4 @@
-"""Sizes, strata and leaks of the folds."""
+"""The folds have the right sizes and class shares, and no leaks."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +20,7 @@ from tests.support.corpus import LABELS
 def folds_of(
     labels: np.ndarray, groups: np.ndarray | None = None, is_test: np.ndarray | None = None, **changed: float
 ) -> list[Fold]:
-    """Folds of rows that are all distinct unless `groups` says otherwise."""
+    """Split rows that are all different unless `groups` says otherwise."""
     values = {"folds": 5, "validation_size": 0.1, "train_fraction": 1.0, "seed": 42, **changed}
     groups = np.arange(len(labels)) if groups is None else groups
     is_test = np.zeros(len(labels), bool) if is_test is None else is_test
@@ -196,7 +196,7 @@ def test_a_line_break_does_not_shift_keys():
 
 @pytest.fixture
 def tokenized(stage) -> None:
-    """100 rows, of which the last 10 repeat the first one's text."""
+    """Make 100 rows, of which the last 10 repeat the text of the first one."""
     texts = [f"글 {number}" for number in range(90)] + ["글 0"] * 10
     labels = [number % 3 for number in range(90)] + [0] * 10
     ids = [[2, number, 3] for number in range(100)]
