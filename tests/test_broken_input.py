@@ -198,7 +198,7 @@ def test_an_error_stops_the_stage_exactly_where_one_is_counted(stage, neighbours
     (neighbours / "b.json").write_bytes(data)
     try:
         _, errors = parse_records(to_utf8(data), AIHUB)
-    except UnicodeDecodeError as error:  # of UTF-16
+    except UnicodeDecodeError as error:  # UTF-16 raises this error.
         errors = [error]
     try:
         stage("ingest", data__source=str(neighbours), data__on_error="stop")

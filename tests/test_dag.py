@@ -73,7 +73,7 @@ def accessed(path: Path) -> set[str]:
     for node in nodes:
         parts: list[str] = []
         if id(node) in inner:
-            continue  # the beginning of a longer path
+            continue  # This is the beginning of a longer path.
         while isinstance(node, ast.Attribute):
             parts.insert(0, node.attr)
             node = node.value
@@ -104,7 +104,7 @@ def test_what_shapes_no_bytes_writes_no_artifact():
     writers = [
         path.stem for path in modules if re.search(r"\.write_(text|bytes)|open\([^)]*[\"'][wax]", path.read_text())
     ]
-    assert writers == ["timings"]  # data/timings is tracked by nobody
+    assert writers == ["timings"]  # Neither git nor DVC tracks data/timings.
     outs = [path for stage in STAGES.values() for path in paths(stage.get("outs", []) + stage.get("metrics", []))]
     assert not [path for path in outs if path.startswith(TIMINGS.as_posix())]
 
@@ -119,7 +119,7 @@ def test_the_command_of_a_stage_is_its_script(name):
 def test_a_stage_lists_the_parameters_that_it_reads(name):
     listed = set(paths(STAGES[name].get("params", [])))
     if listed == {"params.yaml"}:
-        return  # all of them
+        return  # The stage depends on all parameters.
     read = accessed(ROOT / f"stages/{name}.py")
     if name.startswith("train_"):
         # The learning rate of a cell is in its command, so that another one trains nothing again.
@@ -152,7 +152,7 @@ def test_every_artifact_is_made_by_a_stage():
     assert {artifact["path"] for artifact in DAG["artifacts"].values()} <= made
     for plot in DAG["plots"]:
         if isinstance(plot, str):
-            assert plot in made  # a picture
+            assert plot in made  # This plot is a picture.
             continue
         ((path, properties),) = plot.items()
         assert set(properties["y"] if isinstance(properties["y"], dict) else [path]) <= made

@@ -143,7 +143,7 @@ def test_port_80_is_left_out_of_host_and_origin(origin):
 def test_a_client_that_leaves_is_no_error(server, capfd):
     for _ in range(20):
         with socket.create_connection(("127.0.0.1", server.server_port)) as connection:
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # reset, not closed
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # Reset the connection.
             connection.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n")
     assert request(server, "GET", "/")[0] == 200
     time.sleep(0.1)
@@ -162,7 +162,7 @@ def test_a_request_that_holds_no_text_is_refused(server, body):
 def test_a_browser_shows_markup_as_text_and_asks_nobody_else(server, tmp_path):
     page = visit(f"{server.url}/#text={quote(f'최고 {MARKUP}')}", tmp_path)
     assert "<img" not in page.dom
-    assert page.dom.count("&lt;img src=x") >= 5  # label, model, word, and the nearest review with its label
+    assert page.dom.count("&lt;img src=x") >= 5  # In label, model, word, and nearest review and label.
     assert "<title>Full fine-tuning and LoRA</title>" in page.dom
     assert page.console == []
     assert {url.partition("#")[0] for url in page.requests} <= {f"{server.url}/", f"{server.url}/explain"}

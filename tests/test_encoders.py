@@ -33,7 +33,7 @@ def wordpiece(tokens: list[str], pad: str) -> Tokenizer:
     tokenizer.train_from_iterator(TEXTS, trainers.WordPieceTrainer(vocab_size=200, special_tokens=tokens))
     pair = [(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
     tokenizer.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", special_tokens=pair)
-    tokenizer.enable_padding(pad_token=pad, pad_id=tokenizer.token_to_id(pad))  # as many files have it set
+    tokenizer.enable_padding(pad_token=pad, pad_id=tokenizer.token_to_id(pad))  # Many files set this.
     tokenizer.enable_truncation(8)
     return tokenizer
 
@@ -188,5 +188,5 @@ def test_positions_are_counted_as_the_installed_transformers_does():
         if "def create_position_ids_from_input_ids" in text and "ForTokenClassification(" in text:
             config = path.with_name(path.name.replace("modeling_", "configuration_")).read_text(encoding="utf-8")
             found |= set(re.findall(r'^    model_type = "(.*)"$', config, re.MULTILINE))
-    assert found - POSITIONS_AFTER_PADDING == {"esm", "layoutlmv3", "lilt", "markuplm"}  # of proteins and of pages
+    assert found - POSITIONS_AFTER_PADDING == {"esm", "layoutlmv3", "lilt", "markuplm"}  # Not for plain texts.
     assert found >= POSITIONS_AFTER_PADDING

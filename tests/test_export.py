@@ -23,7 +23,7 @@ from tests.support.corpus import LABELS, SHIPPED, records
 from tests.support.project import ROOT, encode
 
 RAW_TEXTS = [f"<b>{row['RawText']}</b>\n😊 …#" for row in records()]
-LONG_TEXT = "최고 " * 100  # more than the 64 tokens of `trained_project`
+LONG_TEXT = "최고 " * 100  # This has more than the 64 tokens of `trained_project`.
 METHODS = ["full", "lora"]
 
 

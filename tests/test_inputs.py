@@ -153,9 +153,9 @@ def test_what_changed_is_named_and_no_output_is_left(project, stage, edit, named
         lambda: change(Path(), full__learning_rates=[1e-5]),
         lambda: change(Path(), run__parallel=1),
         lambda: Path("params.yaml").write_text("# A comment.\n" + SHIPPED_TEXT),
-        lambda: Path("data/splits/1.arrow").write_text("y"),  # of another fold
-        lambda: Path("stages/train_lora.py").write_text("x"),  # as git does that comes back to a commit
-        lambda: Path("data/sample/a.json").write_text("y"),  # of an earlier stage
+        lambda: Path("data/splits/1.arrow").write_text("y"),  # This is another fold.
+        lambda: Path("stages/train_lora.py").write_text("x"),  # Git does this when it returns to a commit.
+        lambda: Path("data/sample/a.json").write_text("y"),  # This is an input of an earlier stage.
     ],
 )
 def test_what_the_stage_does_not_depend_on_may_change(project, edit):

@@ -117,7 +117,7 @@ print(json.dumps({"loss": history[0]["train_loss"], "peak": peak, "bytes": size}
 def test_two_steps_at_the_size_of_kobert_fit_into_6_gib(tmp_path, method):
     """This includes loading, validation, the copy of the best weights and saving. The reviews are short."""
     result = run(sys.executable, "-c", TWO_STEPS, str(tmp_path), method, cwd=ROOT)
-    shutil.rmtree(tmp_path)  # up to 740 MB
+    shutil.rmtree(tmp_path)  # The folder has up to 740 MB.
     assert result.returncode == 0, result.stderr
     figures = json.loads(result.stdout.splitlines()[-1])
     assert 0 < figures["loss"] < 5

@@ -37,7 +37,7 @@ REPRO = (*DVC, "repro", "train_full", "train_lora")
 def edit_training(root: Path) -> None:
     """Edit the training code so that every run is trained again and gives the same bytes."""
     with (root / "stages/common/training/trainer.py").open("a", encoding="utf-8") as file:
-        file.write(f"# {time.time_ns()}\n")  # not what an earlier test has written
+        file.write(f"# {time.time_ns()}\n")  # This differs from earlier edits.
 
 
 def hashes(root: Path) -> dict[str, str]:

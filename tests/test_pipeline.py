@@ -84,7 +84,7 @@ def test_another_place_and_environment_leave_the_same_hashes(clone, tmp_path):
         shutil.copyfile(path, target)
     shutil.copytree(clone / "data/tiny-model", other / "data/tiny-model")
     shutil.copyfile(clone / "params.yaml", other / "params.yaml")
-    stages = [*yaml.safe_load((clone / "dvc.yaml").read_text(encoding="utf-8"))["stages"]]  # in an order that runs
+    stages = [*yaml.safe_load((clone / "dvc.yaml").read_text(encoding="utf-8"))["stages"]]  # In a valid order.
     lock = yaml.safe_load((clone / "dvc.lock").read_text(encoding="utf-8"))["stages"]
     cells = sorted(lock, key=lambda name: stages.index(name.partition("@")[0]))
     commands = [lock[name]["cmd"].removeprefix("python -m stages.") for name in cells]

@@ -83,7 +83,7 @@ def test_a_model_of_the_hub_is_described_without_its_weights(tiny_base_model, tm
     files = {path.name: path.read_bytes() for path in tiny_base_model.iterdir()}
     with serving(files) as hub:
         environment = {"HF_HUB_OFFLINE": "0", "HF_TOKEN": "", "NO_PROXY": "*", "HF_ENDPOINT": hub.url}
-        environment |= {"HF_HUB_ETAG_TIMEOUT": "100", "HF_HUB_DOWNLOAD_TIMEOUT": "100"}  # for a busy machine
+        environment |= {"HF_HUB_ETAG_TIMEOUT": "100", "HF_HUB_DOWNLOAD_TIMEOUT": "100"}  # Machines may be busy.
         model = {"hub_id": REPOSITORY, "revision": COMMIT}
         output, errors = plan(tmp_path, model, HF_HOME=str(tmp_path / "hf"), **environment)
         assert errors == ""

@@ -21,7 +21,7 @@ from tests.support.corpus import LABELS
 from tests.support.project import ROOT, encode
 
 NEW_COLUMNS = ["label", *(f"p_{label}" for label in LABELS)]
-NOTHING_LEFT = "😊"  # a text of which cleaning leaves nothing
+NOTHING_LEFT = "😊"  # Cleaning leaves nothing of this text.
 TEXTS = [
     "<b>배터리</b> 최고! ㅋㅋ",
     '화면, 별로…\n"환불"하고 싶다\r또',
@@ -99,7 +99,7 @@ def test_a_table_gets_label_and_probabilities(tool, tmp_path, suffix):
 
 @pytest.mark.parametrize("suffix", [".csv", ".xlsx", ".jsonl", ".parquet"])
 def test_a_file_whose_name_is_not_utf8_is_read_and_written(tool, tmp_path, suffix):
-    name = os.fsdecode(os.fsencode(tmp_path) + b"/\xb0\xa1")  # as `unzip` leaves names in CP949
+    name = os.fsdecode(os.fsencode(tmp_path) + b"/\xb0\xa1")  # `unzip` writes such names in CP949.
     Path(f"{name}.csv").write_text("text\n배터리 최고\n", encoding="utf-8")
     files = ("--input", f"{name}.csv", "--text-column", "text", "--output", f"{name}.out{suffix}")
     tool("predict", "--model", "data/models/full", *files)

@@ -54,7 +54,7 @@ def prepared(tiny_base_model: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def start(folder: Path, method: str) -> subprocess.Popen[str]:
-    shutil.rmtree(folder / "data/runs", ignore_errors=True)  # as DVC does
+    shutil.rmtree(folder / "data/runs", ignore_errors=True)  # DVC does this too.
     command = [sys.executable, "-m", f"stages.train_{method}", "--fold", "0", "--learning-rate", "0.003"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
@@ -96,7 +96,7 @@ def test_a_killed_training_ends_with_the_bytes_of_an_uninterrupted_one(prepared,
         sent = SIGNALS[kill % len(SIGNALS)]
         status, errors = kill_after_first_epoch(prepared, method, sent, draw.uniform(0, 0.6))
         resumed += "training resumes in epoch" in errors
-        if (prepared / "data/runs" / method / RUN).exists():  # the signal found nothing left to stop
+        if (prepared / "data/runs" / method / RUN).exists():  # The training ended before the signal.
             assert hashes(prepared, method) == uninterrupted
         elif sent == signal.SIGKILL:
             assert status == -signal.SIGKILL

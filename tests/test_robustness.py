@@ -68,7 +68,7 @@ def test_a_run_that_cannot_be_written_leaves_the_last_checkpoint(project, capsys
     run_tool("train_full", *RUN)
     whole = files(project / "data/runs")
     shutil.rmtree(project / "data/runs")
-    (project / "data/runs").write_text("in the way")  # the run cannot be written
+    (project / "data/runs").write_text("in the way")  # Now the run cannot be written.
     with pytest.raises(SystemExit, match=r"^error: .*cannot be written"):
         run_tool("train_full", *RUN)
     assert list((project / "data/checkpoints/full/0-0.001").rglob("*.pt"))

@@ -106,7 +106,7 @@ def test_a_fresh_clone_without_data_is_up_to_date(colleague):
     """DVC recommends this check for continuous integration."""
     result = run(*DVC, "repro", "--allow-missing", "--dry", cwd=colleague)
     assert result.returncode == 0, result.stderr
-    assert ran(result.stdout) <= {"prune_runs"}  # its out is in git
+    assert ran(result.stdout) <= {"prune_runs"}  # Its output is in git.
 
 
 def test_no_conversion_of_line_ends_changes_a_hash(clone, tmp_path):

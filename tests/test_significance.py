@@ -91,7 +91,7 @@ def test_fewer_than_three_folds_decide_nothing(ends, num_folds):
 def test_the_detectable_effect_is_found_with_a_power_of_80_percent(num_folds):
     """The true difference of the experiments is the detectable effect that an earlier one reported, on average."""
     rng, row_sd, run_sd, experiments = np.random.default_rng(num_folds), 0.01, 0.015, 400
-    between_sd = (row_sd**2 + run_sd**2) ** 0.5  # of a fold's difference
+    between_sd = (row_sd**2 + run_sd**2) ** 0.5  # Standard deviation of a fold's difference.
     rows = replicates_with(row_sd**2 / num_folds)
     found = []
     for _ in range(experiments):
@@ -103,7 +103,7 @@ def test_the_detectable_effect_is_found_with_a_power_of_80_percent(num_folds):
 def test_the_rows_needed_show_equivalence_with_a_power_of_80_percent():
     num_folds, num_rows, row_variance, margin = 5, 1000, 1e-4, 0.01
     needed = rows_for_equivalence(num_rows, row_variance, 0.0, num_folds, margin)
-    sd = (row_variance * num_rows / needed) ** 0.5  # of the mean over the folds
+    sd = (row_variance * num_rows / needed) ** 0.5  # Standard deviation of the mean over folds.
     rng, rows = np.random.default_rng(0), replicates_with(sd**2)
     shown = []
     for _ in range(400):
@@ -184,7 +184,7 @@ def test_the_permutation_test_agrees_with_a_plain_loop():
 
 @pytest.mark.parametrize("only_a, only_b", [(0, 0), (1, 0), (3, 9), (10, 10), (25, 4)])
 def test_mcnemar_is_that_of_statsmodels(only_a, only_b):
-    both = 5  # rows that both have right
+    both = 5  # Number of rows that both predict correctly.
     labels = np.zeros(both + only_a + only_b, int)
     a = np.array([0] * (both + only_a) + [1] * only_b)
     b = np.array([0] * both + [1] * only_a + [0] * only_b)

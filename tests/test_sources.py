@@ -213,7 +213,7 @@ def test_a_class_without_rows_is_named(stage, tmp_path):
     stage("ingest", data__source=str(write_corpus(tmp_path / "raw", records())))
     error = error_of(stage, "filter", data__labels={"부정": [-1], "긍정": [1], "분노": ["angry"]})
     assert "data.labels: class '분노' has no row" in error
-    assert "'0' 60" in error  # a value that stands for no class, and its rows
+    assert "'0' 60" in error  # A value of no class, with its number of rows.
     assert not FILTERED.exists()
 
 

@@ -90,7 +90,7 @@ def test_a_text_with_many_copies_leaves_the_other_folds_equal_and_is_no_validati
 
 def test_a_large_text_is_no_validation_text_if_that_takes_validation_farther_from_its_size():
     labels, groups = np.repeat([0, 1, 2], 208), np.arange(624)
-    groups[424:524], groups[524:] = 424, 425  # eight texts, and two with 100 copies each
+    groups[424:524], groups[524:] = 424, 425  # There are eight texts, and two with 100 copies each.
     for fold in folds_of(labels, groups):
         assert np.bincount(labels[fold.validation])[2] <= 8
 
@@ -113,7 +113,7 @@ def test_without_validation_rows_the_test_rows_take_their_place():
 def test_a_fraction_of_the_training_rows_is_part_of_a_larger_one(fraction):
     labels = np.random.default_rng(0).choice(3, 1000, p=[0.5, 0.3, 0.2])
     groups = np.unique(np.random.default_rng(1).integers(0, 900, 1000), return_inverse=True)[1]
-    labels = labels[groups]  # equal texts have equal labels
+    labels = labels[groups]  # Equal texts have equal labels.
     sizes = (fraction, fraction + 0.05, 1.0)
     for part, larger, whole in zip(*(folds_of(labels, groups, train_fraction=size) for size in sizes), strict=True):
         assert set(part.train) < set(larger.train) < set(whole.train)
@@ -138,7 +138,7 @@ def test_the_folds_are_those_of_earlier_versions_and_other_machines():
 def test_fixed_test_rows_are_those_of_every_fold_and_rows_with_their_texts_leave_the_others():
     labels, is_test = np.repeat([0, 1, 2], 100), np.arange(300) % 10 == 0
     groups = np.arange(300)
-    groups[49::50] = 0  # copies of the first test row
+    groups[49::50] = 0  # These are copies of the first test row.
     groups = np.unique(groups, return_inverse=True)[1]
     folds = folds_of(labels, groups, is_test)
     for fold in folds:

@@ -22,7 +22,7 @@ from tests.support.project import ROOT, encode, run
 TEXTS = [row["RawText"] for row in records()]
 EMBEDDED = ROOT / "data/kobert-mini"
 KOBERT_VOCAB_SIZE = 8002
-UNK, CLS, SEP = 0, 2, 3  # of KoBERT, the embedded and the tiny model
+UNK, CLS, SEP = 0, 2, 3  # Ids in KoBERT, the embedded and the tiny model.
 
 
 def test_a_text_stands_between_special_tokens(tiny_base_model):

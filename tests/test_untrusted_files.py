@@ -126,7 +126,7 @@ def test_a_truncated_arrow_file_is_refused_wherever_it_ends(arrow_file):
 def test_a_wrong_offset_in_an_arrow_file_is_refused(arrow_file):
     """Reading beyond the end of the texts would crash the process."""
     content = arrow_file.read_bytes()
-    offsets = (3 * np.arange(21, dtype=np.int32)).tobytes()  # of 20 texts of three bytes
+    offsets = (3 * np.arange(21, dtype=np.int32)).tobytes()  # 20 texts have three bytes each.
     assert content.count(offsets) == 3
     arrow_file.write_bytes(content.replace(offsets, offsets[:-4] + b"\xff\xff\xff\x7f"))
     with pytest.raises(UserError, match="cannot be read as an Arrow stream"):

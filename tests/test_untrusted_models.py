@@ -141,7 +141,7 @@ def test_a_base_model_with_nan_is_refused_before_training(copies):
 def test_a_header_of_gigabytes_is_refused(copies, size):
     with (copies / "full/model.safetensors").open("wb") as file:
         file.write(struct.pack("<Q", size))
-        file.truncate(2**31)  # takes no space
+        file.truncate(2**31)  # The file takes no disk space.
     with pytest.raises(UserError, match="header too large"):
         load_checkpoint(Path("full"), LABELS, Path("base_model"))
 

@@ -10,7 +10,10 @@ from urllib.parse import unquote, urlsplit
 
 REPOSITORY, COMMIT = "monologg/kobert", "f89943434bd5ebaf7be828a30587161a44a5d02c"
 TAG_COMMIT = "1" * 40
-PATIENCE = {"HF_HUB_ETAG_TIMEOUT": "100", "HF_HUB_DOWNLOAD_TIMEOUT": "100"}  # seconds, for a busy machine
+PATIENCE = {
+    "HF_HUB_ETAG_TIMEOUT": "100",
+    "HF_HUB_DOWNLOAD_TIMEOUT": "100",
+}  # Seconds; the machine may be busy.
 BRANCHES = {"main": COMMIT, "v1": TAG_COMMIT}
 LARGE = (".safetensors", ".bin", ".msgpack", ".model")  # Suffixes of files that the hub stores in Git LFS.
 
