@@ -1,4 +1,4 @@
-"""Fixtures: a tiny BERT in KoBERT's layout, and a folder in which both methods were trained on it."""
+"""Fixtures: a tiny BERT in KoBERT's layout, a folder in which both methods were trained on it, and a clone."""
 
 import os
 import shutil
@@ -13,7 +13,7 @@ from tests.support.corpus import records, write_corpus
 from tests.support.dvc import DVC, commit, copy_clone
 from tests.support.project import copy_project, prepare, run, run_tool, stage_runner
 
-# One thread for each of pytest's workers, which share the cores; set before torch is imported.
+# The workers of pytest share the cores, so each has one thread. This must be set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 BuildOnce = Callable[[str, Callable[[Path], None]], Path]
 
@@ -54,7 +54,7 @@ def build_tiny_base_model(folder: Path) -> None:
     )
     (folder / "tokenizer.vocab").unlink()
     model = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
-    # As in KoBERT, the order of vocab.txt is not that of SentencePiece's ids.
+    # As in KoBERT, vocab.txt has another order than the ids of SentencePiece.
     pieces = sorted(model.id_to_piece(index) for index in range(1, model.vocab_size()))
     vocab = ["[UNK]", "[PAD]", "[CLS]", "[SEP]", "[MASK]", *pieces]
     (folder / "vocab.txt").write_text("\r\n".join(vocab) + "\r\n", encoding="utf-8", newline="")
@@ -73,20 +73,20 @@ def build_tiny_base_model(folder: Path) -> None:
 
 @pytest.fixture(scope="session")
 def tiny_base_model(build_once: BuildOnce) -> Path:
-    """A 2-layer BERT of width 8 with random weights and a SentencePiece vocabulary, in KoBERT's layout."""
+    """Write a BERT with 2 layers of width 8, random weights and a SentencePiece vocabulary, in KoBERT's layout."""
     return build_once("tiny", build_tiny_base_model)
 
 
 @pytest.fixture
 def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Run a stage's `main` in an empty folder; changed parameters stay changed."""
+    """Return a function that runs a stage in an empty folder. Changed parameters stay changed."""
     monkeypatch.chdir(tmp_path)
     return stage_runner()
 
 
 @pytest.fixture(scope="session")
 def trained_project(tiny_base_model: Path, build_once: BuildOnce) -> Path:
-    """A folder where the tiny model was trained both ways; not to be changed."""
+    """Train the tiny model with both methods in a folder, which tests must not change."""
 
     def build(folder: Path) -> None:
         with pytest.MonkeyPatch.context() as patch:
@@ -103,14 +103,14 @@ def trained_project(tiny_base_model: Path, build_once: BuildOnce) -> Path:
 
 @pytest.fixture
 def tool(trained_project: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """`run_tool` in the folder of `trained_project`."""
+    """Return `run_tool`, which runs in the folder of `trained_project`."""
     monkeypatch.chdir(trained_project)
     return run_tool
 
 
 @pytest.fixture(scope="session")
 def clone(tiny_base_model: Path, build_once: BuildOnce) -> Path:
-    """A clone with tiny data and a tiny base model of its own, committed, and up to date; not to be changed."""
+    """Make a clone with a tiny corpus and a tiny base model, and commit its results. Tests must not change it."""
 
     def build(root: Path) -> None:
         copy_project(root)

@@ -1,4 +1,4 @@
-"""Arrow files that `datasets` opens, and that are the same bytes every time."""
+"""Arrow files can be opened by `datasets`, and are always the same bytes."""
 
 import subprocess
 import sys
@@ -17,7 +17,7 @@ from tests.support.project import ROOT, prepare
 
 @pytest.fixture
 def splits(tmp_path, monkeypatch, tiny_base_model) -> Path:
-    """A folder in which the data stages have run, the current one."""
+    """Run the data stages in a folder, and make it the current one."""
     monkeypatch.chdir(tmp_path)
     prepare(tmp_path, tiny_base_model)
     return tmp_path
@@ -110,7 +110,7 @@ def test_data_stages_import_no_torch(name):
 
 @pytest.mark.parametrize("umask", [0o022, 0o077])
 def test_files_have_the_mode_that_the_umask_asks_for(tmp_path, umask):
-    """safetensors alone would create them for their owner only."""
+    """Without our code, safetensors creates files that only their owner can read."""
     code = (
         f"import os; os.umask({umask})\n"
         "import numpy as np\n"

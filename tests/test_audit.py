@@ -1,4 +1,4 @@
-"""The audit finds labels that were made wrong, and tells how many there are."""
+"""The audit finds labels that were made wrong, and estimates their number."""
 
 import csv
 import json
@@ -27,7 +27,7 @@ def test_confident_classes_are_those_above_the_mean_of_their_own_rows():
 
 @pytest.fixture
 def wrong(stage) -> list[str]:
-    """Runs on all folds of `records` with 12 wrong labels, by models that see through them; the ids of these rows."""
+    """Write runs of good models on all folds of `records` with 12 wrong labels, and return the ids of these rows."""
     rows = records()
     right = np.array([int(row["GeneralPolarity"]) + 1 for row in rows])
     for row in rows[::15]:

@@ -1,4 +1,4 @@
-"""The stage base_model with a folder, and with a stand-in of the hub on loopback: what it writes, and each failure."""
+"""The stage base_model with a folder, and with a server that acts like the hub: its output, and each failure."""
 
 import hashlib
 import json
@@ -30,7 +30,7 @@ def provenance(project: Path) -> dict:
 
 @pytest.fixture
 def repository(tiny_base_model) -> dict[str, bytes]:
-    """The tiny base model as monologg/kobert lays out its files."""
+    """Return the files of the tiny base model in the layout of monologg/kobert."""
     files = contents(tiny_base_model)
     files[TOKENIZER] = files.pop("tokenizer.model")
     auto_map = {"AutoTokenizer": ["tokenization_kobert.KoBertTokenizer", None]}
@@ -260,7 +260,7 @@ def test_a_repository_that_lacks_a_file_is_refused(hub, fetch, repository, tmp_p
 
 @pytest.fixture
 def base_model(tiny_base_model, tmp_path) -> Path:
-    """A copy that a test may damage."""
+    """Copy the tiny base model, so that a test may damage it."""
     return Path(shutil.copytree(tiny_base_model, tmp_path / "모델 폴더"))
 
 
@@ -330,7 +330,7 @@ def test_weights_in_several_files_are_refused_with_the_way_out(stage, base_model
 
 
 def write_tokenizer_json(folder: Path, template: str) -> None:
-    """Put a word-level tokenizer.json whose post-processor has this template into `folder`."""
+    """Write a word-level tokenizer.json whose post-processor has this template to `folder`."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
     vocab = {"[UNK]": 0, "[PAD]": 1, "[CLS]": 2, "[SEP]": 3}

@@ -1,4 +1,4 @@
-"""Broken AI Hub files: with `data.on_error: stop` named and fatal, with `skip` counted, and nothing else is lost.
+"""Broken AI Hub files stop the stage with `data.on_error: stop`, or are counted with `skip`; nothing else is lost.
 
 `FUZZ_EXAMPLES=2000 pytest tests/test_broken_input.py` tries more files.
 """
@@ -165,7 +165,7 @@ def _file(random_: random.Random) -> bytes:
 
 @pytest.fixture
 def neighbours(tmp_path) -> Path:
-    """A folder with a file before and one after `b.json`."""
+    """Make a folder with a file before `b.json` and a file after it."""
     source = tmp_path / "raw"
     write_corpus(source / "a", [record(0, "앞")])
     write_corpus(source / "z", [record(0, "뒤")])
@@ -198,7 +198,7 @@ def test_an_error_stops_the_stage_exactly_where_one_is_counted(stage, neighbours
     (neighbours / "b.json").write_bytes(data)
     try:
         _, errors = parse_records(to_utf8(data), AIHUB)
-    except UnicodeDecodeError as error:  # of UTF-16
+    except UnicodeDecodeError as error:  # UTF-16 raises this error.
         errors = [error]
     try:
         stage("ingest", data__source=str(neighbours), data__on_error="stop")

@@ -20,7 +20,7 @@ def metrics_of(logits: np.ndarray, labels: np.ndarray, temperature: float = 1.0)
 
 @pytest.fixture(scope="module")
 def calibrated() -> tuple[np.ndarray, np.ndarray]:
-    """Logits (20,000, 3) and labels drawn from their probabilities."""
+    """Draw logits (20,000, 3), and labels from their probabilities."""
     generator = np.random.default_rng(0)
     logits = generator.normal(size=(20_000, 3)) * 1.5
     return logits, np.array([generator.choice(3, p=row) for row in softmax(logits, axis=1)])

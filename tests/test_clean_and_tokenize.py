@@ -22,13 +22,13 @@ def metrics() -> dict:
 
 @pytest.fixture
 def base_model(tiny_base_model, tmp_path) -> Path:
-    """A copy that a test may damage."""
+    """Copy the tiny base model, so that a test may damage it."""
     return Path(shutil.copytree(tiny_base_model, tmp_path / "모델 폴더"))
 
 
 @pytest.fixture
 def tokenize(stage, tmp_path, base_model) -> Callable[..., pa.Table]:
-    """Run the stages up to clean_and_tokenize, with at most 32 tokens unless told otherwise; gives the table."""
+    """Run the stages up to clean_and_tokenize, by default with at most 32 tokens, and return the table."""
 
     def run_stages(rows: list[dict], **changed: object) -> pa.Table:
         stage("base_model", base_model__folder=str(base_model))
@@ -80,7 +80,7 @@ def test_a_corpus_without_text_is_refused(tokenize):
 
 @pytest.fixture
 def latin_base_model(base_model) -> Path:
-    """SentencePiece still finds pieces; none of them is in vocab.txt, so that all Korean is [UNK]."""
+    """Remove all Korean pieces from vocab.txt, so that all Korean pieces of SentencePiece are [UNK]."""
     tokens = (base_model / "vocab.txt").read_text(encoding="utf-8").split()
     latin = [token if token.isascii() else f"[unused{number}]" for number, token in enumerate(tokens)]
     (base_model / "vocab.txt").write_text("\n".join(latin), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What `compare` writes: metrics over the folds, scalars for DVC's tables, and data for pictures."""
+"""The outputs of `compare`: metrics over the folds, scalars for DVC's tables, and data for pictures."""
 
 import json
 from pathlib import Path
@@ -86,7 +86,7 @@ def test_the_best_run_is_the_one_with_the_best_validation_score(comparison, meth
 
 
 def estimates(value: Any) -> list[tuple[str, Estimate]]:
-    """All estimates in a part of the result, by the names of their fields."""
+    """Return all estimates in a part of the result, by the names of their fields."""
     if isinstance(value, Estimate):
         return [("", value)]
     items = value.items() if isinstance(value, dict) else dict(value).items()
@@ -185,7 +185,7 @@ def test_compare_json_begins_with_the_verdict_and_its_limits(comparison):
 
 
 def test_compare_json_holds_scalars_alone(comparison):
-    """`dvc metrics show` leaves lists out."""
+    """`dvc metrics show` does not show lists."""
     values = [
         inner
         for value in read("metrics/compare.json").values()

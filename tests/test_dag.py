@@ -1,4 +1,4 @@
-"""dvc.yaml against the real imports, params.yaml and the files of the project."""
+"""dvc.yaml agrees with the imports, with params.yaml and with the files of the project."""
 
 import ast
 import json
@@ -32,7 +32,7 @@ def module_of(path: Path) -> str:
 
 
 def imports(path: Path) -> set[str]:
-    """The modules of ours that a script imports, anywhere in its code."""
+    """Return our modules that a script imports, anywhere in its code."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         names = []
@@ -51,7 +51,7 @@ def room(module: str) -> str:
 
 
 def all_imports(path: Path, through: Callable[[str], bool] = lambda module: True) -> set[str]:
-    """The modules of ours that a script imports, directly or through modules for which `through` holds."""
+    """Return our modules that a script imports, directly or through modules for which `through` returns true."""
     seen: set[str] = set()
     pending = imports(path)
     while pending:
@@ -66,14 +66,14 @@ def rooms(modules: set[str]) -> set[str]:
 
 
 def accessed(path: Path) -> set[str]:
-    """Parameters that a script reads: `params.section.key`, and whole sections that it passes on."""
+    """Return the parameters that a script reads: `params.section.key`, and whole sections that it passes on."""
     nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
     inner = {id(node.value) for node in nodes if isinstance(node, ast.Attribute)}
     found = set()
     for node in nodes:
         parts: list[str] = []
         if id(node) in inner:
-            continue  # the beginning of a longer path
+            continue  # This is the beginning of a longer path.
         while isinstance(node, ast.Attribute):
             parts.insert(0, node.attr)
             node = node.value
@@ -99,19 +99,19 @@ def test_a_stage_depends_on_its_script_and_on_the_rooms_that_shape_its_bytes(nam
 
 
 def test_what_shapes_no_bytes_writes_no_artifact():
-    """DVC does not see the runtime room, so that nothing in it may write what a stage puts out."""
+    """No stage depends on the runtime room, so no module of it may write an output of a stage."""
     modules = sorted((ROOT / COMMON / RUNTIME).glob("*.py"))
     writers = [
         path.stem for path in modules if re.search(r"\.write_(text|bytes)|open\([^)]*[\"'][wax]", path.read_text())
     ]
-    assert writers == ["timings"]  # data/timings is tracked by nobody
+    assert writers == ["timings"]  # Neither git nor DVC tracks data/timings.
     outs = [path for stage in STAGES.values() for path in paths(stage.get("outs", []) + stage.get("metrics", []))]
     assert not [path for path in outs if path.startswith(TIMINGS.as_posix())]
 
 
 @pytest.mark.parametrize("name", STAGES)
 def test_the_command_of_a_stage_is_its_script(name):
-    """DVC quotes what it writes for ${item}, and nothing else, so no other value of params.yaml may reach the shell."""
+    """DVC quotes only the values of ${item}, so no other value of params.yaml may reach the shell."""
     assert STAGES[name]["cmd"] == f"python -m stages.{name}{' ${item}' if 'matrix' in STAGES[name] else ''}"
 
 
@@ -119,7 +119,7 @@ def test_the_command_of_a_stage_is_its_script(name):
 def test_a_stage_lists_the_parameters_that_it_reads(name):
     listed = set(paths(STAGES[name].get("params", [])))
     if listed == {"params.yaml"}:
-        return  # all of them
+        return  # The stage depends on all parameters.
     read = accessed(ROOT / f"stages/{name}.py")
     if name.startswith("train_"):
         # The learning rate of a cell is in its command, so that another one trains nothing again.
@@ -152,7 +152,7 @@ def test_every_artifact_is_made_by_a_stage():
     assert {artifact["path"] for artifact in DAG["artifacts"].values()} <= made
     for plot in DAG["plots"]:
         if isinstance(plot, str):
-            assert plot in made  # a picture
+            assert plot in made  # This plot is a picture.
             continue
         ((path, properties),) = plot.items()
         assert set(properties["y"] if isinstance(properties["y"], dict) else [path]) <= made
@@ -180,7 +180,7 @@ def test_no_room_imports_a_stage():
 
 @pytest.mark.parametrize("name", sorted(TOOLS - {"plan"}))
 def test_a_tool_does_not_read_params_yaml(name):
-    """A model is used as it was trained, whatever params.yaml holds by now."""
+    """A model is used as it was trained, even if params.yaml has changed since."""
     scripts = [ROOT / f"stages/{name}.py", *(ROOT / module for module in all_imports(ROOT / f"stages/{name}.py"))]
     calls = [node for path in scripts for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))]
     assert not [call for call in calls if isinstance(call, ast.Call) and ast.unparse(call.func) == "load_params"]
@@ -188,7 +188,7 @@ def test_a_tool_does_not_read_params_yaml(name):
 
 @pytest.mark.parametrize("name", ["train_full", "train_lora"])
 def test_training_has_cached_outs_alone(name):
-    """One out without a cache would turn the run cache off."""
+    """A single output without cache would turn DVC's run cache off."""
     assert all(isinstance(out, str) for out in STAGES[name]["outs"])
     assert "metrics" not in STAGES[name]
 

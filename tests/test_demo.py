@@ -1,4 +1,4 @@
-"""The demo: what it explains, whom it answers, and what a real browser makes of its page."""
+"""The demo: its explanations, the requests that it answers, and its page in a real browser."""
 
 import http.client
 import json
@@ -76,7 +76,7 @@ def test_the_nearest_texts_share_the_most_with_the_text():
 
 
 def explain(text: str) -> dict:
-    """An answer in which every text is markup."""
+    """Return an answer in which every text is HTML markup."""
     prediction = {"label": MARKUP, "probabilities": [0.2, 0.3, 0.5]}
     prediction["attributions"] = [{"word": word, "attribution": 0.1} for word in text.split()]
     nearest = [{"text": MARKUP, "label": MARKUP, "similarity": 0.5}]
@@ -92,7 +92,7 @@ def server() -> Iterator[DemoServer]:
 
 
 def request(server: DemoServer, method: str, path: str, body: str = "", **headers: str) -> tuple[int, str]:
-    """Status and body of an answer; headers have _ in place of -."""
+    """Send a request, and return status and body of the answer. Names of headers have _ instead of -."""
     connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=300)
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     connection.request(method, path, body.encode(), {"Content-Type": "application/json", **named})
@@ -143,7 +143,7 @@ def test_port_80_is_left_out_of_host_and_origin(origin):
 def test_a_client_that_leaves_is_no_error(server, capfd):
     for _ in range(20):
         with socket.create_connection(("127.0.0.1", server.server_port)) as connection:
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # reset, not closed
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # Reset the connection.
             connection.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n")
     assert request(server, "GET", "/")[0] == 200
     time.sleep(0.1)
@@ -162,7 +162,7 @@ def test_a_request_that_holds_no_text_is_refused(server, body):
 def test_a_browser_shows_markup_as_text_and_asks_nobody_else(server, tmp_path):
     page = visit(f"{server.url}/#text={quote(f'최고 {MARKUP}')}", tmp_path)
     assert "<img" not in page.dom
-    assert page.dom.count("&lt;img src=x") >= 5  # label, model, word, and the nearest review with its label
+    assert page.dom.count("&lt;img src=x") >= 5  # In label, model, word, and nearest review and label.
     assert "<title>Full fine-tuning and LoRA</title>" in page.dom
     assert page.console == []
     assert {url.partition("#")[0] for url in page.requests} <= {f"{server.url}/", f"{server.url}/explain"}

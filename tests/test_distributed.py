@@ -1,4 +1,4 @@
-"""Several processes train what one process trains."""
+"""Several processes train the same model as one process."""
 
 import json
 import shutil
@@ -15,7 +15,7 @@ LAUNCHER = "accelerate launch --multi_gpu --num_processes 2 --num_machines 1 --m
 
 @pytest.fixture(scope="module")
 def without_dropout(tiny_base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder ready for training, where no dropout draws anything."""
+    """Prepare a folder for training without dropout."""
     folder = tmp_path_factory.mktemp("processes")
     base = shutil.copytree(tiny_base_model, folder / "base")
     config = json.loads((base / "config.json").read_text())
@@ -28,7 +28,7 @@ def without_dropout(tiny_base_model: Path, tmp_path_factory: pytest.TempPathFact
 
 
 def history(folder: Path, method: str, launcher: str | None = None, **changed: object) -> list[dict[str, float]]:
-    """Run a training stage, in this process unless there is a launcher; returns its history, one object per epoch."""
+    """Run a training stage, in this process unless there is a launcher, and return its history."""
     params = yaml.safe_load((folder / "params.yaml").read_text())
     params["run"]["launcher"] = launcher or "python"
     params["train"] |= {"dropout": 0.0, "epochs": 4, "schedule": "constant", "warmup_ratio": 0.0}
@@ -63,4 +63,4 @@ def test_two_processes_give_the_curves_of_one(without_dropout, method, shared):
     )
     assert json.loads((without_dropout / "metrics/split.json").read_text())["folds"][0]["train"]["rows"] % 64 == 1
     assert np.abs(curves(alone) - curves(together)).max() < 1e-4
-    assert np.ptp(curves(alone), axis=0)[:2].min() > 0.01  # training went far beyond that tolerance
+    assert np.ptp(curves(alone), axis=0)[:2].min() > 0.01  # Losses change far more than the tolerance.

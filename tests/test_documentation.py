@@ -1,4 +1,4 @@
-"""The READMEs against the code: parameters, stages, rooms and commands."""
+"""The READMEs agree with the code: parameters, stages, rooms and commands."""
 
 import importlib.util
 import itertools
@@ -25,18 +25,18 @@ def name_of(path: Path) -> str:
 
 
 def commands(readme: Path) -> str:
-    """The text of all sh blocks."""
+    """Return the text of all sh blocks."""
     return "\n".join(re.findall(r"```sh\n(.*?)```", readme.read_text(encoding="utf-8"), re.DOTALL))
 
 
 def paths(stage: dict, *keys: str) -> list[str]:
-    """Of entries that may have options, as `path: {cache: false}`, the paths."""
+    """Return the paths of entries, which may have options such as `path: {cache: false}`."""
     entries = itertools.chain.from_iterable(stage.get(key, []) for key in keys)
     return [next(iter(entry)) if isinstance(entry, dict) else entry for entry in entries]
 
 
 def dependencies() -> set[tuple[str, str]]:
-    """Pairs of stages, of which the second depends on an output of the first and on no stage in between."""
+    """Return pairs of stages, of which the second depends directly on an output of the first."""
     graph = networkx.DiGraph()
     for (maker, made), (user, used) in itertools.product(DAG.items(), DAG.items()):
         for out, dep in itertools.product(paths(made, "outs", "metrics"), paths(used, "deps")):
@@ -46,7 +46,7 @@ def dependencies() -> set[tuple[str, str]]:
 
 
 def drawn(mermaid: str) -> set[tuple[str, str]]:
-    """The arrows of a flowchart between stages."""
+    """Return the arrows between stages in a flowchart."""
     edges: set[tuple[str, str]] = set()
     for line in mermaid.splitlines():
         groups = [[node.split("[")[0].strip() for node in group.split("&")] for group in line.split("-->")]
@@ -61,7 +61,7 @@ def test_the_comments_of_params_yaml_are_the_descriptions_of_the_fields():
 
 
 def test_the_table_of_parameters_has_the_keys_of_params_yaml_and_the_descriptions_of_the_fields():
-    """Its values are what is shipped; those of params.yaml are the user's."""
+    """The values in the table are the shipped ones; a user may have changed those in params.yaml."""
     shipped = parameter_table.shipped()
     assert parameter_table.TABLE.search(STAGES_README)[0] == parameter_table.table(shipped), GENERATE
     assert {name: [*section] for name, section in yaml.safe_load(shipped).items()} == {

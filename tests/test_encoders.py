@@ -1,4 +1,4 @@
-"""Encoders that are not KoBERT, each with a `tokenizer.json`, through the whole pipeline, predict and export."""
+"""Encoders other than KoBERT, with a `tokenizer.json`, work in the whole pipeline, in predict and in export."""
 
 import json
 import re
@@ -33,7 +33,7 @@ def wordpiece(tokens: list[str], pad: str) -> Tokenizer:
     tokenizer.train_from_iterator(TEXTS, trainers.WordPieceTrainer(vocab_size=200, special_tokens=tokens))
     pair = [(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
     tokenizer.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", special_tokens=pair)
-    tokenizer.enable_padding(pad_token=pad, pad_id=tokenizer.token_to_id(pad))  # as many files have it set
+    tokenizer.enable_padding(pad_token=pad, pad_id=tokenizer.token_to_id(pad))  # Many files set this.
     tokenizer.enable_truncation(8)
     return tokenizer
 
@@ -158,7 +158,7 @@ def test_the_whole_pipeline_runs_on(stage, tmp_path, capsys, build: Callable[[Pa
 
 
 def test_unknown_words_are_counted(tmp_path):
-    """Each kind of tokenizer.json names its unknown token in a way of its own; a byte-level one has none."""
+    """Each type of tokenizer.json names its unknown token differently, and a byte-level one has none."""
     for build, unknown in ((bert, "[UNK]"), (roberta, None), (xlm_roberta, "<unk>"), (electra, "[UNK]")):
         folder = tmp_path / build.__name__
         folder.mkdir()
@@ -180,7 +180,7 @@ def test_a_config_without_padding_id_is_one_line(tmp_path):
 
 
 def test_positions_are_counted_as_the_installed_transformers_does():
-    """POSITIONS_AFTER_PADDING against transformers' text encoders that derive positions from the padding id."""
+    """POSITIONS_AFTER_PADDING names all text encoders of transformers that derive positions from the padding id."""
     models = Path(transformers.__file__).parent / "models"
     found = set()
     for path in models.glob("*/modeling_*.py"):
@@ -188,5 +188,5 @@ def test_positions_are_counted_as_the_installed_transformers_does():
         if "def create_position_ids_from_input_ids" in text and "ForTokenClassification(" in text:
             config = path.with_name(path.name.replace("modeling_", "configuration_")).read_text(encoding="utf-8")
             found |= set(re.findall(r'^    model_type = "(.*)"$', config, re.MULTILINE))
-    assert found - POSITIONS_AFTER_PADDING == {"esm", "layoutlmv3", "lilt", "markuplm"}  # of proteins and of pages
+    assert found - POSITIONS_AFTER_PADDING == {"esm", "layoutlmv3", "lilt", "markuplm"}  # Not for plain texts.
     assert found >= POSITIONS_AFTER_PADDING

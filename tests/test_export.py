@@ -1,4 +1,4 @@
-"""Exported folders give, without code of ours, what the checkpoint gives."""
+"""Exported folders give the same results as the checkpoint, without code of this project."""
 
 import importlib.util
 import json
@@ -23,12 +23,12 @@ from tests.support.corpus import LABELS, SHIPPED, records
 from tests.support.project import ROOT, encode
 
 RAW_TEXTS = [f"<b>{row['RawText']}</b>\n😊 …#" for row in records()]
-LONG_TEXT = "최고 " * 100  # more than the 64 tokens of `trained_project`
+LONG_TEXT = "최고 " * 100  # This has more than the 64 tokens of `trained_project`.
 METHODS = ["full", "lora"]
 
 
 def checkpoint_logits(method: str, texts: list[str] = RAW_TEXTS) -> np.ndarray:
-    """Logits (texts, 3) of a checkpoint, adapters not merged, with our own cleaning and tokenizer; no padding."""
+    """Compute the logits (texts, 3) of a checkpoint with our own cleaning and tokenizer, without merging or padding."""
     model = load_checkpoint(Path(f"data/models/{method}"), LABELS, Path("data/base_model")).eval()
     cleaned = clean(pa.array(texts), SHIPPED.clean).to_pylist()
     with torch.inference_mode():
@@ -92,7 +92,7 @@ def test_an_exported_adapter_is_put_on_its_base_model_by_peft(tool, trained_proj
 
 
 def small_token_classifier(model_type: str, **changed: int) -> transformers.PreTrainedModel:
-    """A token classifier with random weights and biases."""
+    """Make a token classifier with random weights and biases."""
     sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 32} | changed
     config = transformers.AutoConfig.for_model(
         model_type, vocab_size=100, num_labels=3, pad_token_id=1, max_position_embeddings=40, **sizes
@@ -218,7 +218,7 @@ def test_arguments_that_do_not_go_together_are_refused(tool, tmp_path, arguments
 
 
 def test_the_exported_tokenizer_cleans_and_tokenizes_as_kobert_does():
-    """On the sample, with the real vocabulary; reviews differ where a long run of dots can be split in two ways."""
+    """This uses the sample and the real vocabulary. Reviews differ if a long run of dots can be split in two ways."""
     folder = ROOT / "data/kobert-mini"
     tokenizer, params = load_tokenizer(folder), SHIPPED.clean
     files = sorted((ROOT / "data/sample").rglob("*.json"))[:10]
@@ -234,7 +234,7 @@ def test_the_exported_tokenizer_cleans_and_tokenizes_as_kobert_does():
 
 @pytest.mark.parametrize("model_type", ["bert", "roberta", "electra"])
 def test_both_exports_are_trained_further_by_transformers_without_a_jump(model_type, tmp_path, capsys):
-    """Twenty steps at 5e-5, for which the head needs more units than the smallest encoders have."""
+    """They train for twenty steps at 5e-5. The head needs more units for this than the smallest encoders have."""
     token_classifier = small_token_classifier(model_type, hidden_size=128)
     ids = torch.randint(2, 100, (320, 12), generator=torch.Generator().manual_seed(1))
     labels = (ids[:, 1:] > 60).sum(1).clamp(3, 5) - 3
@@ -297,7 +297,7 @@ def test_a_folder_whose_name_is_not_utf8_is_refused_at_once(tool, tmp_path):
 
 
 def test_the_exported_tokenizer_composes_hangul_as_cleaning_does(tool, tmp_path):
-    """Texts of macOS hold Hangul in parts."""
+    """Texts from macOS have decomposed Hangul."""
     tool("export", "--model", "data/models/lora", "--output", tmp_path / "out")
     tokenizer = transformers.AutoTokenizer.from_pretrained(str(tmp_path / "out"))
     text = "배터리 최고예요"

@@ -1,4 +1,4 @@
-"""What is computed in another way than PEFT's and torch's own, and must give what they give."""
+"""Code that computes faster than PEFT and torch must give the same results."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def dataset(tiny_base_model) -> TokenizedDataset:
 
 @pytest.fixture
 def attention(tiny_base_model):
-    """Self-attention with adapters whose B is not zero, as it is after some training."""
+    """Make a self-attention layer with adapters whose matrix B is not zero, as after some training."""
     model = build(tiny_base_model, "lora").train()
     torch.manual_seed(0)
     for name, parameter in model.named_parameters():

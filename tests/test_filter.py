@@ -1,4 +1,4 @@
-"""Which polarities are valid, and how the others are counted."""
+"""The filter keeps valid polarities, and counts the others."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""AI Hub files as they come: nested, Korean names, byte order marks, JSON lines; and as they must not come."""
+"""AI Hub files in nested folders, with Korean names, byte order marks or JSON lines, are read; others are errors."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ INGESTED = Path("data/ingested.arrow")
 
 
 def error_of(stage, source: Path) -> str:
-    """The line with which the stage refuses `source`; it leaves nothing behind."""
+    """Return the error of the stage for `source`, and check that it leaves no output."""
     with pytest.raises(SystemExit) as raised:
         stage("ingest", data__source=str(source))
     error = str(raised.value)

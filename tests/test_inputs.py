@@ -1,4 +1,4 @@
-"""Inputs and parameters that change while a stage runs, by real DVC in a clone."""
+"""A stage fails if its inputs or parameters change while it runs; this is tested with DVC in a clone."""
 
 import json
 import os
@@ -39,7 +39,7 @@ def repro_with_an_edit(root: Path, target: str, wait_for: str, edit: Callable[[]
 
 
 def recorded(root: Path) -> str:
-    """dvc.lock and DVC's run cache."""
+    """Return the contents of dvc.lock and of DVC's run cache."""
     runs = [path for path in (root / ".dvc/cache/runs").rglob("*") if path.is_file()]
     return "".join(path.read_text(encoding="utf-8") for path in (root / "dvc.lock", *runs))
 
@@ -84,7 +84,7 @@ def test_a_run_that_is_trained_beside_another_one_is_checked_too(repro):
 
 @pytest.fixture
 def large_corpus(repro) -> Path:
-    """The clone, with a corpus that takes seconds to ingest."""
+    """Give the clone a corpus that takes seconds to ingest."""
     rows = [json.dumps(row, ensure_ascii=False) for row in records()] * 4000
     (repro / "data/large.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
     change(repro, data__source="data/large.jsonl")
@@ -114,7 +114,7 @@ def test_a_parameter_of_a_later_stage_may_be_edited(large_corpus):
 
 @pytest.fixture
 def project(tmp_path, monkeypatch) -> Path:
-    """A folder with dvc.yaml, params.yaml, and some of what stages read."""
+    """Make a folder with dvc.yaml, params.yaml, and some inputs of stages."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["stage", *RATE])
     (tmp_path / "dvc.yaml").write_text((ROOT / "dvc.yaml").read_text(encoding="utf-8"), encoding="utf-8")
@@ -153,9 +153,9 @@ def test_what_changed_is_named_and_no_output_is_left(project, stage, edit, named
         lambda: change(Path(), full__learning_rates=[1e-5]),
         lambda: change(Path(), run__parallel=1),
         lambda: Path("params.yaml").write_text("# A comment.\n" + SHIPPED_TEXT),
-        lambda: Path("data/splits/1.arrow").write_text("y"),  # of another fold
-        lambda: Path("stages/train_lora.py").write_text("x"),  # as git does that comes back to a commit
-        lambda: Path("data/sample/a.json").write_text("y"),  # of an earlier stage
+        lambda: Path("data/splits/1.arrow").write_text("y"),  # This is another fold.
+        lambda: Path("stages/train_lora.py").write_text("x"),  # Git does this when it returns to a commit.
+        lambda: Path("data/sample/a.json").write_text("y"),  # This is an input of an earlier stage.
     ],
 )
 def test_what_the_stage_does_not_depend_on_may_change(project, edit):

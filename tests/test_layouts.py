@@ -1,4 +1,4 @@
-"""Files in the layouts that people have: what is unambiguous is read, and nothing is lost in silence."""
+"""Files in common layouts are read if they are unambiguous, and nothing is lost without a message."""
 
 import io
 import json
@@ -146,7 +146,7 @@ def test_prediction_takes_names_and_paths_as_ingest_does(tmp_path):
 
 
 def test_blank_names_of_columns_get_names_of_their_own(tmp_path):
-    """As pandas writes a table with its index twice."""
+    """pandas writes such a table if its index is written twice."""
     (tmp_path / "a.csv").write_text(",Unnamed: 0,,text\n1,2,3,최고\n", encoding="utf-8")
     add_columns(tmp_path / "a.csv", tmp_path / "out.jsonl", "text", ["n"], lambda texts: pd.DataFrame({"n": texts}))
     row = json.loads((tmp_path / "out.jsonl").read_text(encoding="utf-8"))
@@ -187,7 +187,7 @@ def rewrite(path: Path, change) -> None:
 
 
 def with_chart_sheet(parts: dict[str, bytes]) -> dict[str, bytes]:
-    """The workbook with a chart in place of its sheet of cells."""
+    """Replace the sheet of the workbook by a chart."""
     book = openpyxl.Workbook()
     book.remove(book.active)
     book.create_chartsheet("chart").add_chart(openpyxl.chart.BarChart())
@@ -230,7 +230,7 @@ def corrupt_deflate(content: bytes) -> bytes:
 
 
 def change_headers(offset: int, value: bytes) -> Callable[[bytes], bytes]:
-    """Write a value into the headers of all parts; `offset` counts from the signature of the central one."""
+    """Write a value to the headers of all parts. `offset` counts from the signature of the central header."""
 
     def change(content: bytes) -> bytes:
         changed = bytearray(content)
@@ -377,7 +377,7 @@ def test_a_process_with_closed_or_narrow_streams_goes_on():
 
 
 def test_a_notebooks_matplotlib_backend_does_not_reach_a_stage(tmp_path):
-    """Commands in a notebook inherit one that the project's own environment lacks."""
+    """Commands in a notebook inherit the name of a backend that the project's environment may lack."""
     code = "from stages.common.runtime.process import set_up_process as s; s(); import matplotlib.pyplot"
     result = run(
         "python", "-c", code, cwd=tmp_path, PYTHONPATH=str(ROOT), MPLBACKEND="module://matplotlib_inline.backend_inline"

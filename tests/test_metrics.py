@@ -1,4 +1,4 @@
-"""The vectorized metrics, and their bootstrap, against scikit-learn, SciPy and statsmodels."""
+"""The vectorised metrics and their bootstrap agree with scikit-learn, SciPy and statsmodels."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ def labels() -> np.ndarray:
 
 @pytest.fixture
 def pair(labels) -> dict[str, np.ndarray]:
-    """Logits (rows, 3) of two classifiers, of which the first is better."""
+    """Draw logits (rows, 3) of two classifiers, of which the first is better."""
     return {"a": labelled_logits(labels, 1.2, seed=1), "b": labelled_logits(labels, 0.9, seed=2)}
 
 
@@ -79,7 +79,7 @@ def test_a_bootstrap_replicate_is_the_mean_over_folds_of_the_metric_of_the_rows_
     folds = np.arange(NUM_ROWS) % 3
     statistics = {each: statistics_of(labels, logits) for each, logits in pair.items()}
     replicates = bootstrap(statistics, folds, np.arange(NUM_ROWS), NUM_SAMPLES, seed=7)[name].replicates
-    rows = np.random.default_rng([7, 0]).integers(0, NUM_ROWS, (NUM_SAMPLES, NUM_ROWS))  # the same for both
+    rows = np.random.default_rng([7, 0]).integers(0, NUM_ROWS, (NUM_SAMPLES, NUM_ROWS))  # Both use the same rows.
     for sample in (0, 1, NUM_SAMPLES - 1):
         scores, losses = [], []
         for fold in range(3):

@@ -1,4 +1,4 @@
-"""Which parameters are trained, how they are counted, and what a checkpoint holds."""
+"""The trained parameters, their number, and the content of a checkpoint."""
 
 import json
 import shutil
@@ -49,7 +49,7 @@ def test_counts_are_exact(tiny_base_model):
 
 @pytest.mark.parametrize("classes", [3, 2])
 def test_the_head_is_new_even_if_the_base_model_has_one(tiny_base_model, tmp_path, classes):
-    """A base model may have been fine-tuned before, for other classes or the same."""
+    """The base model may have been fine-tuned before, for the same or for other classes."""
     from transformers import BertForTokenClassification
 
     folder = shutil.copytree(tiny_base_model, tmp_path / "fine-tuned")
@@ -80,7 +80,7 @@ def test_counts_at_the_size_of_kobert():
 
 
 def source_of(base_model: Path) -> BaseModelSource:
-    """What saving needs to know of a base model."""
+    """Return the metadata of a base model that a checkpoint stores."""
     return BaseModelSource(name=str(base_model), revision=None, sha256={})
 
 
@@ -115,9 +115,9 @@ print(json.dumps({"loss": history[0]["train_loss"], "peak": peak, "bytes": size}
 
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_two_steps_at_the_size_of_kobert_fit_into_6_gib(tmp_path, method):
-    """Loading, two steps of AdamW, validation, the best epoch's copy and saving; short reviews, so weights decide."""
+    """This includes loading, validation, the copy of the best weights and saving. The reviews are short."""
     result = run(sys.executable, "-c", TWO_STEPS, str(tmp_path), method, cwd=ROOT)
-    shutil.rmtree(tmp_path)  # up to 740 MB
+    shutil.rmtree(tmp_path)  # The folder has up to 740 MB.
     assert result.returncode == 0, result.stderr
     figures = json.loads(result.stdout.splitlines()[-1])
     assert 0 < figures["loss"] < 5

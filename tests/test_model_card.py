@@ -1,4 +1,4 @@
-"""The README of an exported model: the hub understands its metadata, and its figures are those of the comparison."""
+"""The model card: the hub accepts its metadata, and its numbers are those of the comparison."""
 
 import dataclasses
 import json
@@ -25,7 +25,7 @@ COMMIT = "f89943434bd5ebaf7be828a30587161a44a5d02c"
 
 
 def write_lock(folder: Path) -> None:
-    """What DVC would write of the stages that made the LoRA model."""
+    """Write what DVC records about the stages that made the LoRA model."""
     params = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
     params |= {f"lora.{key}": value for key, value in params["lora"].items()}  # DVC writes single keys so
     run = next((folder / "data/runs/lora").glob("0-*")).name
@@ -44,7 +44,7 @@ def write_lock(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def compared_project(trained_project, tmp_path_factory) -> Path:
-    """A copy of `trained_project` after the comparison."""
+    """Copy `trained_project`, and run the comparison in the copy."""
     folder = tmp_path_factory.mktemp("compared")
     shutil.copytree(trained_project, folder, dirs_exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
@@ -57,7 +57,7 @@ def compared_project(trained_project, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def classifier(compared_project, monkeypatch) -> TextClassifier:
-    """The LoRA model, in the folder of the comparison."""
+    """Load the LoRA model in the folder of the comparison."""
     monkeypatch.chdir(compared_project)
     return load_text_classifier(CHECKPOINT)
 
@@ -69,7 +69,7 @@ def test_the_metadata_of_a_card_are_what_the_hub_expects(classifier):
 
 
 def test_a_card_names_no_data_set_of_the_hub(classifier):
-    """The corpus is a folder, and its name no id of the hub."""
+    """The corpus is a folder, whose name is no id on the hub."""
     text = render_model_card(classifier, find_results(CHECKPOINT), "sequence", "")
     (result,) = ModelCard(text).data.eval_results[:1]
     validate_repo_id(result.dataset_type)

@@ -1,4 +1,4 @@
-"""Batches without padding give the logits, losses and gradients of padded ones, and no example sees another."""
+"""Batches without padding give the logits, losses and gradients of padded ones, and keep examples apart."""
 
 import numpy as np
 import pyarrow as pa
@@ -25,7 +25,7 @@ def test_packing_changes_no_loss(tiny_base_model, dataset, method):
         curves.append(losses(fit(model, dataset, dataset, params, learning_rate=5e-3)))
     differences = np.abs(curves[0] - curves[1]).max(1)
     assert differences[0] < 1e-5
-    assert differences.max() < 1e-4  # rounding errors grow with the steps
+    assert differences.max() < 1e-4  # Rounding errors grow with each step.
     assert curves[0][-1, 0] < curves[0][0, 0]
 
 
@@ -46,7 +46,7 @@ def test_filling_up_to_one_of_few_shapes_changes_no_logit(tiny_base_model, datas
     assert filled.inputs["layout"].mask.shape[-1] % LENGTH_MULTIPLE == 0
     assert filled.inputs["position_ids"].max() == exact.inputs["position_ids"].max()
     assert filled.labels.tolist() == [*exact.labels.tolist(), IGNORE_INDEX]
-    build_collator(model, packing=True)  # sets the attention
+    build_collator(model, packing=True)  # This sets packed attention.
     assert torch.allclose(cls_logits(model, exact), cls_logits(model, filled)[:-1], atol=1e-6)
 
 

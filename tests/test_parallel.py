@@ -35,9 +35,9 @@ REPRO = (*DVC, "repro", "train_full", "train_lora")
 
 
 def edit_training(root: Path) -> None:
-    """Edit code of the training so that every run is trained again, to the same bytes."""
+    """Edit the training code so that every run is trained again and gives the same bytes."""
     with (root / "stages/common/training/trainer.py").open("a", encoding="utf-8") as file:
-        file.write(f"# {time.time_ns()}\n")  # not what an earlier test has written
+        file.write(f"# {time.time_ns()}\n")  # This differs from earlier edits.
 
 
 def hashes(root: Path) -> dict[str, str]:
@@ -53,7 +53,7 @@ def matrix(repro) -> Path:
 
 
 def run_in_terminal(*command: str, cwd: Path) -> tuple[int, str, str]:
-    """Run a command whose standard error is a terminal; status, standard output, and what the terminal was sent."""
+    """Run a command whose standard error is a terminal, and return exit status, standard output and terminal output."""
     master, terminal = pty.openpty()
     termios.tcsetwinsize(terminal, (24, 120))
     shown = bytearray()
@@ -113,7 +113,7 @@ def test_a_temporary_experiment_trains_side_by_side(repro):
 
 
 def processes_in(root: Path) -> list[psutil.Process]:
-    """The processes that work in a folder."""
+    """Return the processes whose working folder is `folder`."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
@@ -129,7 +129,7 @@ def command_of(process: psutil.Process) -> str:
 
 
 class Repro:
-    """`dvc repro` of all runs in the background, with what it prints, in a process group of its own."""
+    """`dvc repro` of all runs in the background, in a process group of its own, and its output."""
 
     def __init__(self, root: Path) -> None:
         self._root, self.lines = root, list[str]()
@@ -152,12 +152,12 @@ class Repro:
             time.sleep(0.05)
 
     def trainings(self) -> list[psutil.Process]:
-        """The process that DVC has started, and after it those that train."""
+        """Return the process that DVC has started, followed by the processes that train."""
         found = [process for process in processes_in(self._root) if "-m stages.train_" in command_of(process)]
         return sorted(found, key=lambda process: process.ppid() != self.process.pid)
 
     def end(self) -> str:
-        """Wait until everything has ended; returns what was printed."""
+        """Wait until everything has ended, and return the output."""
         self.process.wait()
         deadline = time.monotonic() + 180  # They may still be importing PyTorch on a busy machine.
         while left := processes_in(self._root):

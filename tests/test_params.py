@@ -1,4 +1,4 @@
-"""params.yaml: numbers as DVC writes them, and all errors in one message."""
+"""params.yaml may have numbers as DVC writes them, and all errors are in one message."""
 
 import re
 from pathlib import Path
@@ -100,7 +100,7 @@ def test_a_number_of_ten_thousand_digits_is_told_in_one_line(tmp_path, key, numb
 
 
 def test_comments_survive_what_dvc_writes_for_experiments(tmp_path):
-    """DVC turns lists into blocks the first time; the second time it loses a comment that follows such a block."""
+    """DVC first turns lists into blocks, and the second time it deletes comments that follow such a block."""
     path = changed(tmp_path)
     for rank in (4, 2):
         apply_overrides(path, [f"lora.r={rank}", "run.folds=[0,1,2,3]"])

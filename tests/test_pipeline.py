@@ -1,4 +1,4 @@
-"""Real DVC in a clone: what runs again, what is restored, and what a mistake prints."""
+"""DVC in a clone: the stages that run again, the outputs that are restored, and the errors that are printed."""
 
 import json
 import re
@@ -20,7 +20,7 @@ STAGES_README = (ROOT / "stages/README.md").read_text(encoding="utf-8")
 
 
 def tree(path: Path) -> dict[Path, bytes]:
-    """The contents of a file, or of all files in a folder, by their paths below it."""
+    """Return the contents of a file, or of all files in a folder by their relative paths."""
     files = [path] if path.is_file() else [each for each in path.rglob("*") if each.is_file()]
     return {file.relative_to(path): file.read_bytes() for file in files}
 
@@ -76,7 +76,7 @@ for command in sys.argv[1:]:
 
 
 def test_another_place_and_environment_leave_the_same_hashes(clone, tmp_path):
-    """Under another path, time zone, locale, hash seed and order of the source folder; in one process, without DVC."""
+    """Path, time zone, locale, hash seed and order of the source folder differ. All stages run in one process."""
     other = copy_project(tmp_path / "둘째 clone")
     for path in sorted((clone / "data/tiny").rglob("*.json"), reverse=True):
         target = other / path.relative_to(clone)
@@ -84,7 +84,7 @@ def test_another_place_and_environment_leave_the_same_hashes(clone, tmp_path):
         shutil.copyfile(path, target)
     shutil.copytree(clone / "data/tiny-model", other / "data/tiny-model")
     shutil.copyfile(clone / "params.yaml", other / "params.yaml")
-    stages = [*yaml.safe_load((clone / "dvc.yaml").read_text(encoding="utf-8"))["stages"]]  # in an order that runs
+    stages = [*yaml.safe_load((clone / "dvc.yaml").read_text(encoding="utf-8"))["stages"]]  # In a valid order.
     lock = yaml.safe_load((clone / "dvc.lock").read_text(encoding="utf-8"))["stages"]
     cells = sorted(lock, key=lambda name: stages.index(name.partition("@")[0]))
     commands = [lock[name]["cmd"].removeprefix("python -m stages.") for name in cells]

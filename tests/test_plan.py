@@ -1,4 +1,4 @@
-"""What `stages.plan` says of a model's cost before anything has run, and the refusal of a disk that is too small."""
+"""`stages.plan` estimates costs before any stage has run, and training refuses a disk that is too small."""
 
 import json
 import re
@@ -26,14 +26,14 @@ KOBERT = {"num_hidden_layers": 12, "hidden_size": 768, "num_attention_heads": 12
 
 @pytest.fixture(scope="module")
 def kobert(tmp_path_factory) -> Path:
-    """A folder with a config.json of KoBERT's sizes and no weights."""
+    """Make a folder with a config.json that has the sizes of KoBERT, and without weights."""
     folder = tmp_path_factory.mktemp("kobert")
     config = json.loads((MINI / "config.json").read_text(encoding="utf-8")) | KOBERT
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     return folder
 
 
-def test_kobert_in_full_with_16_reviews_of_256_tokens_fits_8_gb(kobert):
+def test_full_fine_tuning_of_kobert_with_16_reviews_of_256_tokens_fits_8_gb(kobert):
     for precision, most in (("fp32", 5e9), ("fp16", 4e9)):
         assert count_step_bytes(kobert, "full", precision, batch_size=16, length=256, on_gpu=True) < most
 
@@ -70,7 +70,7 @@ def test_the_parameters_of_kobert_are_those_that_are_known(kobert):
 
 
 def plan(folder: Path, base_model: dict[str, str], **variables: str) -> tuple[str, str]:
-    """Standard output and error of the command in `folder`, where nothing else has run."""
+    """Run the command in `folder`, where nothing else has run, and return standard output and error."""
     params = yaml.safe_load(SHIPPED_TEXT)
     params["base_model"] |= base_model
     (folder / "params.yaml").write_text(yaml.safe_dump(params, allow_unicode=True), encoding="utf-8")
@@ -83,7 +83,7 @@ def test_a_model_of_the_hub_is_described_without_its_weights(tiny_base_model, tm
     files = {path.name: path.read_bytes() for path in tiny_base_model.iterdir()}
     with serving(files) as hub:
         environment = {"HF_HUB_OFFLINE": "0", "HF_TOKEN": "", "NO_PROXY": "*", "HF_ENDPOINT": hub.url}
-        environment |= {"HF_HUB_ETAG_TIMEOUT": "100", "HF_HUB_DOWNLOAD_TIMEOUT": "100"}  # for a busy machine
+        environment |= {"HF_HUB_ETAG_TIMEOUT": "100", "HF_HUB_DOWNLOAD_TIMEOUT": "100"}  # Machines may be busy.
         model = {"hub_id": REPOSITORY, "revision": COMMIT}
         output, errors = plan(tmp_path, model, HF_HOME=str(tmp_path / "hf"), **environment)
         assert errors == ""
@@ -111,7 +111,7 @@ def test_a_model_that_is_here_needs_no_network(kobert, tmp_path):
 )
 def test_a_model_that_cannot_be_read_is_named_and_the_rest_is_said(tmp_path, base_model, reason):
     output, errors = plan(tmp_path, base_model)
-    assert "6 models" in output
+    assert "runs: 6" in output
     (line,) = errors.splitlines()
     assert line.startswith("warning: the costs are not known: base_model.")
     assert reason in line

@@ -1,4 +1,4 @@
-"""Predictions from a trained model: on texts, and on tables of every format."""
+"""Predictions of a trained model on texts, and on tables of every format."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from tests.support.corpus import LABELS
 from tests.support.project import ROOT, encode
 
 NEW_COLUMNS = ["label", *(f"p_{label}" for label in LABELS)]
-NOTHING_LEFT = "😊"  # a text of which cleaning leaves nothing
+NOTHING_LEFT = "😊"  # Cleaning leaves nothing of this text.
 TEXTS = [
     "<b>배터리</b> 최고! ㅋㅋ",
     '화면, 별로…\n"환불"하고 싶다\r또',
@@ -99,7 +99,7 @@ def test_a_table_gets_label_and_probabilities(tool, tmp_path, suffix):
 
 @pytest.mark.parametrize("suffix", [".csv", ".xlsx", ".jsonl", ".parquet"])
 def test_a_file_whose_name_is_not_utf8_is_read_and_written(tool, tmp_path, suffix):
-    name = os.fsdecode(os.fsencode(tmp_path) + b"/\xb0\xa1")  # as `unzip` leaves names in CP949
+    name = os.fsdecode(os.fsencode(tmp_path) + b"/\xb0\xa1")  # `unzip` writes such names in CP949.
     Path(f"{name}.csv").write_text("text\n배터리 최고\n", encoding="utf-8")
     files = ("--input", f"{name}.csv", "--text-column", "text", "--output", f"{name}.out{suffix}")
     tool("predict", "--model", "data/models/full", *files)
@@ -122,7 +122,7 @@ CLOSED, KOREAN = ("", ">&- 2>&- <&-"), ("PYTHONIOENCODING=euc-kr", "")
     ],
 )
 def test_standard_streams_may_be_closed_or_of_another_encoding(trained_project, tmp_path, command, streams):
-    """As those of cron, and of a terminal in a Korean locale."""
+    """cron closes standard streams, and a terminal in a Korean locale has another encoding."""
     shutil.copytree(trained_project, tmp_path / "project")
     (tmp_path / "in.csv").write_text("text\n뷁 최고 😊\n", encoding="utf-8")
     variables, redirections = streams
@@ -287,7 +287,7 @@ def test_a_text_that_is_not_utf8_is_refused(tool):
 
 @pytest.fixture
 def models(trained_project, tmp_path) -> Path:
-    """Copies of `lora`, `full` and their base model `base`, for a test to damage."""
+    """Copy `lora`, `full` and their base model, so that a test may damage them."""
     for name in ("models/lora", "models/full", "base_model"):
         shutil.copytree(trained_project / "data" / name, tmp_path / name.rpartition("/")[2])
     return tmp_path
@@ -349,7 +349,7 @@ def test_a_damaged_model_is_refused_in_one_line(tool, models, monkeypatch, name)
 
 
 def test_memory_does_not_grow_with_the_file(trained_project, tmp_path):
-    """Peak memory for 16 chunks and for 1: a file held as a whole would add its 80 MB and more."""
+    """This compares the peak memory for 16 chunks and for 1. A file in memory would add at least its 80 MB."""
     peak = "resource.getrusage(resource.RUSAGE_SELF).ru_maxrss"  # KiB
     code = f"import resource; from stages.predict import main; main(); print({peak})"
     source, target = tmp_path / "in.csv", tmp_path / "out.csv"

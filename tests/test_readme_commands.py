@@ -1,4 +1,4 @@
-"""The README's commands for finished models, run as they stand there."""
+"""The commands for finished models in the README work as they are written there."""
 
 import re
 import shlex
@@ -20,7 +20,7 @@ COMMANDS = [
 
 @pytest.fixture(scope="module")
 def models(trained_project, tmp_path_factory) -> Path:
-    """A folder with trained models and the files that the commands name."""
+    """Make a folder with trained models and the files that the commands name."""
     folder = shutil.copytree(trained_project, tmp_path_factory.mktemp("readme") / "project")
     (folder / "reviews.txt").write_text("배터리 최고\n화면 별로\n", encoding="utf-8")
     workbook = openpyxl.Workbook()

@@ -1,4 +1,4 @@
-"""What people read: sentences, tables, pictures, the list of misclassified rows and the page."""
+"""The outputs that people read: sentences, tables, pictures, the list of misclassified rows and the page."""
 
 import csv
 import itertools
@@ -40,7 +40,7 @@ ON_THE_PAGE = {"difference", "f1", "breakdown", "cost", "curves", "confusion", "
 
 @pytest.fixture(scope="module")
 def reported_folder(tmp_path_factory):
-    """A folder with a report on texts that would harm a careless page or spreadsheet."""
+    """Make a folder with a report on texts that would harm a careless page or spreadsheet."""
     folder = tmp_path_factory.mktemp("reported")
     rows = records()
     for index, row in enumerate(rows):
@@ -77,13 +77,13 @@ def test_a_second_run_gives_the_same_bytes(comparison):
 
 
 def sentences(comparison: Comparison, part: str) -> tuple[str, str]:
-    """All English sentences of a part, and all Korean ones."""
+    """Return all English sentences and all Korean sentences of a part."""
     texts = formatting.sentences(comparison)[part]
     return " ".join(text.english for text in texts), " ".join(text.korean for text in texts)
 
 
 def changed(value: Any, **changes: Any) -> Any:
-    """A copy of a part of the result, with other values."""
+    """Copy a part of the result, and change values."""
     return value.model_copy(update=changes)
 
 
@@ -450,7 +450,7 @@ def test_the_page_shows_in_a_browser(comparison, tmp_path):
 
 
 def report(stage, **options: Any) -> str:
-    """Write runs and report on them; returns the table for GitHub."""
+    """Write runs and a report on them, and return the table for GitHub."""
     write_runs(**options)
     for name in STAGES_AFTER_TRAINING:
         stage(name, run__folds=options.get("folds", [0, 1, 2]), compare__bootstrap_samples=100)

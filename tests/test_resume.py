@@ -41,7 +41,7 @@ SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 
 @pytest.fixture(scope="module")
 def prepared(tiny_base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder ready for a training of a few seconds."""
+    """Prepare a folder for a training of a few seconds."""
     folder = tmp_path_factory.mktemp("resume")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -54,7 +54,7 @@ def prepared(tiny_base_model: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def start(folder: Path, method: str) -> subprocess.Popen[str]:
-    shutil.rmtree(folder / "data/runs", ignore_errors=True)  # as DVC does
+    shutil.rmtree(folder / "data/runs", ignore_errors=True)  # DVC does this too.
     command = [sys.executable, "-m", f"stages.train_{method}", "--fold", "0", "--learning-rate", "0.003"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
@@ -63,7 +63,7 @@ def start(folder: Path, method: str) -> subprocess.Popen[str]:
 
 
 def finish(folder: Path, method: str) -> tuple[dict[str, str], str]:
-    """Hashes of what a training leaves, and its standard error."""
+    """Finish a training, and return the hashes of its outputs and its standard error."""
     process = start(folder, method)
     _, errors = process.communicate()
     assert process.returncode == 0, errors
@@ -96,7 +96,7 @@ def test_a_killed_training_ends_with_the_bytes_of_an_uninterrupted_one(prepared,
         sent = SIGNALS[kill % len(SIGNALS)]
         status, errors = kill_after_first_epoch(prepared, method, sent, draw.uniform(0, 0.6))
         resumed += "training resumes in epoch" in errors
-        if (prepared / "data/runs" / method / RUN).exists():  # the signal found nothing left to stop
+        if (prepared / "data/runs" / method / RUN).exists():  # The training ended before the signal.
             assert hashes(prepared, method) == uninterrupted
         elif sent == signal.SIGKILL:
             assert status == -signal.SIGKILL
@@ -111,7 +111,7 @@ def test_a_killed_training_ends_with_the_bytes_of_an_uninterrupted_one(prepared,
 
 @dataclass(frozen=True)
 class Project:
-    """What a training needs."""
+    """The inputs of a training."""
 
     base_model: Path
     train: TokenizedDataset
@@ -136,7 +136,7 @@ def manager(folder: Path, **fingerprint: object) -> CheckpointManager:
 def train(
     project: Project, checkpoints: CheckpointManager | None, precision: str = "fp32"
 ) -> tuple[TrainResult, torch.Tensor]:
-    """Train 12 epochs, saving every 20 ms and stopping at SIGTERM; returns the result and all weights."""
+    """Train 12 epochs, save a checkpoint every 20 ms, stop at SIGTERM, and return the result and all weights."""
     model = build(project.base_model, "lora")
     policy = SavePolicy(0.02, ALONE)
     params = train_params(epochs=12, precision=precision)
@@ -242,7 +242,7 @@ def test_the_checkpoint_before_a_damaged_one_is_used(project, tmp_path, capsys):
 
 
 def test_truncated_checkpoints_are_not_used(project, tmp_path):
-    """A power cut may leave them where the disk ignores fsync."""
+    """A power cut may truncate them if the disk ignores fsync."""
     interrupt(project, tmp_path)
     for path in tmp_path.glob("*/*.pt"):
         path.write_bytes(path.read_bytes()[:1000])

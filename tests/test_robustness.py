@@ -1,4 +1,4 @@
-"""A full disk and hostile files cost one line and harm nothing."""
+"""A full disk and hostile files lead to an error of one line, and harm nothing."""
 
 import ast
 import json
@@ -19,7 +19,7 @@ RUN = ("--fold", "0", "--learning-rate", "0.001")
 
 @pytest.fixture
 def project(tiny_base_model, tmp_path, monkeypatch) -> Path:
-    """A folder ready for training."""
+    """Prepare a folder for training."""
     monkeypatch.chdir(tmp_path)
     prepare(tmp_path, tiny_base_model, train__epochs=3, train__patience=0, run__save_interval_seconds=0.01)
     return tmp_path
@@ -64,11 +64,11 @@ def test_a_disk_that_is_full_at_a_checkpoint_costs_one_line(project):
 
 
 def test_a_run_that_cannot_be_written_leaves_the_last_checkpoint(project, capsys):
-    """Training resumes from it."""
+    """The training resumes from that checkpoint."""
     run_tool("train_full", *RUN)
     whole = files(project / "data/runs")
     shutil.rmtree(project / "data/runs")
-    (project / "data/runs").write_text("in the way")  # the run cannot be written
+    (project / "data/runs").write_text("in the way")  # Now the run cannot be written.
     with pytest.raises(SystemExit, match=r"^error: .*cannot be written"):
         run_tool("train_full", *RUN)
     assert list((project / "data/checkpoints/full/0-0.001").rglob("*.pt"))
@@ -114,7 +114,7 @@ def test_no_stage_loads_code_or_pickles(path):
 
 
 def test_a_base_model_brings_no_code(tiny_base_model, project):
-    """Its Python files are neither run nor copied, whatever its config says."""
+    """The Python files of a base model are neither run nor copied, whatever its config says."""
     hostile = shutil.copytree(tiny_base_model, project / "hostile")
     for name in ("modeling_bert.py", "tokenization_bert.py", "configuration_bert.py", "__init__.py", "torch.py"):
         (hostile / name).write_text("open('was-run', 'w').close()\n")

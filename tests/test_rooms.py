@@ -1,4 +1,4 @@
-"""What an edit of the code or a new parameter runs again, in a real clone."""
+"""The stages that run again in a clone after an edit of the code or with a new parameter."""
 
 import re
 from pathlib import Path

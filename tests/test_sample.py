@@ -1,4 +1,4 @@
-"""The embedded reviews are what their README says they are."""
+"""The embedded reviews agree with their README."""
 
 import json
 import subprocess

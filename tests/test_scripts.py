@@ -1,4 +1,4 @@
-"""Every benchmark and generator script runs to its end on tiny input; what it measures is not looked at."""
+"""Every benchmark and generator script runs to its end with tiny input. The tests do not check its results."""
 
 import importlib
 import importlib.util
@@ -29,7 +29,7 @@ MODEL = ROOT / "data/kobert-mini"
 
 @pytest.fixture(scope="module")
 def reviews(tmp_path_factory) -> Path:
-    """A Parquet file of reviews with ratings of 1 to 10, as the film reviews are."""
+    """Write a Parquet file of reviews with ratings from 1 to 10."""
     files = sorted(SAMPLE.rglob("*.json"))[:8]
     texts = [row["RawText"] for file in files for row in json.loads(file.read_text(encoding="utf-8"))]
     path = tmp_path_factory.mktemp("reviews") / "reviews.parquet"
@@ -39,7 +39,7 @@ def reviews(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def finished_project(trained_project, tmp_path_factory) -> Path:
-    """A copy of `trained_project` that has been audited and compared."""
+    """Copy `trained_project`, and run the stages `audit` and `compare` in the copy."""
     folder = shutil.copytree(trained_project, tmp_path_factory.mktemp("finished"), dirs_exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)

@@ -1,4 +1,4 @@
-"""Which learning rate and run are selected, and which runs are kept."""
+"""The selection of learning rate and run, and the runs that are kept."""
 
 from pathlib import Path
 

@@ -11,7 +11,7 @@ from tests.support.project import ROOT, run
 
 
 def dvc(*command: str, cwd: Path) -> str:
-    """Run a command of DVC that must end well; its output."""
+    """Run a command of DVC that must succeed, and return its output."""
     result = run(*DVC, *command, cwd=cwd)
     assert result.returncode == 0, result.stderr
     return result.stdout
@@ -62,7 +62,7 @@ def shared(published, tmp_path) -> Path:
 
 @pytest.fixture
 def colleague(shared, tmp_path) -> Path:
-    """Somebody else's clone."""
+    """Make the clone of another person."""
     origin = str(shared.parent / "origin.git")
     assert run("git", "clone", "-q", "-b", "main", origin, "theirs", cwd=tmp_path).returncode == 0
     return tmp_path / "theirs"
@@ -103,14 +103,14 @@ def test_a_model_is_got_by_its_name_and_tag(shared, tmp_path):
 
 
 def test_a_fresh_clone_without_data_is_up_to_date(colleague):
-    """The check that DVC recommends for continuous integration."""
+    """DVC recommends this check for continuous integration."""
     result = run(*DVC, "repro", "--allow-missing", "--dry", cwd=colleague)
     assert result.returncode == 0, result.stderr
-    assert ran(result.stdout) <= {"prune_runs"}  # its out is in git
+    assert ran(result.stdout) <= {"prune_runs"}  # Its output is in git.
 
 
 def test_no_conversion_of_line_ends_changes_a_hash(clone, tmp_path):
-    """Git for Windows sets core.autocrlf."""
+    """Git for Windows sets core.autocrlf, which converts line ends."""
     command = ("git", "clone", "-q", "-c", "core.autocrlf=true", str(clone), "converted")
     assert run(*command, cwd=tmp_path).returncode == 0
     for name in ("params.yaml", "data/tiny-model/vocab.txt", "dvc.lock", "stages/select.py"):

@@ -1,4 +1,4 @@
-"""Intervals over folds, verdicts and tests of trained models, against SciPy and statsmodels."""
+"""Intervals over folds, verdicts and tests of trained models agree with SciPy and statsmodels."""
 
 import itertools
 
@@ -30,7 +30,7 @@ BY_FOLD = np.array([0.01, 0.03, 0.02, 0.05])
 
 
 def replicates_with(variance: float) -> np.ndarray:
-    """Replicates of exactly this variance."""
+    """Draw replicates that have exactly this variance."""
     values = np.random.default_rng(0).normal(size=4000)
     return (values - values.mean()) / values.std(ddof=1) * variance**0.5
 
@@ -89,9 +89,9 @@ def test_fewer_than_three_folds_decide_nothing(ends, num_folds):
 
 @pytest.mark.parametrize("num_folds", [3, 5, 10])
 def test_the_detectable_effect_is_found_with_a_power_of_80_percent(num_folds):
-    """Experiments whose true difference is what an earlier one printed, on average over what is printed."""
+    """The true difference of the experiments is the detectable effect that an earlier one reported, on average."""
     rng, row_sd, run_sd, experiments = np.random.default_rng(num_folds), 0.01, 0.015, 400
-    between_sd = (row_sd**2 + run_sd**2) ** 0.5  # of a fold's difference
+    between_sd = (row_sd**2 + run_sd**2) ** 0.5  # Standard deviation of a fold's difference.
     rows = replicates_with(row_sd**2 / num_folds)
     found = []
     for _ in range(experiments):
@@ -103,7 +103,7 @@ def test_the_detectable_effect_is_found_with_a_power_of_80_percent(num_folds):
 def test_the_rows_needed_show_equivalence_with_a_power_of_80_percent():
     num_folds, num_rows, row_variance, margin = 5, 1000, 1e-4, 0.01
     needed = rows_for_equivalence(num_rows, row_variance, 0.0, num_folds, margin)
-    sd = (row_variance * num_rows / needed) ** 0.5  # of the mean over the folds
+    sd = (row_variance * num_rows / needed) ** 0.5  # Standard deviation of the mean over folds.
     rng, rows = np.random.default_rng(0), replicates_with(sd**2)
     shown = []
     for _ in range(400):
@@ -144,7 +144,7 @@ def statistics_of(labels: np.ndarray, predictions: np.ndarray) -> RowStatistics:
 
 
 def macro_f1_difference(labels: np.ndarray, a: np.ndarray, b: np.ndarray, swapped: np.ndarray) -> float:
-    """The difference between the predictions `a` and `b`, some rows swapped."""
+    """Compute the difference between the predictions `a` and `b` after swapping some rows."""
     x, y = np.where(swapped, b, a), np.where(swapped, a, b)
     return f1_score(labels, x, average="macro") - f1_score(labels, y, average="macro")
 
@@ -184,7 +184,7 @@ def test_the_permutation_test_agrees_with_a_plain_loop():
 
 @pytest.mark.parametrize("only_a, only_b", [(0, 0), (1, 0), (3, 9), (10, 10), (25, 4)])
 def test_mcnemar_is_that_of_statsmodels(only_a, only_b):
-    both = 5  # rows that both have right
+    both = 5  # Number of rows that both predict correctly.
     labels = np.zeros(both + only_a + only_b, int)
     a = np.array([0] * (both + only_a) + [1] * only_b)
     b = np.array([0] * both + [1] * only_a + [0] * only_b)

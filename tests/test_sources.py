@@ -1,4 +1,4 @@
-"""Tables as sources: equal rows of any format give equal bytes, and what is wrong with a table is told in one line."""
+"""Tables as sources: equal rows of any format give equal bytes, and errors of a table are reported in one line."""
 
 import json
 import re
@@ -19,7 +19,7 @@ COLUMNS = {"data__text_column": "document", "data__label_column": "label", "data
 
 
 def all_records() -> list[dict[str, Any]]:
-    """`records`, and some without a usable label, with quotes, tabs and line breaks in their texts."""
+    """Make `records`, and records without a valid label that have quotes, tabs and line breaks in their texts."""
     odd = [
         record(1000, '"인용"\t탭, 쉼표\n줄', "1"),
         record(1001, "없음", None),
@@ -59,7 +59,7 @@ def ingest_metrics() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def tokenized_json(tiny_base_model, tmp_path_factory) -> bytes:
-    """tokenized.arrow of `all_records` in the AI Hub layout."""
+    """Return tokenized.arrow of `all_records` in AI Hub's layout."""
     from tests.support.project import stage_runner
 
     folder = tmp_path_factory.mktemp("json")
@@ -213,7 +213,7 @@ def test_a_class_without_rows_is_named(stage, tmp_path):
     stage("ingest", data__source=str(write_corpus(tmp_path / "raw", records())))
     error = error_of(stage, "filter", data__labels={"부정": [-1], "긍정": [1], "분노": ["angry"]})
     assert "data.labels: class '분노' has no row" in error
-    assert "'0' 60" in error  # a value that stands for no class, and its rows
+    assert "'0' 60" in error  # A value of no class, with its number of rows.
     assert not FILTERED.exists()
 
 
@@ -238,7 +238,7 @@ def with_test_source(stage, tmp_path, tiny_base_model):
 
 
 def ids(part: str, number: int = 0) -> list[str]:
-    """Ids of the rows of a part of a fold."""
+    """Return the ids of the rows of a part of a fold."""
     table = read_table(TOKENIZED)
     return table["Index"].take(getattr(read_fold(fold_path(number), table.num_rows), part)).to_pylist()
 

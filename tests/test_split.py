@@ -1,4 +1,4 @@
-"""Sizes, strata and leaks of the folds."""
+"""The folds have the right sizes and class shares, and no leaks."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +20,7 @@ from tests.support.corpus import LABELS
 def folds_of(
     labels: np.ndarray, groups: np.ndarray | None = None, is_test: np.ndarray | None = None, **changed: float
 ) -> list[Fold]:
-    """Folds of rows that are all distinct unless `groups` says otherwise."""
+    """Split rows that are all different unless `groups` says otherwise."""
     values = {"folds": 5, "validation_size": 0.1, "train_fraction": 1.0, "seed": 42, **changed}
     groups = np.arange(len(labels)) if groups is None else groups
     is_test = np.zeros(len(labels), bool) if is_test is None else is_test
@@ -90,7 +90,7 @@ def test_a_text_with_many_copies_leaves_the_other_folds_equal_and_is_no_validati
 
 def test_a_large_text_is_no_validation_text_if_that_takes_validation_farther_from_its_size():
     labels, groups = np.repeat([0, 1, 2], 208), np.arange(624)
-    groups[424:524], groups[524:] = 424, 425  # eight texts, and two with 100 copies each
+    groups[424:524], groups[524:] = 424, 425  # There are eight texts, and two with 100 copies each.
     for fold in folds_of(labels, groups):
         assert np.bincount(labels[fold.validation])[2] <= 8
 
@@ -113,7 +113,7 @@ def test_without_validation_rows_the_test_rows_take_their_place():
 def test_a_fraction_of_the_training_rows_is_part_of_a_larger_one(fraction):
     labels = np.random.default_rng(0).choice(3, 1000, p=[0.5, 0.3, 0.2])
     groups = np.unique(np.random.default_rng(1).integers(0, 900, 1000), return_inverse=True)[1]
-    labels = labels[groups]  # equal texts have equal labels
+    labels = labels[groups]  # Equal texts have equal labels.
     sizes = (fraction, fraction + 0.05, 1.0)
     for part, larger, whole in zip(*(folds_of(labels, groups, train_fraction=size) for size in sizes), strict=True):
         assert set(part.train) < set(larger.train) < set(whole.train)
@@ -138,7 +138,7 @@ def test_the_folds_are_those_of_earlier_versions_and_other_machines():
 def test_fixed_test_rows_are_those_of_every_fold_and_rows_with_their_texts_leave_the_others():
     labels, is_test = np.repeat([0, 1, 2], 100), np.arange(300) % 10 == 0
     groups = np.arange(300)
-    groups[49::50] = 0  # copies of the first test row
+    groups[49::50] = 0  # These are copies of the first test row.
     groups = np.unique(groups, return_inverse=True)[1]
     folds = folds_of(labels, groups, is_test)
     for fold in folds:
@@ -196,7 +196,7 @@ def test_a_line_break_does_not_shift_keys():
 
 @pytest.fixture
 def tokenized(stage) -> None:
-    """100 rows, of which the last 10 repeat the first one's text."""
+    """Make 100 rows, of which the last 10 repeat the text of the first one."""
     texts = [f"글 {number}" for number in range(90)] + ["글 0"] * 10
     labels = [number % 3 for number in range(90)] + [0] * 10
     ids = [[2, number, 3] for number in range(100)]

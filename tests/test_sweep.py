@@ -1,4 +1,4 @@
-"""Which experiments a sweep compares, and how."""
+"""The experiments that a sweep compares, and how it compares them."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Tables get new columns and keep all that they had; a broken table is refused in one line."""
+"""Tables get new columns and keep the old ones; a broken table leads to an error of one line."""
 
 import csv
 import json
@@ -19,7 +19,7 @@ FORMATS = [".csv", ".tsv", ".xlsx", ".jsonl", ".parquet"]
 
 
 def text_lengths(texts: pd.Series) -> pd.DataFrame:
-    """New columns of every kind that prediction has: text and number, both null for an empty text."""
+    """Make new columns like those of a prediction: text and number, both null for an empty text."""
     lengths = texts.map(len).astype(float)
     return pd.DataFrame({"label": texts.map(lambda text: text[:1] or None), "length": lengths.where(lengths > 0)})
 
@@ -55,7 +55,7 @@ def read_json_lines(path: Path) -> list[dict]:
 
 @pytest.fixture
 def csv_rows(tmp_path: Path) -> list[list[str]]:
-    """The rows of `in.csv`: cells that pandas would read as numbers or as missing, and quotes."""
+    """Return the rows of `in.csv`, with quotes and with cells that pandas would read as numbers or as missing."""
     cells = ["007", "", "1e5", "NA", "12345678901234567890123", ' "인용", ']
     rows = [["번호", "본문", "a b"], *([cell, text, cell[::-1]] for cell, text in zip(cells, TEXTS, strict=True))]
     write_csv(tmp_path / "in.csv", rows)
@@ -106,7 +106,7 @@ def test_values_of_json_lines_become_text_in_other_formats(tmp_path, suffix):
 
 @pytest.fixture
 def parquet_table(tmp_path: Path) -> pa.Table:
-    """The table of `in.parquet`, with types that Python or pandas would change."""
+    """Return the table of `in.parquet`, with types that Python or pandas would change."""
     columns = {
         "본문": pa.array([*TEXTS[:3], None, *TEXTS[4:]]).dictionary_encode(),
         "big": pa.array([2**62, None, -1, 0, 1, 2]),
@@ -146,7 +146,7 @@ def test_parquet_becomes_json_lines_without_nan(parquet_table, tmp_path):
 
 
 def write_table(path: Path, texts: list[str]) -> None:
-    """A table of one column."""
+    """Write a table with one column."""
     match path.suffix:
         case ".xlsx":
             write_excel(path, [["본문"], *([text] for text in texts)])
@@ -159,7 +159,7 @@ def write_table(path: Path, texts: list[str]) -> None:
 
 
 def read_rows(path: Path) -> tuple[list[str], list[list]]:
-    """Columns and rows of a table, numbers as numbers."""
+    """Read the columns and the rows of a table."""
     match path.suffix:
         case ".xlsx":
             header, *rows = read_excel(path)

@@ -1,4 +1,4 @@
-"""KoBERT's tokenizer by its rules; and, where the real files are at hand, by its reference ids."""
+"""KoBERT's tokenizer follows its rules, and gives the reference ids if the real files are available."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from tests.support.project import ROOT, encode, run
 TEXTS = [row["RawText"] for row in records()]
 EMBEDDED = ROOT / "data/kobert-mini"
 KOBERT_VOCAB_SIZE = 8002
-UNK, CLS, SEP = 0, 2, 3  # of KoBERT, the embedded and the tiny model
+UNK, CLS, SEP = 0, 2, 3  # Ids in KoBERT, the embedded and the tiny model.
 
 
 def test_a_text_stands_between_special_tokens(tiny_base_model):
@@ -50,7 +50,7 @@ def test_no_texts_have_no_ids(tiny_base_model):
 
 
 def test_normalization_changes_no_id(tiny_base_model):
-    """Decomposed Hangul, wide spaces and accents are what the reference class folds before SentencePiece."""
+    """The reference class normalises decomposed Hangul, wide spaces and accents before SentencePiece."""
     decomposed = [unicodedata.normalize("NFD", f"\u3000{text}\u0301  ") for text in TEXTS]
     assert encode(tiny_base_model, decomposed) == encode(tiny_base_model, TEXTS)
 
@@ -107,7 +107,7 @@ print(json.dumps({"seconds": seconds, "peak": peak, "ids": encoded.input_ids[0].
 
 @pytest.mark.parametrize("unit", ["가나다 ", "가", "<", "[SEP]", "a\u0301 "])
 def test_10_mb_in_one_text_take_seconds_and_little_memory(unit):
-    """In a process of its own, whose peak of memory no other test has raised."""
+    """This runs in a process of its own, whose peak memory no other test has raised."""
     result = run(sys.executable, "-c", ENCODE_10_MB, str(EMBEDDED), unit, cwd=ROOT)
     assert result.returncode == 0, result.stderr
     figures = json.loads(result.stdout)
@@ -140,7 +140,7 @@ def test_the_first_words_of_a_long_text_have_the_ids_of_the_whole(tiny_base_mode
 
 
 def test_ids_equal_the_reference():
-    """On kobert_ids.jsonl, 25 texts with the ids of the reference class, and on another such file if there is one."""
+    """kobert_ids.jsonl has 25 texts with the ids of the reference class. Another such file is used if it exists."""
     if "KOBERT_GOLDEN" not in os.environ:
         pytest.skip("needs KoBERT's *.model and vocab.txt: set KOBERT_GOLDEN to a folder with monologg-kobert/")
     folder = Path(os.environ["KOBERT_GOLDEN"])
@@ -170,7 +170,7 @@ def test_the_vocabulary_of_a_sentencepiece_model_is_not_read_as_word_piece(tiny_
 
 
 def test_a_sentencepiece_model_alone_has_its_own_ids(tmp_path):
-    """As skt/kobert-base-v1 has; the references are SentencePiece itself and a class of transformers that reads it."""
+    """skt/kobert-base-v1 is such a model. Its ids are compared with SentencePiece and a class of transformers."""
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(TEXTS),
         model_prefix=str(tmp_path / "spiece"),

@@ -1,4 +1,4 @@
-"""The training loop: it learns, it changes what it should, and gives the same bytes twice."""
+"""The training loop learns, changes only trainable weights, and gives the same bytes twice."""
 
 import json
 import os
@@ -127,7 +127,7 @@ def test_four_accumulated_batches_of_four_equal_one_of_sixteen(tiny_base_model, 
 
 
 def test_accumulated_batches_that_are_replayed_train_as_others_do(tiny_base_model, dataset, monkeypatch):
-    """Without a GPU, a graph that is replayed is stood in for by the code that it would have recorded."""
+    """Without a GPU, the test replaces the replay of a graph by the code that the graph would have recorded."""
 
     def capture(step: TrainingStep, weighted: WeightedBatch, is_last: bool) -> SimpleNamespace:
         loss = torch.zeros(())
@@ -313,7 +313,7 @@ def test_a_step_whose_fp16_gradients_overflow_is_skipped_counted_and_scaled_down
     batches = step.collate(np.arange(8 * accumulated))
 
     def update(scale: float) -> bool:
-        """Take a step with this scale; returns whether it changed the weights."""
+        """Take a step with this scale, and return whether it changed the weights."""
         state = step.state_dict()
         step.load_state_dict(state | {"scaler": state["scaler"] | {"scale": scale}})
         before = {name: weight.clone() for name, weight in step.weights.items()}

@@ -1,4 +1,4 @@
-"""Hostile files, parameters and tables: one line of refusal, bounded memory and time, and nothing valid is lost."""
+"""Hostile files, parameters and tables are refused in one line, with bounded memory and time; nothing valid is lost."""
 
 import io
 import os
@@ -31,7 +31,7 @@ from tests.support.project import copy_project, run
 
 
 def test_no_value_of_params_yaml_reaches_the_shell(tmp_path):
-    """Where a learning rate alone is changed, no stage runs that would check it before `train_full`."""
+    """If only a learning rate has changed, no stage checks it before `train_full`."""
     copy_project(tmp_path)
     run("git", "init", "-q", cwd=tmp_path)
     changed = re.sub(r"(full:\n(?:  #.*\n)+  learning_rates: ).*", r"\1['0.1; touch was-run; true']", SHIPPED_TEXT)
@@ -86,7 +86,7 @@ def test_what_to_keep_is_the_inside_of_one_character_class(tmp_path, keep):
 
 
 def test_pipes_devices_and_linked_folders_of_a_corpus_are_errors(tmp_path):
-    """A pipe would never end, /dev/zero fill the memory, and a link to a folder above go in circles."""
+    """A pipe never ends, /dev/zero fills the memory, and a link to a parent folder leads in circles."""
     source = write_corpus(tmp_path / "raw", [record(1, "글")])
     os.mkfifo(source / "pipe.json")
     (source / "device.json").symlink_to("/dev/zero")
@@ -106,14 +106,14 @@ SCHEMA = make_schema({"labels": pa.int64(), "text": pa.string(), "input_ids": pa
 
 @pytest.fixture
 def arrow_file(tmp_path) -> Path:
-    """Three batches of 20 rows."""
+    """Write an Arrow file with three batches of 20 rows."""
     rows = {"labels": [0] * 20, "text": ["글"] * 20, "input_ids": [[1, 2]] * 20}
     write_table(tmp_path / "table.arrow", [pa.RecordBatch.from_pydict(rows, schema=SCHEMA)] * 3, SCHEMA)
     return tmp_path / "table.arrow"
 
 
 def test_a_truncated_arrow_file_is_refused_wherever_it_ends(arrow_file):
-    """Between two batches too, where Arrow itself takes it for a whole one."""
+    """Arrow itself accepts a file that ends between two batches."""
     content = arrow_file.read_bytes()
     for length in range(0, len(content), 8):
         arrow_file.write_bytes(content[:length])
@@ -124,9 +124,9 @@ def test_a_truncated_arrow_file_is_refused_wherever_it_ends(arrow_file):
 
 
 def test_a_wrong_offset_in_an_arrow_file_is_refused(arrow_file):
-    """Reading past the end of the texts would kill the process."""
+    """Reading beyond the end of the texts would crash the process."""
     content = arrow_file.read_bytes()
-    offsets = (3 * np.arange(21, dtype=np.int32)).tobytes()  # of 20 texts of three bytes
+    offsets = (3 * np.arange(21, dtype=np.int32)).tobytes()  # 20 texts have three bytes each.
     assert content.count(offsets) == 3
     arrow_file.write_bytes(content.replace(offsets, offsets[:-4] + b"\xff\xff\xff\x7f"))
     with pytest.raises(UserError, match="cannot be read as an Arrow stream"):
@@ -149,7 +149,7 @@ def test_logits_without_those_of_a_part_are_refused(tmp_path):
 
 
 def test_a_pipe_or_a_device_is_never_replaced(tmp_path):
-    """As root, `--output /dev/null` would make a file of it."""
+    """As root, `--output /dev/null` would replace the device by a file."""
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(UserError, match="neither a file nor a folder"), atomic_write(tmp_path / "pipe") as temporary:
         temporary.write_text("x")

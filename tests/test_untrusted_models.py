@@ -1,4 +1,4 @@
-"""Models of strangers: nothing of them is run, and what is damaged or contradictory is refused in one line."""
+"""No code of a stranger's model is run, and damaged or contradictory files are refused in one line."""
 
 import json
 import shutil
@@ -26,7 +26,7 @@ Tensors = dict[str, torch.Tensor]
 
 @pytest.fixture
 def copies(trained_project, tmp_path, monkeypatch) -> Path:
-    """Copies of `full`, `lora` and `base_model`, for a test to damage."""
+    """Copy `full`, `lora` and `base_model`, so that a test may damage them."""
     for name in ("models/full", "models/lora", "base_model"):
         shutil.copytree(trained_project / "data" / name, tmp_path / name.rpartition("/")[2])
     monkeypatch.chdir(tmp_path)
@@ -42,13 +42,13 @@ def edit_weights(path: Path, change: Callable[[Tensors], Tensors]) -> None:
 
 
 def write_code(folder: Path) -> dict[str, str]:
-    """Python files that leave a trace where they are run, and the `auto_map` that names them."""
+    """Write Python files that leave a trace when they are run, and return the `auto_map` that names them."""
     (folder / "evil.py").write_text("open('was-run', 'w').close()\nclass Config: pass\nclass Model: pass\n")
     return {"AutoConfig": "evil.Config", "AutoModelForTokenClassification": "evil.Model"}
 
 
 def test_a_model_whose_code_the_user_is_asked_about_is_refused_without_asking(copies, trained_project):
-    """With `y` on standard input: transformers would ask, and then run it."""
+    """With `y` on standard input, transformers would ask and then run the code."""
     edit_json(copies / "full/config.json", model_type="evil", auto_map=write_code(copies / "full"))
     command = f"yes | python -m stages.predict --model full {TEXT.split()[0]}"
     result = run("sh", "-c", command, cwd=copies, PYTHONPATH=str(ROOT))
@@ -123,7 +123,7 @@ DAMAGED_WEIGHTS = {
 
 @pytest.mark.parametrize("name", DAMAGED_WEIGHTS)
 def test_weights_that_are_not_whole_and_finite_are_refused(copies, name):
-    """transformers and PEFT would put random numbers in place of what is missing."""
+    """transformers and PEFT would replace missing weights by random numbers."""
     method, change, message = DAMAGED_WEIGHTS[name]
     (weights,) = (copies / method).glob("*.safetensors")
     edit_weights(weights, change)
@@ -141,7 +141,7 @@ def test_a_base_model_with_nan_is_refused_before_training(copies):
 def test_a_header_of_gigabytes_is_refused(copies, size):
     with (copies / "full/model.safetensors").open("wb") as file:
         file.write(struct.pack("<Q", size))
-        file.truncate(2**31)  # takes no space
+        file.truncate(2**31)  # The file takes no disk space.
     with pytest.raises(UserError, match="header too large"):
         load_checkpoint(Path("full"), LABELS, Path("base_model"))
 
@@ -185,7 +185,7 @@ def test_json_nested_without_end_is_refused(tool, copies, name):
 
 
 def write_tokenizer(folder: Path, **parts: Any) -> Path:
-    """A tokenizer.json with one word, `a`, some parts changed."""
+    """Write a tokenizer.json with the single word `a` and these changes."""
     tokenizer = Tokenizer(models.WordPiece({"[UNK]": 0, "a": 1}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     folder.joinpath("tokenizer.json").write_text(json.dumps(json.loads(tokenizer.to_str()) | parts), encoding="utf-8")

@@ -1,10 +1,10 @@
-"""How many of the sample's planted wrong labels the audit finds, and what it changes to leave out what it found.
+"""Measure how many of the sample's planted wrong labels the audit finds, and what excluding them changes.
 
     dvc repro && python -m tests.benchmarks.audit [--output FILE] [--before DIR]
 
---output writes the ids of the first rows of plots/label_issues.csv, as many as there are planted wrong labels, for
-`data.exclude`. --before names another clone of this project, and compares macro-F1 on the test rows here, where these
-ids are left out of training, with that there.
+--output writes the ids of the first rows of plots/label_issues.csv to a file for `data.exclude`. It has as many ids as
+there are planted wrong labels. --before names another clone of this project, whose runs did not exclude these ids, and
+compares macro-F1 on the test rows between this clone and that one.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from stages.common.runtime.paths import COMPARE_DETAILS, LABEL_ISSUES
 
 
 def planted() -> set[str]:
-    """Ids of the records whose label the generator of the sample replaced by another one."""
+    """Return the ids of the records whose label the generator of the sample replaced by a wrong one."""
     generate = importlib.import_module("data.sample.generate")
     samples: list[Any] = []
 
@@ -43,7 +43,11 @@ def planted() -> set[str]:
 
 
 def measure_audit(output: Path | None) -> None:
-    """Print precision and recall, with 95% binomial intervals, of the first and of the suspected rows."""
+    """Print precision and recall of the first rows and of the suspected rows, with 95% binomial intervals.
+
+    Args:
+        output: File to which the ids of the first rows are written; None writes no file.
+    """
     tested = set(read_tested_rows(read_comparison().folds).table["Index"].to_pylist())
     wrong = planted() & tested
     with LABEL_ISSUES.open(encoding="utf-8-sig", newline="") as file:
@@ -62,7 +66,7 @@ def measure_audit(output: Path | None) -> None:
 
 
 def compare_projects(before: Path) -> None:
-    """Print what macro-F1 of each method is here minus what it is in `before`, with its 95% paired t interval."""
+    """Print macro-F1 here minus macro-F1 in the clone `before` for each method, with its 95% paired t interval."""
     here, there = read_comparison(), read_comparison(before / COMPARE_DETAILS)
     for method in METHODS:
         pairs = zip(here.method(method).runs, there.method(method).runs, strict=True)
@@ -73,8 +77,8 @@ def compare_projects(before: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, metavar="FILE")
-    parser.add_argument("--before", type=Path, metavar="DIR")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="file for the ids of the first rows")
+    parser.add_argument("--before", type=Path, metavar="DIR", help="another clone, with whose scores to compare")
     arguments = parser.parse_args()
     if arguments.before:
         compare_projects(arguments.before)

@@ -1,13 +1,16 @@
-"""Data at scale: time and peak memory of the data stages, and of the notebook's way through the same files.
+"""Measure time and peak memory of the data stages with large corpora, and of the notebook's code on the same files.
 
     python -m tests.benchmarks.scale --rows 600000 2400000 [--reviews FILE.parquet] [--base-model DIR]
         [--formats csv parquet] [--notebook 60000] [--output FILE.json]
 
-FILE holds the columns `review` and `rating` (1 to 10); without it, or where it is too short, reviews are repeated with
-a number at the end, so that no two are equal. DIR holds a base model's tokenizer and config.json (weights are not
-read). Each number of rows is written as AI Hub files, and every stage is a process of its own, as in `dvc repro`.
-`--formats` sends the same rows through our stages as one table in each of these formats, `--notebook` that many rows
-through `datasets` and KoBERT's reference tokenizer (DIR must be KoBERT's), and through our stages, on the same files.
+FILE has the columns `review` and `rating` (1 to 10); by default the reviews are those of data/sample. If there are too
+few, they are repeated with a number at the end, so that no two are equal. DIR is the folder of a base model, of which
+the tokenizer and config.json are read.
+
+For each number of rows, AI Hub files are written, and every stage runs in a process of its own, as in `dvc repro`.
+`--formats` also measures our stages with the same rows as one table in each of these formats. `--notebook` measures,
+with that number of rows, both our stages and the notebook's code, which uses `datasets` and KoBERT's reference
+tokenizer; DIR must then be a folder of KoBERT.
 """
 
 import argparse
@@ -35,7 +38,8 @@ ROOT = Path(__file__).resolve().parents[2]
 STAGES = ("ingest", "filter", "clean_and_tokenize", "split")
 RECORDS_A_FILE = 100
 FILES_A_FOLDER = 500
-NO_POLARITY = ("", '    "GeneralPolarity": null,\n', '    "GeneralPolarity": "",\n')  # no key, null, ""
+# The ways in which a record has no polarity: without the key, null, and an empty string.
+NO_POLARITY = ("", '    "GeneralPolarity": null,\n', '    "GeneralPolarity": "",\n')
 RECORD = """  {{
     "Index": "{index}",
     "RawText": {text},
@@ -59,7 +63,7 @@ RECORD = """  {{
 
 
 def reviews(file: Path | None) -> Iterator[tuple[str, int]]:
-    """Texts and ratings without end, no text twice unless the file has it twice."""
+    """Yield texts and ratings without end. No text occurs twice unless the file has it twice."""
     for turn in itertools.count():
         for text, rating in _read(file):
             yield f"{text} {turn}" if turn else text, rating
@@ -76,7 +80,7 @@ def _read(file: Path | None) -> Iterator[tuple[str, int]]:
 
 
 def write_corpus(folder: Path, rows: int, file: Path | None) -> int:
-    """AI Hub files of `rows` records, 12% of them without a polarity, and their size in bytes."""
+    """Write AI Hub files with `rows` records, of which 12% have no polarity, and return their size in bytes."""
     generator, source, size = random.Random(42), reviews(file), 0
     for number, start in enumerate(range(0, rows, RECORDS_A_FILE)):
         records = []
@@ -95,7 +99,7 @@ def write_corpus(folder: Path, rows: int, file: Path | None) -> int:
 
 
 def run(command: list[str], folder: Path, **environment: str) -> dict[str, float]:
-    """Seconds on the clock and of the processor, and peak resident memory, of a process that must end well."""
+    """Run a command, and return its wall-clock and processor time in seconds and its peak resident memory in MiB."""
     started = time.perf_counter()
     process = subprocess.Popen(command, cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT), **environment})
     _, status, usage = os.wait4(process.pid, 0)
@@ -109,7 +113,7 @@ def run(command: list[str], folder: Path, **environment: str) -> dict[str, float
 
 
 def our_way(folder: Path, source: Path, base_model: Path) -> dict[str, dict[str, float]]:
-    """Time and memory of each stage, run in `folder`."""
+    """Run the data stages in `folder`, and return time and memory of each."""
     params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     params["data"]["source"] = str(source)
     folder.mkdir()
@@ -119,7 +123,7 @@ def our_way(folder: Path, source: Path, base_model: Path) -> dict[str, dict[str,
 
 
 def in_total(stages: dict[str, dict[str, float]]) -> dict[str, float]:
-    """Time of all stages and memory of the largest one."""
+    """Return the total time of all stages, and the largest of their peaks of memory."""
     times = {clock: round(sum(stage[clock] for stage in stages.values()), 2) for clock in ("seconds", "cpu_seconds")}
     return {**times, "peak_mib": max(stage["peak_mib"] for stage in stages.values())}
 
@@ -138,7 +142,7 @@ def write_as_table(ingested: Path, target: Path) -> Path:
 
 
 def notebook_way(source: Path, files: Path) -> None:
-    """What the notebook does up to training, in its order and with its tools."""
+    """Do what the notebook does before training, in the same order and with the same libraries."""
     import re
 
     import datasets
@@ -166,14 +170,22 @@ def notebook_way(source: Path, files: Path) -> None:
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("--rows", type=int, nargs="*", default=[])
-    arguments.add_argument("--reviews", type=Path)
-    arguments.add_argument("--formats", nargs="*", default=[], choices=("csv", "tsv", "parquet", "xlsx"))
-    arguments.add_argument("--base-model", type=Path, default=ROOT / "data/kobert-mini")
-    arguments.add_argument("--notebook", type=int, metavar="ROWS")
+    arguments.add_argument("--rows", type=int, nargs="*", default=[], help="numbers of rows to measure")
+    arguments.add_argument("--reviews", type=Path, help="Parquet file with the columns review and rating")
+    arguments.add_argument(
+        "--formats",
+        nargs="*",
+        default=[],
+        choices=("csv", "tsv", "parquet", "xlsx"),
+        help="formats of tables to measure too",
+    )
+    arguments.add_argument("--base-model", type=Path, default=ROOT / "data/kobert-mini", help="folder of a base model")
+    arguments.add_argument("--notebook", type=int, metavar="ROWS", help="rows with which to measure the notebook too")
     arguments.add_argument("--run-notebook", type=Path, metavar="FOLDER", help=argparse.SUPPRESS)
-    arguments.add_argument("--work", type=Path, help="a new folder to leave everything in; otherwise all is removed")
-    arguments.add_argument("--output", type=Path)
+    arguments.add_argument(
+        "--work", type=Path, help="new folder in which all files are kept; otherwise they are deleted"
+    )
+    arguments.add_argument("--output", type=Path, help="JSON file for the results")
     options = arguments.parse_args()
     if options.run_notebook:
         notebook_way(options.run_notebook, options.base_model)
@@ -209,14 +221,14 @@ def main() -> None:
 
 
 def print_result(result: dict) -> None:
-    print(f"\n| {result['rows']:,} rows, {result['bytes'] / 1e6:,.0f} MB | seconds | of the processor | peak MiB |")
+    print(f"\n| {result['rows']:,} rows, {result['bytes'] / 1e6:,.0f} MB | seconds | processor seconds | peak MiB |")
     print("| --- | ---: | ---: | ---: |")
     lines = {**result["stages"], "**all**": result}
     for name in ("csv", "tsv", "parquet", "xlsx"):
         if name in result:
-            lines[f"all, as .{name}, {result[name]['times_json']:.2f} times the JSON files"] = result[name]
+            lines[f"all, from .{name}, {result[name]['times_json']:.2f} times as long as from JSON"] = result[name]
     if notebook := result.get("notebook"):
-        lines[f"the notebook's way, {notebook['times_ours']:.1f} times ours"] = notebook
+        lines[f"the notebook's code, {notebook['times_ours']:.1f} times as long as ours"] = notebook
     for name, figures in lines.items():
         print(
             f"| {name} | {figures['seconds']:.1f} | {figures['cpu_seconds']:.1f} | {figures['peak_mib']} |", flush=True

@@ -1,10 +1,11 @@
-"""Models in use: ONNX in 32 and 8 bits beside torch, and prediction on a file beside transformers' pipeline.
+"""Compare exported models: torch with ONNX in 32 and 8 bits, and `stages.predict` with transformers' pipeline.
 
     dvc repro && python -m tests.benchmarks.serving [--model data/models/full] [--texts 20000] [--rounds 3]
         [--formats "ONNX" "ONNX, int8"]
 
-Accuracy is that on the test rows. Latency is the median time of one text, the others are texts per second; all take raw
-texts, cleaned and tokenized by what the model was exported with. Contenders alternate in one process.
+The first table has accuracy on the test rows, the median time of one text, and texts per second in batches. The formats
+take turns in one process. The second table has texts per second of a CSV file. All get raw texts, which the exported
+tokenizer cleans.
 """
 
 import argparse
@@ -30,11 +31,11 @@ from stages.export import export
 
 BATCH_SIZE, NUM_SINGLE = 64, 200
 FORMATS = ("ONNX", "ONNX, int8")
-Classify = Callable[[Sequence[str]], np.ndarray]  # texts to class indices
+Classify = Callable[[Sequence[str]], np.ndarray]  # A function from texts to their class indices, (texts,).
 
 
 def raw_texts() -> dict[str, str]:
-    """Texts by their ids, before cleaning."""
+    """Return the texts before cleaning, by their ids."""
     pairs: dict[str, str] = {}
     for batch in read_batches(FILTERED, ("Index", "RawText")):
         pairs |= zip(batch["Index"].to_pylist(), batch["RawText"].to_pylist(), strict=True)
@@ -86,7 +87,7 @@ def seconds(function: Callable[..., object], *arguments: object) -> float:
 
 
 def compare_formats(model: Path, formats: Sequence[str], work: Path, rounds: int) -> None:
-    """Print size, accuracy, latency and throughput of torch and of `formats`."""
+    """Print size, accuracy, latency and throughput of the model in torch and in `formats`."""
     table, by_id = read_table(TOKENIZED), raw_texts()
     table = table.take(read_fold(fold_path(read_training_metadata(model).fold), len(table)).test)
     texts, labels = [by_id[index] for index in table["Index"].to_pylist()], table["labels"].to_numpy()
@@ -115,7 +116,7 @@ def compare_formats(model: Path, formats: Sequence[str], work: Path, rounds: int
 
 
 def compare_files(model: Path, work: Path, num_texts: int, rounds: int) -> None:
-    """Print the throughput of `stages.predict` on a CSV file, and of transformers' pipeline in batches."""
+    """Print the throughput of `stages.predict` and of transformers' pipeline, both on the same CSV file."""
     texts = list(raw_texts().values())
     texts = [f"{texts[number % len(texts)]} {number}" for number in range(num_texts)]
     with (work / "in.csv").open("w", encoding="utf-8", newline="") as file:
@@ -142,10 +143,10 @@ with open({str(work / "pipeline.csv")!r}, "w") as file:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, default=Path("data/models/full"))
-    parser.add_argument("--texts", type=int, default=20_000)
-    parser.add_argument("--formats", nargs="+", choices=FORMATS, default=FORMATS, help="beside torch")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--model", type=Path, default=Path("data/models/full"), help="folder of the model")
+    parser.add_argument("--texts", type=int, default=20_000, help="number of texts in the CSV file")
+    parser.add_argument("--formats", nargs="+", choices=FORMATS, default=FORMATS, help="formats to compare with torch")
+    parser.add_argument("--rounds", type=int, default=3, help="number of measurements, of which the median counts")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as work:
         compare_formats(arguments.model, arguments.formats, Path(work), arguments.rounds)

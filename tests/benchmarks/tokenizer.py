@@ -1,10 +1,10 @@
-"""Our KoBERT tokenizer against its reference class: the same ids, and how much faster.
+"""Compare our KoBERT tokenizer with its reference class: the token ids, and the speed.
 
     pip install --no-deps kobert-transformers==0.6.0
     python -m tests.benchmarks.tokenizer --files DIR --reviews FILE.parquet [--count 100000]
 
-DIR holds KoBERT's SentencePiece model and vocab.txt, FILE a column `review`. The two take turns; the figure is the
-ratio of the medians.
+DIR has KoBERT's SentencePiece model and vocab.txt, and FILE has a column `review`. The two tokenizers take turns. The
+ratio is that of the median times.
 """
 
 import argparse
@@ -23,7 +23,7 @@ ROUNDS = 3
 
 
 def reference(folder: Path) -> Any:
-    """The class of kobert-transformers, loaded from its file: the package's own import asks the hub."""
+    """Load the tokenizer class of kobert-transformers from its file, since importing the package accesses the hub."""
     package = Path(str(importlib.metadata.distribution("kobert-transformers").locate_file("kobert_transformers")))
     module = runpy.run_path(str(package / "tokenization_kobert.py"))
     return module["KoBertTokenizer"](str(next(folder.glob("*.model"))), str(folder / "vocab.txt"))
@@ -31,9 +31,9 @@ def reference(folder: Path) -> Any:
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("--files", type=Path, required=True)
-    arguments.add_argument("--reviews", type=Path, required=True)
-    arguments.add_argument("--count", type=int, default=100_000)
+    arguments.add_argument("--files", type=Path, required=True, help="folder of KoBERT's tokenizer")
+    arguments.add_argument("--reviews", type=Path, required=True, help="Parquet file with a column review")
+    arguments.add_argument("--count", type=int, default=100_000, help="number of reviews to tokenize")
     options = arguments.parse_args()
     texts = pq.read_table(options.reviews, columns=["review"])["review"].to_pylist()[: options.count]
     ours, theirs = load_tokenizer(options.files), reference(options.files)
@@ -48,7 +48,7 @@ def main() -> None:
     differ = sum(row != ids for row, ids in zip(encoded.input_ids.to_pylist(), expected, strict=True))
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     print(f"{len(texts):,} reviews: ours {medians['ours']:.2f} s, reference {medians['reference']:.2f} s, ", end="")
-    print(f"{medians['reference'] / medians['ours']:.1f} times as fast; {differ} reviews get other ids")
+    print(f"{medians['reference'] / medians['ours']:.1f} times as fast; {differ} reviews have different ids")
 
 
 if __name__ == "__main__":

@@ -1,21 +1,24 @@
-"""Training speed beside the notebook's loop and transformers' Trainer.
+"""Compare the training speed with that of the notebook's loop and of transformers' Trainer.
 
     python -m tests.benchmarks.training [--reviews FILE] [--join N] [--sizes 2x128 4x256 12x768] [--busy]
 
-    notebook          padded batches of 16, random order, the loss read after every step
-    trainer           transformers' Trainer, padded batches of 16, random order
-    trainer, grouped  the same with batches of reviews of similar length
-    ours              the pipeline's loop, packed batches of 16, random order
-    ours, fp32        ours, where train.precision is not fp32 already
-    ours, eager       ours on a GPU without CUDA graphs, on request alone
+    notebook          padded batches of 16 in random order; the loss is read after every step
+    trainer           transformers' Trainer with padded batches of 16 in random order
+    trainer, grouped  transformers' Trainer with batches of reviews of similar length
+    ours              the pipeline's loop with packed batches of 16 in random order
+    ours, fp32        the pipeline's loop in fp32, whatever train.precision is
+    ours, eager       the pipeline's loop without CUDA graphs; it only runs if --contenders names it
 
-Models have random weights and KoBERT's vocabulary size; the reviews are those of FILE (Parquet with a column `review`)
-or of data/sample, tokenized by the embedded tokenizer. Every contender runs in a process of its own. In each of
-`--rounds` all contenders run one after another, so that a slow minute of the machine affects all of them; the results
-are medians over the rounds. A run trains two epochs to warm up, one of them under torch's FLOP counter, and is timed on
-the third. `peak` is the FLOP/s of the third epoch, padding included, as a fraction of the rate of a large matrix
-product measured in the same process, in float32 or, where a contender uses it, bf16. On a CPU transformers' Trainer
-computes in float32, its default. With --busy another program takes one core all the time.
+Models have random weights and KoBERT's vocabulary size. The reviews are those of FILE (Parquet with a column `review`)
+or of data/sample, tokenized by the embedded tokenizer.
+
+Each contender runs in a process of its own. In each round all contenders run one after another, so that a slow minute
+of the machine affects all of them. The results are medians over the rounds. A run trains two epochs to warm up, one of
+them under torch's FLOP counter, and is timed in the third epoch.
+
+`peak` is the number of operations per second in the third epoch, padding included, as a fraction of the rate of a large
+matrix product in the same process and precision. On a CPU transformers' Trainer computes in float32, its default. With
+--busy another program uses one core all the time.
 """
 
 import argparse
@@ -48,13 +51,19 @@ from stages.common.training.training_step import PRECISIONS, choose_precision
 CONTENDERS = ("notebook", "trainer", "trainer, grouped", "ours", "ours, fp32")
 ALL_CONTENDERS = (*CONTENDERS, "ours, eager")
 BATCH_SIZE = 16
-STEPS = {"2x128": 40, "4x256": 30, "12x768": 8}  # of an epoch
-GPU_STEPS = 200  # of any size; in the first two epochs nearly all CUDA graphs are captured
+STEPS = {"2x128": 40, "4x256": 30, "12x768": 8}  # Steps of an epoch on a CPU, by size of the model.
+GPU_STEPS = 200  # Steps of an epoch on a GPU, so that nearly all CUDA graphs are captured in the first two epochs.
 VOCABULARY, PAD_ID = 8002, 1
 
 
 def read_reviews(path: Path | None, params: Params, joined: int = 1) -> pa.ListArray:
-    """Token ids of random reviews, cleaned as in params.yaml, `joined` of them making one."""
+    """Tokenize random reviews, cleaned as params.yaml says.
+
+    Args:
+        path: Parquet file with a column `review`; None reads the corpus of params.yaml.
+        params: All parameters.
+        joined: Number of reviews that are joined to one.
+    """
     import pyarrow.parquet as pq
 
     from stages.common.cleaning import clean
@@ -75,7 +84,12 @@ def read_reviews(path: Path | None, params: Params, joined: int = 1) -> pa.ListA
 
 
 def encoder_config(size: str, **others: Any) -> Any:
-    """BERT of `layers x width` with KoBERT's vocabulary size."""
+    """Return the config of a BERT with KoBERT's vocabulary size.
+
+    Args:
+        size: Layers and width, such as "4x256".
+        others: Other values of the config.
+    """
     from transformers import BertConfig
 
     layers, width = map(int, size.split("x"))
@@ -92,7 +106,7 @@ def encoder_config(size: str, **others: Any) -> Any:
 
 
 class Notebook(nn.Module):
-    """The notebook's classifier: the last state of token 0, dropout, one linear layer."""
+    """The notebook's classifier: the last hidden state of token 0, dropout, and one linear layer."""
 
     def __init__(self, size: str, lora: bool) -> None:
         from transformers import BertModel
@@ -105,12 +119,12 @@ class Notebook(nn.Module):
         self.dropout, self.classifier = nn.Dropout(0.1), nn.Linear(self.bert.config.hidden_size, 3)
 
     def forward(self, **inputs: torch.Tensor) -> torch.Tensor:
-        """Logits (reviews, 3)."""
+        """Compute logits (reviews, 3)."""
         return self.classifier(self.dropout(self.bert(**inputs).last_hidden_state[:, 0]))
 
 
 def notebook_epochs(size: str, lora: bool, dataset: TokenizedDataset, learning_rate: float) -> Callable[[], float]:
-    """A function that trains one epoch as the notebook does and returns its seconds."""
+    """Return a function that trains one epoch as the notebook does and returns its time in seconds."""
 
     def collate(items: list[tuple[list[int], int]]) -> dict[str, torch.Tensor]:
         longest = max(len(ids) for ids, _ in items)
@@ -143,13 +157,17 @@ def notebook_epochs(size: str, lora: bool, dataset: TokenizedDataset, learning_r
 def huggingface_epochs(
     size: str, lora: bool, dataset: TokenizedDataset, learning_rate: float, grouped: bool, precision: torch.dtype
 ) -> tuple[int, float]:
-    """Floating-point operations of the first epoch and seconds of the third, by transformers' Trainer."""
+    """Train with transformers' Trainer.
+
+    Returns:
+        The floating-point operations of the first epoch, and the time of the third one in seconds.
+    """
     import transformers
 
     from stages.common.pretrained.tokenizer import SPECIAL_TOKENS
 
     class Tokenizer:
-        """What DataCollatorWithPadding needs of a tokenizer."""
+        """The part of a tokenizer that DataCollatorWithPadding uses."""
 
         def pad(self, features: list[dict[str, Any]], **_: Any) -> dict[str, torch.Tensor]:
             ids = [torch.tensor(feature["input_ids"]) for feature in features]
@@ -158,7 +176,7 @@ def huggingface_epochs(
             return {"input_ids": padded, "attention_mask": (padded != PAD_ID).long(), "labels": labels}
 
     class Clock(transformers.TrainerCallback):
-        """Counts the floating-point operations of the first epoch, times the last."""
+        """Count the floating-point operations of the first epoch, and measure the time of the last one."""
 
         def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             self.counter = FlopCounterMode(display=False) if state.epoch < 0.5 else None
@@ -215,7 +233,7 @@ def huggingface_epochs(
 def our_epochs(
     size: str, lora: bool, dataset: TokenizedDataset, params: Params, precision: torch.dtype, eager: bool
 ) -> Callable[[], float]:
-    """A function that trains one epoch with the pipeline's loop and returns its seconds."""
+    """Return a function that trains one epoch with the pipeline's loop and returns its time in seconds."""
     from transformers import BertForTokenClassification
 
     model: Any = BertForTokenClassification(encoder_config(size, classifier_dropout=0.1))
@@ -229,16 +247,17 @@ def our_epochs(
         }
     )
     learning_rate = (params.lora if lora else params.full).learning_rates[0]
-    trainer = Trainer(model, dataset, dataset, train_params, learning_rate, seed=42)  # never validates here
+    # The validation examples are not used, since only epochs are trained.
+    trainer = Trainer(model, dataset, dataset, train_params, learning_rate, seed=42)
     trainer._progress.disable = True
     step = trainer._step
     use_cuda_graphs = step.use_cuda_graphs and not eager
-    step.use_cuda_graphs = False  # in the first epoch, since the FLOP counter does not see what a graph replays
+    step.use_cuda_graphs = False  # The FLOP counter, which runs in the first epoch, does not see replayed operations.
     if eager:
         step._collator.pad_to_multiple = False
 
     def epoch() -> float:
-        trainer._epoch_losses = []  # as validation leaves it
+        trainer._epoch_losses = []  # Validation would reset the losses.
         started = time.perf_counter()
         trainer._train_epoch()
         synchronize()
@@ -254,7 +273,7 @@ def synchronize() -> None:
 
 
 def matmul_rate(dtype: torch.dtype) -> float:
-    """The best of several measured rates of a square matrix product, in FLOP/s."""
+    """Measure the rate of a square matrix product several times, and return the best one in FLOP/s."""
     size = 8192 if get_device().type == "cuda" else 2048
     a, b = (torch.randn(size, size, device=get_device(), dtype=dtype) for _ in range(2))
     seconds = []
@@ -268,7 +287,15 @@ def matmul_rate(dtype: torch.dtype) -> float:
 
 
 def contend(contender: str, size: str, method: str, reviews: Path | None, joined: int) -> dict[str, float]:
-    """One contender's results, in this process."""
+    """Train one contender in this process, and return its results.
+
+    Args:
+        contender: One of `ALL_CONTENDERS`.
+        size: Layers and width of the model, such as "4x256".
+        method: "full" or "lora".
+        reviews: Parquet file of the reviews, or None for data/sample.
+        joined: Number of reviews that are joined to one.
+    """
     params = load_params()
     gpu = get_device().type == "cuda"
     steps = GPU_STEPS if gpu else STEPS[size]
@@ -305,14 +332,19 @@ def contend(contender: str, size: str, method: str, reviews: Path | None, joined
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--reviews", type=Path, help="Parquet file with a column `review` (default: data/sample)")
-    arguments.add_argument("--join", type=int, default=1, metavar="N", help="make one review of N of FILE (default: 1)")
-    arguments.add_argument("--sizes", nargs="+", choices=list(STEPS), default=list(STEPS))
-    arguments.add_argument("--methods", nargs="+", choices=("full", "lora"), default=["full", "lora"])
-    arguments.add_argument("--rounds", type=int, default=3)
-    arguments.add_argument("--busy", action="store_true", help="with another program on one core")
-    arguments.add_argument("--contenders", nargs="+", choices=ALL_CONTENDERS, default=CONTENDERS)
+    arguments.add_argument("--join", type=int, default=1, metavar="N", help="join N reviews to one (default: 1)")
+    arguments.add_argument("--sizes", nargs="+", choices=list(STEPS), default=list(STEPS), help="sizes of the model")
+    arguments.add_argument(
+        "--methods", nargs="+", choices=("full", "lora"), default=["full", "lora"], help="methods to train"
+    )
+    arguments.add_argument("--rounds", type=int, default=3, help="number of measurements, of which the median counts")
+    arguments.add_argument("--busy", action="store_true", help="let another program use one core all the time")
+    arguments.add_argument(
+        "--contenders", nargs="+", choices=ALL_CONTENDERS, default=CONTENDERS, help="training loops to compare"
+    )
     arguments.add_argument("--output", type=Path, help="JSON file for the results of every run")
-    arguments.add_argument("--contender", choices=ALL_CONTENDERS, help=argparse.SUPPRESS)  # one run, in this process
+    # This script calls itself with this option to train one contender in a process of its own.
+    arguments.add_argument("--contender", choices=ALL_CONTENDERS, help=argparse.SUPPRESS)
     options = arguments.parse_args()
     if options.contender:
         measured = contend(options.contender, options.sizes[0], options.methods[0], options.reviews, options.join)
@@ -330,7 +362,7 @@ def main() -> None:
                     command += ["--sizes", size, "--methods", method, "--join", str(options.join)]
                     command += ["--reviews", str(options.reviews)] if options.reviews else []
                     environment = dict(os.environ)
-                    if contender.startswith("ours"):  # as the training stages do before they import torch
+                    if contender.startswith("ours"):  # The training stages set this before they import torch.
                         environment.setdefault("GOMP_SPINCOUNT", str(SPIN_COUNT))
                     result = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
                     measured = json.loads(result.stdout.splitlines()[-1])
@@ -344,7 +376,7 @@ def main() -> None:
 def report(
     size: str, method: str, runs: dict[tuple[str, str, str], list[dict[str, float]]], contenders: Sequence[str]
 ) -> None:
-    """Print a table of one size and method. Each ratio compares runs of the same round."""
+    """Print a table of the results of one size and method. Each ratio compares runs of the same round."""
 
     def ratio(contender: str, others: list[str]) -> str:
         if not set(others) <= set(contenders):

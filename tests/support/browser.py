@@ -1,4 +1,4 @@
-"""What a real browser makes of a page: its elements, its console, and the requests that the page sends."""
+"""Open a page in a real browser, and return its elements, its console, and the requests that it sends."""
 
 import json
 import re
@@ -19,22 +19,22 @@ FLAGS = (
 
 @dataclass(frozen=True)
 class Visit:
-    """A page once its scripts have run."""
+    """A page after its scripts have run."""
 
     dom: str
     console: list[str]
-    requests: list[str]  # URLs of other machines that the page itself asked for
+    requests: list[str]  # URLs of other machines that the page requested.
 
     def charts(self) -> list[str]:
-        """The SVG of each chart of Vega's."""
+        """Return the SVG of each Vega chart."""
         return re.findall(r"<svg[^>]*class=\"marks\".*?</svg>", self.dom, re.DOTALL)
 
 
 def visit(page: Path | str, folder: Path) -> Visit:
-    """Open `page`, a file or a URL, in chromium; skips the test where there is none."""
+    """Open `page`, a file or a URL, in chromium. The test is skipped if chromium is not installed."""
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if chromium is None:
-        pytest.skip("no chromium: `apt-get install chromium` lets this test look at the page")
+        pytest.skip("chromium is not installed; run `apt-get install chromium`")
     log = folder / "net.json"
     url = page if isinstance(page, str) else page.resolve().as_uri()
     own = [f"--user-data-dir={folder / 'profile'}", f"--log-net-log={log}", url]
@@ -43,10 +43,10 @@ def visit(page: Path | str, folder: Path) -> Visit:
     text = log.read_text(encoding="utf-8")
     try:
         events = json.loads(text)["events"]
-    except ValueError:  # the browser was gone before it closed the list
+    except ValueError:  # The browser ended before it closed the list.
         events = json.loads(text.rstrip().rstrip(",") + "]}")["events"]
     asked = [event["params"] for event in events if "url" in event.get("params", {})]
-    # A request of the browser's own names no page as its initiator.
+    # Requests of the browser itself have no page as their initiator.
     requests = [
         of["url"]
         for of in asked

@@ -1,4 +1,4 @@
-"""A few dozen reviews in the AI Hub layout."""
+"""A small corpus in AI Hub's layout, and the shipped parameters."""
 
 import json
 from pathlib import Path
@@ -21,12 +21,12 @@ THINGS = ["배터리", "화면", "음질", "카메라", "키보드", "충전", "
 
 
 def record(index: int, text: str, polarity: Any = "1", **others: Any) -> dict[str, Any]:
-    """An AI Hub record."""
+    """Make an AI Hub record."""
     return {"Index": str(index), "RawText": text, "MainCategory": "이어폰", "GeneralPolarity": polarity, **others}
 
 
 def records() -> list[dict[str, Any]]:
-    """180 distinct reviews, 60 of each polarity, with a word that gives the polarity away."""
+    """Make 180 different reviews, 60 of each polarity, with a word that reveals the polarity."""
     return [
         record(3 * (10 * w + t) + p, f"{thing} {word}! ㅋㅋ", polarity)
         for p, (polarity, words) in enumerate(WORDS.items())
@@ -36,7 +36,7 @@ def records() -> list[dict[str, Any]]:
 
 
 def write_corpus(folder: Path, rows: list[dict[str, Any]]) -> Path:
-    """Write `rows` as AI Hub files of 50 records below a folder with a Korean name and spaces."""
+    """Write `rows` as AI Hub files of 50 records each, in a folder whose name has Korean letters and spaces."""
     target = folder / "SNS" / "04. IT기기"
     target.mkdir(parents=True)
     for number, start in enumerate(range(0, len(rows), 50), start=1):

@@ -1,4 +1,4 @@
-"""Real DVC in a clone, and edits of the clone's parameters."""
+"""Run DVC in a clone, and change the parameters of the clone."""
 
 import contextlib
 import json
@@ -14,12 +14,12 @@ DVC = ("python", "-m", "dvc")
 
 
 def copy_clone(clone: Path, folder: Path) -> Path:
-    """Copy a clone with its Git repository and its DVC cache into `folder`, under a name with a blank."""
+    """Copy a clone with its Git repository and its DVC cache into `folder`, to a path with a space."""
     return shutil.copytree(clone, folder / "a clone", symlinks=True)
 
 
 def ran(text: str) -> set[str]:
-    """The stages that DVC ran."""
+    """Return the stages that DVC ran, from its output."""
     return {line.split("'")[1] for line in text.splitlines() if line.startswith("Running stage")}
 
 
@@ -28,20 +28,20 @@ def read(path: Path) -> Any:
 
 
 def trained(text: str) -> set[str]:
-    """The cells whose runs were trained, by the names before the lines of their epochs."""
+    """Return the cells that were trained, from the names before the lines of their epochs."""
     return {line.partition(":")[0] for line in text.splitlines() if ": epoch " in line}
 
 
 def status(root: Path) -> set[str]:
-    """The stages that DVC would run, asked in this process, which saves half of the time."""
-    from dvc.repo import Repo
+    """Return the stages that DVC would run."""
+    from dvc.repo import Repo  # Starting DVC as a process of its own would take twice as long.
 
     with contextlib.chdir(root), Repo() as repo:
         return set(repo.status())
 
 
 def change(root: Path, **changed: Any) -> None:
-    """Set parameters; `__` stands for the dot."""
+    """Change parameters, such as `train__epochs=1`."""
     params = yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8"))
     for key, value in changed.items():
         section, _, leaf = key.partition("__")

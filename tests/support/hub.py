@@ -1,4 +1,4 @@
-"""A stand-in for the Hugging Face hub on loopback: one repository at one commit, and the ways in which hubs fail."""
+"""A server on the loopback address that acts like the Hugging Face hub, with one repository, and fails on request."""
 
 import hashlib
 import json
@@ -10,35 +10,38 @@ from urllib.parse import unquote, urlsplit
 
 REPOSITORY, COMMIT = "monologg/kobert", "f89943434bd5ebaf7be828a30587161a44a5d02c"
 TAG_COMMIT = "1" * 40
-PATIENCE = {"HF_HUB_ETAG_TIMEOUT": "100", "HF_HUB_DOWNLOAD_TIMEOUT": "100"}  # seconds, for a busy machine
+PATIENCE = {
+    "HF_HUB_ETAG_TIMEOUT": "100",
+    "HF_HUB_DOWNLOAD_TIMEOUT": "100",
+}  # Seconds; the machine may be busy.
 BRANCHES = {"main": COMMIT, "v1": TAG_COMMIT}
-LARGE = (".safetensors", ".bin", ".msgpack", ".model")  # what the hub keeps in LFS
+LARGE = (".safetensors", ".bin", ".msgpack", ".model")  # Suffixes of files that the hub stores in Git LFS.
 
 
 class Hub(ThreadingHTTPServer):
-    """Serves `files` and notes who asked for what; `fault` makes it fail."""
+    """Serve `files` and record the requests. `fault` makes the server fail."""
 
     daemon_threads = True
 
     def __init__(self, files: dict[str, bytes]) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.files = files
-        self.fault: str | None = None  # "401", "503", "cut", "cut once", "wrong bytes", "wrong size"
-        self.faulty = ""  # how the names of the files end that "cut" and "wrong" concern
-        self.requests: list[tuple[str, str]] = []  # method and path
+        self.fault: str | None = None  # "401", "503", "cut", "cut once", "wrong bytes" or "wrong size".
+        self.faulty = ""  # Suffix of the files that "cut" and "wrong" affect.
+        self.requests: list[tuple[str, str]] = []  # Method and path of each request.
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_port}"
 
     def downloaded(self) -> set[str]:
-        """Names of the files whose bytes were asked for."""
+        """Return the names of the files whose content was requested."""
         return {path.rpartition("/")[2] for method, path in self.requests if method == "GET" and "/resolve/" in path}
 
 
 @contextmanager
 def serving(files: dict[str, bytes]) -> Iterator[Hub]:
-    """A running hub."""
+    """Run a hub that serves `files` within the block."""
     with Hub(files) as hub:
         threading.Thread(target=hub.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         try:
@@ -48,7 +51,7 @@ def serving(files: dict[str, bytes]) -> Iterator[Hub]:
 
 
 def _tree_entry(name: str, data: bytes) -> dict[str, object]:
-    """What the hub's tree listing says of a file: its hash in git, and its SHA-256 where it is in LFS."""
+    """Make a file's entry in the listing of the hub: its hash in git, and its SHA-256 if it is in Git LFS."""
     sha256 = hashlib.sha256(data).hexdigest()
     pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {len(data)}\n".encode()
     stored = pointer if name.endswith(LARGE) else data
@@ -62,7 +65,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: Hub
 
     def log_message(self, *_: object) -> None:
-        """Keep the tests quiet."""
+        """Print nothing."""
 
     def _answer(self, status: int, body: bytes = b"", **headers: str) -> None:
         self.send_response(status)

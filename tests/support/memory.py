@@ -1,4 +1,4 @@
-"""The memory that tensors take, counted without allocating it."""
+"""Count the memory that the tensors of a training step take, without allocating it."""
 
 import weakref
 from pathlib import Path
@@ -23,7 +23,7 @@ from tests.support.training import train_params
 
 
 class PeakMemory(TorchDispatchMode):
-    """Counts the bytes of all storages that are alive, and the most of them so far."""
+    """Count the bytes of all tensors that are alive, and their peak."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class PeakMemory(TorchDispatchMode):
         self._seen: set[int] = set()
 
     def add(self, tensor: torch.Tensor) -> None:
-        """Count a tensor's storage until it is freed."""
+        """Count the storage of a tensor until it is freed."""
         storage = tensor.untyped_storage()
         key, size = storage._cdata, storage.nbytes()
         if key not in self._seen:
@@ -53,10 +53,17 @@ class PeakMemory(TorchDispatchMode):
 
 
 def count_step_bytes(folder: Path, method: str, precision: str, batch_size: int, length: int, on_gpu: bool) -> int:
-    """Count the peak of a training step of the encoder in `folder`, with a copy of the best weights beside it.
+    """Count the peak memory of a training step in bytes, including a copy of the best weights.
 
-    On a GPU attention is one kernel that keeps no scores; the kernel of a CPU without dropout in attention stands in
-    for it.
+    On a GPU attention is one kernel that keeps no scores. It is simulated by the CPU kernel without dropout.
+
+    Args:
+        folder: Folder with the config.json of the encoder.
+        method: "full" or "lora".
+        precision: The parameter `train.precision`.
+        batch_size: Number of examples in the batch.
+        length: Number of tokens of each example.
+        on_gpu: Whether the step runs on a GPU.
     """
     overrides = {"attention_probs_dropout_prob": 0.0} if on_gpu else {}
     config = AutoConfig.from_pretrained(folder, num_labels=len(LABELS), **overrides)

@@ -1,8 +1,8 @@
-"""Writes the descriptions of the fields in stages/common/runtime/params.py where people read them.
+"""Copy the descriptions of the parameters in stages/common/runtime/params.py to the places where people read them.
 
     python -m tests.support.parameter_table
 
-They become the comments of params.yaml and the table in stages/README.md; tests/test_documentation.py compares both.
+These are the comments of params.yaml and the table in stages/README.md. tests/test_documentation.py compares both.
 """
 
 import re
@@ -19,13 +19,13 @@ SECTION, KEY = re.compile(r"(\w+):$"), re.compile(r"  (\w+): (.*)$")
 
 
 def describe(section: str, key: str = "") -> str:
-    """The docstring of a section's class, or the description of a field."""
+    """Return the description of a section, or of a parameter if `key` is given."""
     model = Params.model_fields[section].annotation
     return model.model_fields[key].description if key else model.__doc__.splitlines()[0]
 
 
 def with_comments(text: str) -> str:
-    """params.yaml with its values as they are, and each comment anew."""
+    """Replace the comments in the text of params.yaml."""
     lines, section = [], ""
     for line in text.splitlines():
         if match := KEY.match(line):
@@ -34,13 +34,14 @@ def with_comments(text: str) -> str:
             lines.append(line)
         if match := SECTION.match(line):
             section = match[1]
-            # Below the name, since `dvc exp run -S` loses a comment that follows a list, as at the end of a section.
+            # The comment is below the name, since `dvc exp run -S` deletes a comment that follows a list, and the
+            # section before may end with one.
             lines += [f"  # {describe(section)}", "  #"]
     return HEADER + "\n".join(lines) + "\n"
 
 
 def table(text: str) -> str:
-    """The keys and values of params.yaml with their descriptions, as a Markdown table."""
+    """Make a Markdown table of the keys and values in the text of params.yaml, with their descriptions."""
     rows, section = ["| key | default | meaning |", "| --- | --- | --- |"], ""
     for line in text.splitlines():
         if match := SECTION.match(line):
@@ -52,7 +53,7 @@ def table(text: str) -> str:
 
 
 def shipped() -> str:
-    """The params.yaml that is shipped, by the table: tests do not depend on what a user has set since."""
+    """Make the shipped params.yaml from the table in the README, so that tests do not depend on a user's edits."""
     text, section = "", ""
     for row_section, key, value in ROW.findall(README.read_text(encoding="utf-8")):
         text += f"\n{row_section}:\n" if row_section != section else ""

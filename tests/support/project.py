@@ -1,4 +1,4 @@
-"""Copies of the project, its commands, and its stages run within the test process."""
+"""Copy the project, run its commands, and run its stages within the test process."""
 
 import importlib
 import os
@@ -18,14 +18,14 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def encode(folder: Path, texts: list[str], max_length: int = 64) -> list[list[int]]:
-    """Ids of each text by the tokenizer in `folder`."""
+    """Return the token ids of each text from the tokenizer in `folder`."""
     from stages.common.pretrained.tokenizer import load_tokenizer
 
     return load_tokenizer(folder).encode(texts, max_length).input_ids.to_pylist()
 
 
 def copy_project(target: Path) -> Path:
-    """A copy of the files that git tracks or would, uncommitted changes included, but with the shipped parameters."""
+    """Copy all files that git does not ignore, with uncommitted changes but with the shipped parameters."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
@@ -41,14 +41,17 @@ def copy_project(target: Path) -> Path:
 
 
 def run(*command: str, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run a command of the virtual environment that runs the tests, offline unless `variables` say otherwise."""
+    """Run a command in the virtual environment of the tests, without the hub unless `variables` allow it."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "PYTHONPATH": "", "HF_HUB_OFFLINE": "1", **variables}
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
 
 
 def stage_runner() -> Callable[..., None]:
-    """A function that runs a stage's `main` in the current folder with the shipped parameters, some keys changed."""
+    """Return a function that runs a stage in the current folder, with the shipped parameters.
+
+    Its keyword arguments, such as `train__epochs=1`, change parameters for this and all later calls.
+    """
     params = yaml.safe_load(SHIPPED_TEXT)
 
     def run_stage(name: str, *arguments: object, **changed: Any) -> None:
@@ -62,14 +65,14 @@ def stage_runner() -> Callable[..., None]:
 
 
 def run_tool(name: str, *arguments: object) -> None:
-    """Run the `main` of a script that takes arguments."""
+    """Run the `main` of a script with these arguments."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [name, *map(str, arguments)])
         importlib.import_module(f"stages.{name}").main()
 
 
 def prepare(folder: Path, base_model: Path, **changed: Any) -> Callable[..., None]:
-    """Take `records` as far as the splits in `folder`, the current one; returns a runner of the stages that follow."""
+    """Run all stages before training on `records` in `folder`, the current one, and return a runner of later stages."""
     stage = stage_runner()
     stage("base_model", base_model__folder=str(base_model))
     stage("ingest", data__source=str(write_corpus(folder / "raw", records())))

@@ -1,4 +1,4 @@
-"""Folds and finished runs of both methods, as the stages before `select` leave them, without training anything."""
+"""Write folds and runs of both methods, as the stages before `select` do, without any training."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,24 +21,27 @@ from tests.support.corpus import LABELS, SHIPPED, records
 
 EPOCHS = 4
 NUM_FOLDS = 5
-SEPARATION = {"full": 1.5, "lora": 1.2}  # of the right class' logit from the others, in standard deviations
+# Mean of the logit of the right class, in standard deviations. The other logits have a mean of 0.
+SEPARATION = {"full": 1.5, "lora": 1.2}
 BASELINE_SEPARATION = {"linear_probe": 0.1, "tfidf": 10.0}
 TIMING = {"seconds": 4.0, "seconds_to_best_epoch": 2.0, "samples_per_second": 50.0, "peak_memory_mib": 100.0}
 LEARNING_RATES = {"full": SHIPPED.full.learning_rates, "lora": SHIPPED.lora.learning_rates}
 
 
 def labelled_logits(labels: np.ndarray, separation: float, seed: int) -> np.ndarray:
-    """Normal logits (rows, 3), the right class' shifted by `separation`."""
+    """Draw normal logits (rows, 3), and add `separation` to those of the right class."""
     noise = np.random.default_rng(seed).normal(size=(len(labels), len(LABELS)))
     return noise + separation * np.eye(len(LABELS))[labels]
 
 
 def make_run(fold: int, learning_rate: float, macro_f1: float | None = None, losses: Sequence[float] = ()) -> Any:
-    """A run as `read_trained_run` returns it.
+    """Make a run as `read_trained_run` returns it.
 
     Args:
-        macro_f1: Validation macro-F1 of the best epoch, the second; by default random.
-        losses: Validation losses of all epochs; by default lowest in the second.
+        fold: Number of the fold.
+        learning_rate: Learning rate of the run.
+        macro_f1: Validation macro-F1 of the second epoch, which is the best; by default all scores are random.
+        losses: Validation losses of all epochs; by default the second is the lowest.
     """
     from stages.common.artifacts.trained_run import TrainedRun
 
@@ -85,15 +88,15 @@ def write_runs(
     selects_on_test_rows: bool = False,
     fixed_test_rows: bool = False,
 ) -> None:
-    """Write folds of `rows`, and for each fold baselines and runs of both methods, into the current folder.
+    """Write folds of `rows` to the current folder, and baselines and runs of both methods for each fold.
 
     Args:
         rows: AI Hub records; by default `records`.
-        folds: The folds that are run.
-        separation: See `SEPARATION`.
-        learning_rates: Of each method.
-        selects_on_test_rows: The validation rows are the test rows.
-        fixed_test_rows: All folds have the same test rows.
+        folds: The folds for which there are runs.
+        separation: Mean of the logit of the right class for both methods; by default `SEPARATION`.
+        learning_rates: Learning rates of each method.
+        selects_on_test_rows: Whether the validation rows are the test rows.
+        fixed_test_rows: Whether all folds have the same test rows.
     """
     rows = rows or records()
     columns = {

@@ -1,4 +1,4 @@
-"""Datasets and trainings of the tiny model."""
+"""Make datasets for the tiny model, and train it."""
 
 from pathlib import Path
 
@@ -16,12 +16,12 @@ from tests.support.project import encode
 
 
 def train_params(**changed: object) -> TrainParams:
-    """The shipped parameters for two epochs in fp32 without early stopping, some changed."""
+    """Return the shipped parameters with two epochs in fp32, without early stopping, and with these changes."""
     return SHIPPED.train.model_copy(update={"epochs": 2, "patience": 0, "precision": "fp32", **changed})
 
 
 def build(base_model: Path, method: str) -> Model:
-    """A classifier as the training stage of `method` builds it."""
+    """Build a classifier as the training stage of `method` does."""
     model = build_classifier(base_model, LABELS, dropout=0.1, seed=42)
     return add_lora(model, SHIPPED.lora, seed=42) if method == "lora" else model
 
@@ -35,7 +35,7 @@ def without_dropout(model: Model) -> Model:
 
 
 def dataset_of_records(base_model: Path) -> TokenizedDataset:
-    """The 180 reviews of `records`, tokenized."""
+    """Tokenize the 180 reviews of `records`."""
     rows = records()
     input_ids = encode(base_model, [row["RawText"] for row in rows])
     labels = np.array([int(row["GeneralPolarity"]) + 1 for row in rows])
@@ -43,7 +43,7 @@ def dataset_of_records(base_model: Path) -> TokenizedDataset:
 
 
 def subset(dataset: TokenizedDataset, count: int) -> TokenizedDataset:
-    """`count` examples, evenly spaced, so that all classes are among them."""
+    """Take `count` examples at equal distances, so that all classes are among them."""
     indices = np.linspace(0, len(dataset) - 1, count).astype(int)
     return TokenizedDataset(dataset.input_ids.take(pa.array(indices)), dataset.labels[indices], dataset.class_names)
 
@@ -51,10 +51,10 @@ def subset(dataset: TokenizedDataset, count: int) -> TokenizedDataset:
 def fit(
     model: Model, dataset: TokenizedDataset, validation: TokenizedDataset, params: TrainParams, learning_rate: float
 ) -> TrainResult:
-    """Train with seed 42 in one process, without checkpoints."""
+    """Train a model with seed 42 in one process, without checkpoints."""
     return Trainer(model, dataset, validation, params, learning_rate, seed=42).train()
 
 
 def losses(result: TrainResult) -> np.ndarray:
-    """Training and validation loss, (epochs, 2)."""
+    """Return training and validation losses, (epochs, 2)."""
     return np.array([[row["train_loss"], row["validation_loss"]] for row in result.history])

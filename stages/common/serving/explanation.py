@@ -19,7 +19,7 @@ def explain_prediction(classifier: TextClassifier, text: str) -> dict[str, Any]:
         `label` and `probabilities` (classes,), which are None if cleaning leaves no text; and `attributions`, a list
         that tells for each of the first `MAX_WORDS` words how much the probability of `label` falls without that word.
     """
-    text = unicodedata.normalize("NFC", text)  # as cleaning does
+    text = unicodedata.normalize("NFC", text)  # Cleaning does this too.
     words = text.split()
     shown = words[:MAX_WORDS]
     without = [" ".join([*words[:index], *words[index + 1 :]]) for index in range(len(shown))]
