@@ -90,7 +90,7 @@ def test_one_cell_trains_all_runs_and_dvc_restores_the_others(matrix):
 
 
 def test_a_run_that_fails_fails_its_own_cell_alone(matrix):
-    change(matrix, lora__r=7, lora__init="orthogonal", run__folds=[0])
+    change(matrix, lora__init="orthogonal", lora__r=3, run__folds=[0])  # That takes an even rank.
     result = run(*REPRO, cwd=matrix)
     assert result.returncode != 0
     assert trained(result.stdout) >= {FULL[0]}
@@ -98,7 +98,7 @@ def test_a_run_that_fails_fails_its_own_cell_alone(matrix):
     assert f"{LORA[0]}: error: " in result.stderr
     assert f"failed to reproduce '{LORA[0]}'" in result.stderr
     assert "Traceback" not in result.stderr
-    change(matrix, lora__r=8, lora__init="kaiming")
+    change(matrix, lora__r=8)
     result = run(*REPRO, cwd=matrix)
     assert result.returncode == 0, result.stderr
     assert trained(result.stdout) == {LORA[0]}

@@ -24,8 +24,9 @@ from stages.common.artifacts.files import write_json
 from stages.common.artifacts.folds import read_fold
 from stages.common.modeling.dataset import TokenizedDataset, read_dataset
 from stages.common.modeling.distributed import DistributedContext
-from stages.common.runtime.exceptions import TrainingInterrupted
+from stages.common.runtime.exceptions import TrainingInterrupted, UserError
 from stages.common.runtime.paths import fold_path
+from stages.common.training import checkpointing
 from stages.common.training.checkpointing import CheckpointManager
 from stages.common.training.interruption import SaveDecision, SavePolicy
 from stages.common.training.out_of_memory import report_out_of_memory
@@ -276,10 +277,23 @@ def test_leftovers_of_killed_processes_are_removed(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"a.json", f".a.json.{os.getppid()}.tmp"}
 
 
-def test_a_second_training_of_the_same_run_is_refused(tmp_path):
-    held = manager(tmp_path, data="a")
-    no_wait = "from stages.common.training import checkpointing; checkpointing.LOCK_TIMEOUT_SECONDS = 0"
-    command = f"{no_wait}; from tests.test_resume import *; manager(Path({str(tmp_path)!r}), data='a')"
-    second = subprocess.run([sys.executable, "-c", command], cwd=ROOT, capture_output=True, text=True)
-    assert "another process is training this run" in second.stderr
-    held.delete()
+HOLD_LOCK = """
+import sys
+from pathlib import Path
+from stages.common.artifacts.files import lock_exclusively
+
+lock = lock_exclusively(Path(sys.argv[1]))
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_second_training_of_the_same_run_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpointing, "LOCK_TIMEOUT_SECONDS", 0)
+    command = [sys.executable, "-c", HOLD_LOCK, str(tmp_path / "lock")]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match="another process is training this run"):
+            manager(tmp_path, data="a")
+        first.communicate()
+    manager(tmp_path, data="a").delete()
