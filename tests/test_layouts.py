@@ -141,7 +141,7 @@ def test_prediction_takes_names_and_paths_as_ingest_does(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"review": {"text": "최고"}, "id": 1}\n', encoding="utf-8")
     rows = predicted(tmp_path / "a.jsonl", "review.text", [])
     assert rows == [{"review": {"text": "최고"}, "id": 1, "n": "최고"}]
-    with pytest.raises(UserError, match=r"no column text; it has review, id, review\.text"):
+    with pytest.raises(UserError, match=r"no column 'text'; it has review, id, review\.text"):
         predicted(tmp_path / "a.jsonl", "text", [])
 
 
