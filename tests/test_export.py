@@ -272,7 +272,7 @@ def test_both_exports_are_trained_further_by_transformers_without_a_jump(model_t
 
 def test_a_head_that_cannot_be_trained_further_is_warned_of(capsys):
     to_sequence_classifier(small_token_classifier("bert"))
-    assert "cannot be trained further; for that, export with --head token" in capsys.readouterr().err
+    assert "cannot be trained further; to train further, export with --head token" in capsys.readouterr().err
 
 
 def test_special_tokens_in_a_text_get_the_ids_that_they_have_in_training(tool, tmp_path):

@@ -166,13 +166,13 @@ def test_a_loss_that_is_not_finite_stops_and_names_epoch_and_step(tiny_base_mode
     model = build(tiny_base_model, "full")
     with torch.no_grad():
         model.classifier.bias.fill_(float("nan"))
-    with pytest.raises(UserError, match="nan in epoch 1, step 1:"):
+    with pytest.raises(UserError, match="nan in epoch 1, step 1;"):
         fit(model, dataset, dataset, train_params(), learning_rate=1e-3)
 
 
 def test_outputs_that_are_not_finite_after_the_last_step_stop_too(tiny_base_model, dataset):
     params = train_params(batch_size=180, weight_decay=1e44)
-    with pytest.raises(UserError, match="not finite after epoch 1:"):
+    with pytest.raises(UserError, match="not finite after epoch 1;"):
         fit(build(tiny_base_model, "full"), dataset, dataset, params, learning_rate=0.5)
 
 
