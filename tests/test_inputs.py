@@ -61,7 +61,7 @@ def test_a_rank_that_changes_while_an_adapter_trains_is_recorded_for_no_other_ad
 
     change(repro, lora__r=8)
     result = run(*DVC, "repro", "--single-item", "train_lora@0-0.01", cwd=repro)
-    assert "training resumes in epoch" in result.stderr, "what was trained is not lost if the change is undone"
+    assert "training resumes after step" in result.stderr, "what was trained is not lost if the change is undone"
     assert rank(repro) == 8
     change(repro, lora__r=16, train__epochs=1)
     assert run(*DVC, "repro", "--single-item", "train_lora@0-0.01", cwd=repro).returncode == 0

@@ -213,7 +213,7 @@ def test_killed_runs_resume_and_nothing_is_left_running(matrix):
     output = repro.end()
     assert repro.process.returncode == 0, output
     assert f"{LORA[0]}: the run ended with exit status -9" in output
-    assert f"{LORA[0]}: training resumes in epoch" in output, "its own cell resumes it"
+    assert f"{LORA[0]}: training resumes after step" in output, "its own cell resumes it"
     assert hashes(matrix) == undisturbed
 
     edit_training(matrix)
@@ -224,7 +224,7 @@ def test_killed_runs_resume_and_nothing_is_left_running(matrix):
         time.sleep(draw.uniform(0, 0.5))
         end(repro, matrix)
         output = repro.end()
-        resumed += output.count("training resumes in epoch")
+        resumed += output.count("training resumes after step")
         if end is press_ctrl_c and repro.process.returncode:
             assert "saved a checkpoint; `dvc repro` resumes from it" in output
             assert "Traceback" not in output
@@ -234,7 +234,7 @@ def test_killed_runs_resume_and_nothing_is_left_running(matrix):
     repro = Repro(matrix)
     output = repro.end()
     assert repro.process.returncode == 0, output
-    assert resumed or "training resumes in epoch" in output
+    assert resumed or "training resumes after step" in output
     assert hashes(matrix) == undisturbed
 
 

@@ -96,7 +96,7 @@ def test_a_killed_training_ends_with_the_bytes_of_an_uninterrupted_one(prepared,
     for kill in range(KILLS):
         sent = SIGNALS[kill % len(SIGNALS)]
         status, errors = kill_after_first_epoch(prepared, method, sent, draw.uniform(0, 0.6))
-        resumed += "training resumes in epoch" in errors
+        resumed += "training resumes after step" in errors
         if (prepared / "data/runs" / method / RUN).exists():  # The training ended before the signal.
             assert hashes(prepared, method) == uninterrupted
         elif sent == signal.SIGKILL:
@@ -106,7 +106,7 @@ def test_a_killed_training_ends_with_the_bytes_of_an_uninterrupted_one(prepared,
             assert "saved a checkpoint; `dvc repro` resumes from it" in errors
             assert "Traceback" not in errors
     resumed_hashes, errors = finish(prepared, method)
-    assert resumed or "training resumes in epoch" in errors
+    assert resumed or "training resumes after step" in errors
     assert resumed_hashes == uninterrupted
 
 
@@ -160,7 +160,7 @@ def interrupt(project: Project, folder: Path, precision: str = "fp32", **fingerp
     sender = threading.Thread(target=send_signal)
     sender.start()
     try:
-        with pytest.raises(TrainingInterrupted, match=r"stopped in epoch .* saved a checkpoint"):
+        with pytest.raises(TrainingInterrupted, match=r"stopped after step .* saved a checkpoint"):
             train(project, manager(folder, **fingerprint), precision)
     finally:
         ended.set()
@@ -175,7 +175,7 @@ def test_a_training_in_fp16_resumes_with_the_scale_of_its_loss(project, tmp_path
     interrupt(project, tmp_path, "fp16")
     resumed = train(project, manager(tmp_path), "fp16")
     captured = capsys.readouterr()
-    assert "training resumes in epoch" in captured.err
+    assert "training resumes after step" in captured.err
     assert "steps skipped so far" in captured.out
     assert resumed[0] == uninterrupted[0]
     assert torch.equal(resumed[1], uninterrupted[1])
@@ -218,7 +218,7 @@ def test_running_out_of_memory_ends_in_one_line_and_the_checkpoint_stays(
     monkeypatch.setattr(TrainingStep, "__call__", lambda self, batches: exit("step"))
     with pytest.raises(SystemExit, match="step"):
         run_tool("train_full", "--fold", 0, "--learning-rate", 0.003)
-    assert "training resumes in epoch" in capsys.readouterr().err
+    assert "training resumes after step" in capsys.readouterr().err
 
 
 def test_an_error_that_is_not_about_memory_stays_as_it_is():
@@ -237,7 +237,7 @@ def test_the_checkpoint_before_a_damaged_one_is_used(project, tmp_path, capsys):
     resumed = train(project, manager(tmp_path))
     errors = capsys.readouterr().err
     assert f"{saved[1].name}: the checkpoint is damaged" in errors
-    assert "training resumes in epoch" in errors
+    assert "training resumes after step" in errors
     assert resumed[0] == uninterrupted[0]
     assert torch.equal(resumed[1], uninterrupted[1])
 

@@ -75,7 +75,7 @@ def test_a_run_that_cannot_be_written_leaves_the_last_checkpoint(project, capsys
     (project / "data/runs").unlink()
     capsys.readouterr()
     run_tool("train_full", *RUN)
-    assert "training resumes in epoch" in capsys.readouterr().err
+    assert "training resumes after step" in capsys.readouterr().err
     assert files(project / "data/runs") == whole
 
 

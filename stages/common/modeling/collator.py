@@ -12,7 +12,7 @@ from stages.common.modeling.packing import PackedLayout
 from stages.common.modeling.types import Model
 
 # CUDA graphs and the kernels of oneDNN need few distinct shapes. The number of tokens of a batch is therefore rounded
-# up to a multiple of 64, and the length of its longest example to a multiple of 32.
+# up to the next multiple of 64, and the length of its longest example to a multiple of 32.
 TOKENS_MULTIPLE, LENGTH_MULTIPLE = 64, 32
 IGNORE_INDEX = -100  # Label of an example that `cross_entropy` ignores.
 

@@ -83,8 +83,8 @@ def build_collator(model: Model, packing: bool) -> Collator:
         return padding
     was_training, attention_before = model.training, model.config._attn_implementation
     model.eval()
-    pad_id = model.config.pad_token_id
-    examples = pa.array([pad_id + 1 + np.arange(length) % 2 for length in PROBE_LENGTHS])
+    first_id = model.config.pad_token_id + 1
+    examples = pa.array([(first_id + np.arange(length) % 2) % model.config.vocab_size for length in PROBE_LENGTHS])
     probe = TokenizedDataset(examples, np.zeros(len(examples), np.int64))
     indices = np.arange(len(probe))
     expected = cls_logits(model, padding(probe, indices))

@@ -60,6 +60,8 @@ class _Training:
         if sys.stderr.isatty():
             environment[COLUMNS] = str(shutil.get_terminal_size().columns - len(name) - 3)
             self._bar = tqdm(total=0, bar_format="{desc}", position=slot, leave=False)
+        else:
+            print(f"{name}: starts", flush=True)
         # Ctrl-C reaches the process through this one only, not from the terminal as well.
         self.process = subprocess.Popen(
             [sys.executable, *arguments],

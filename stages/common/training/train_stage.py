@@ -63,7 +63,7 @@ def train_stage(model: Model, method: str, params: Params, fold: int, seed: int,
         }
         checkpoints = CheckpointManager(CHECKPOINTS / method / name, fingerprint, distributed)
         save_policy = SavePolicy(params.run.save_interval_seconds, distributed)
-        # A signal has no effect while the run is written, since that takes a moment only.
+        # After a signal a training stops, but once it has ended, its logits are predicted and the run is written first.
         with save_policy.handle_signals(), report_out_of_memory(params.train):
             trainer = Trainer(
                 model, train, validation, params.train, learning_rate, seed, distributed, checkpoints, save_policy

@@ -209,10 +209,7 @@ class Trainer:
             return
         self._checkpoints.save(self._step_count, self.state_dict())
         if decision.signal_number:
-            text = (
-                f"training stopped in epoch {self._epoch} after step {len(self._epoch_losses)} and saved a checkpoint; "
-                "`dvc repro` resumes from it"
-            )
+            text = f"training stopped after step {self._step_count} and saved a checkpoint; `dvc repro` resumes from it"
             raise TrainingInterrupted(decision.signal_number, text if self.distributed.is_main_process else "")
 
     def state_dict(self) -> dict[str, Any]:
@@ -238,7 +235,7 @@ class Trainer:
         self._started = time.monotonic() - state["seconds"]
         self._progress.update(self._step_count)
         if self.distributed.is_main_process:
-            print(f"training resumes in epoch {self._epoch} after step {len(self._epoch_losses)}", file=sys.stderr)
+            print(f"training resumes after step {self._step_count}", file=sys.stderr)
 
 
 def use_deterministic_algorithms() -> None:
