@@ -3,8 +3,8 @@
 PEFT computes an adapter in a dozen operations and its backward pass in more, and `autocast` converts the frozen weight
 at every step. In a small model, or with short batches, this takes longer than the matrix products. Here the frozen
 weights are converted once, and layers with the same input share one matrix product and one dropout mask, as in
-Microsoft's loralib; in PEFT each layer has a mask of its own. Given the same masks, outputs and gradients equal PEFT's up
-to rounding.
+Microsoft's loralib; in PEFT each layer has a mask of its own. Given the same masks, outputs and gradients equal PEFT's
+up to rounding.
 """
 
 import functools
