@@ -269,9 +269,9 @@ def main() -> None:
             f"{next(iter(repeated))!r}; an id in data.exclude excludes all its rows"
         )
     if total.first_errors:
-        skipped = f"{total.files['skipped']} files and {total.records['skipped']} records were skipped"
-        partly = f"{total.files['partly_read']} files were read in part"
-        warn(f"{skipped}, {partly}, because data.on_error of {PARAMS} is skip; see {INGEST_METRICS}")
+        skipped = f"records skipped: {total.records['skipped']}; files skipped: {total.files['skipped']}"
+        partly = f"files read in part: {total.files['partly_read']}"
+        warn(f"{skipped}; {partly}, because data.on_error of {PARAMS} is skip; see {INGEST_METRICS}")
 
 
 if __name__ == "__main__":

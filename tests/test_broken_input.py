@@ -63,7 +63,7 @@ def test_what_is_whole_is_kept_and_what_is_not_is_counted(stage, tmp_path, capsy
     assert found["array.json", "record 4"] == "RawText holds half of a surrogate pair at character 1"
     assert found["lines.json", "line 3"] == "of type int, not an object"
     assert found["gone.json", ""] == "No such file or directory"
-    assert "4 files were read in part, because data.on_error of params.yaml is skip" in capsys.readouterr().err
+    assert "files read in part: 4, because data.on_error of params.yaml is skip" in capsys.readouterr().err
 
 
 def test_only_the_first_errors_are_listed(stage, tmp_path):

@@ -57,11 +57,12 @@ def format_interval(estimate: Estimate) -> str:
 
 
 def format_difference(estimate: Estimate) -> str:
-    """Format a difference: `-0.16 [-0.19, -0.12]`.
+    """Format a difference: `-0.160 [-0.192, -0.118]`.
 
-    It has more digits if an end would otherwise read 0.00, which hides on which side of 0 the end lies.
+    It has at least three digits, since it is compared with a margin of hundredths, and more if an end would otherwise
+    read 0.000, which hides on which side of 0 the end lies.
     """
-    places, ends = decimal_places(estimate), (estimate.low or 0.0, estimate.high or 0.0)
+    places, ends = max(3, decimal_places(estimate)), (estimate.low or 0.0, estimate.high or 0.0)
     while places < 4 and any(end and not round(end, places) for end in ends):
         places += 1
     return f"{estimate.value:+.{places}f} [{ends[0]:+.{places}f}, {ends[1]:+.{places}f}]"

@@ -1,6 +1,7 @@
 """Errors that end a stage, and how they are reported: in one line, with an exit status other than 0."""
 
 import functools
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -47,7 +48,8 @@ def report_user_errors(main: Callable[[], None]) -> Callable[[], None]:
                 print(f"error: {message}", file=sys.stderr)
             sys.exit(interruption.exit_status)
         except KeyboardInterrupt:
-            print("error: interrupted", file=sys.stderr)
+            hint = "; run `dvc repro` to go on" if "DVC_STAGE" in os.environ else ""
+            print(f"error: interrupted{hint}", file=sys.stderr)
             sys.exit(130)
 
     return run
