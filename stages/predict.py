@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stages.common.artifacts.training_metadata import read_training_metadata
+from stages.common.runtime.console import warn
 from stages.common.runtime.exceptions import UserError, report_user_errors
 
 if TYPE_CHECKING:
@@ -106,8 +108,11 @@ def predict_table(arguments: argparse.Namespace) -> None:
     class_names = read_training_metadata(arguments.model).labels
     columns = [arguments.prefix + name for name in ("label", *(f"p_{name}" for name in class_names))]
 
+    rows: Counter[str] = Counter()
+
     def predict(texts: pd.Series) -> pd.DataFrame:
         probabilities = model().predict_proba(texts)
+        rows.update(read=len(texts), empty=int(np.isnan(probabilities[:, 0]).sum()))
         frame = pd.DataFrame(probabilities.round(DIGITS), columns=columns[1:])
         labels = pd.Series(np.array(class_names, dtype=object)[probabilities.argmax(1)])
         frame.insert(0, columns[0], labels.where(~np.isnan(probabilities[:, 0]), None))
@@ -115,6 +120,8 @@ def predict_table(arguments: argparse.Namespace) -> None:
 
     output = arguments.output.resolve()  # If this is a link, its target is replaced.
     add_columns(arguments.input, output, arguments.text_column, columns, predict, arguments.encoding, arguments.columns)
+    if rows["empty"]:
+        warn(f"{rows['empty']} of {rows['read']} rows have no label, because cleaning leaves no text")
 
 
 def parse_arguments() -> argparse.Namespace:
