@@ -364,7 +364,7 @@ def test_a_text_that_begins_with_a_hyphen_gets_a_hint(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["predict", "--model", "x", "-_-"])
     with pytest.raises(SystemExit):
         parse_arguments()
-    assert "a text that begins with - stands after --" in capsys.readouterr().err
+    assert "write -- before texts that begin with -" in capsys.readouterr().err
 
 
 def test_a_process_with_closed_or_narrow_streams_goes_on():
