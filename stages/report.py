@@ -4,6 +4,7 @@ The page also shows what the runs cost on this machine, from data/timings/, on w
 """
 
 import base64
+import math
 import platform
 import string
 from importlib.metadata import version
@@ -46,7 +47,8 @@ def read_costs(comparison: "Comparison", selection: Selection) -> dict[str, dict
     }
     for key, quantity in TIMINGS.items():
         if all(key in timing for of_method in timings.values() for timing in of_method):
-            costs[quantity] = {method: fmean(timing[key] for timing in timings[method]) for method in METHODS}
+            # Whole numbers, since times vary by far more from one machine, or one day, to another.
+            costs[quantity] = {method: math.ceil(fmean(t[key] for t in timings[method])) for method in METHODS}
     return costs
 
 
