@@ -32,43 +32,40 @@ class PackedLayout:
     cls_positions: torch.Tensor  # (examples,) Index of each example's [CLS] in the packed row.
 
 
-class _Unpack(torch.autograd.Function):
-    """The conversion of a packed row (tokens, ...) to padded examples (examples * longest, ...).
+class _SelectRows(torch.autograd.Function):
+    """The selection of the rows `indices` of states (rows, ...), whose gradient is selected as well, by `inverse`.
 
-    Positions without a token get the values of any token, and must be masked, since their gradients are dropped.
-
-    `_Unpack` and `_Pack` select rows both forward and backward. torch's own gradient of index_select, or index_copy,
-    would sort the indices on a GPU in order to be deterministic, which takes about ten kernels.
+    Gradients of rows that are not selected are zero where `is_selected` says so. torch's own gradient of index_select,
+    or index_copy, would sort the indices on a GPU in order to be deterministic, which takes about ten kernels.
     """
 
     @staticmethod
-    def forward(ctx: Any, packed: torch.Tensor, layout: PackedLayout) -> torch.Tensor:
-        ctx.layout = layout
-        return packed.index_select(0, layout.token_indices)
+    def forward(
+        ctx: Any,
+        states: torch.Tensor,
+        indices: torch.Tensor,
+        inverse: torch.Tensor,
+        is_selected: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        ctx.inverse, ctx.is_selected = inverse, is_selected
+        return states.index_select(0, indices)
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
-        return gradient.index_select(0, ctx.layout.padded_indices), None
-
-
-class _Pack(torch.autograd.Function):
-    """The conversion of padded examples (examples * longest, ...) to a packed row (tokens, ...)."""
-
-    @staticmethod
-    def forward(ctx: Any, padded: torch.Tensor, layout: PackedLayout) -> torch.Tensor:
-        ctx.layout = layout
-        return padded.index_select(0, layout.padded_indices)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
-        is_token = ctx.layout.mask.view(-1, *[1] * (gradient.dim() - 1)).to(gradient.dtype)
-        return gradient.index_select(0, ctx.layout.token_indices) * is_token, None
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        selected = gradient.index_select(0, ctx.inverse)
+        if ctx.is_selected is not None:
+            selected *= ctx.is_selected.view(-1, *[1] * (gradient.dim() - 1)).to(gradient.dtype)
+        return selected, None, None, None
 
 
 def _unpack(packed: torch.Tensor, layout: PackedLayout) -> torch.Tensor:
-    """Unpack (tokens, heads, head_size) to (examples, heads, longest, head_size)."""
+    """Unpack (tokens, heads, head_size) to (examples, heads, longest, head_size).
+
+    Positions without a token get the values of any token, and must be masked, since their gradients are dropped.
+    """
     examples, _, _, longest = layout.mask.shape
-    return _Unpack.apply(packed, layout).view(examples, longest, *packed.shape[1:]).transpose(1, 2)
+    padded = _SelectRows.apply(packed, layout.token_indices, layout.padded_indices)
+    return padded.view(examples, longest, *packed.shape[1:]).transpose(1, 2)
 
 
 def _attend(
@@ -124,7 +121,8 @@ def _attend_packed(
     """Attend with a query, key and value row, (tokens, heads, head_size) each: (1, tokens, heads, head_size)."""
     query, key, value = (_unpack(states, layout) for states in row)
     attended = _attend(query, key, value, layout.mask, dropout, scaling)
-    return _Pack.apply(attended.transpose(1, 2).flatten(0, 1), layout)[None]
+    padded = attended.transpose(1, 2).flatten(0, 1)
+    return _SelectRows.apply(padded, layout.padded_indices, layout.token_indices, layout.mask)[None]
 
 
 def _self_attention_forward(
